@@ -1,0 +1,198 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package lifecycle
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// Sandbox is a Pod with an identity that outlives it. Pausing a sandbox commits the root
+// filesystems of its containers to OCI images in a registry and frees the Pod; resuming brings
+// the Pod back from those images under the same name. Memory and processes are not kept, nor is
+// what lies in emptyDir and ephemeral volumes; persistent volumes are left as they are.
+type Sandbox struct {
+	metav1.TypeMeta
+	// Standard object metadata. The name is a DNS label of at most 63 characters, because the
+	// Pod and its hostname carry it too.
+	metav1.ObjectMeta
+
+	// spec is what is wanted of the sandbox.
+	Spec SandboxSpec
+	// status is what the server knows of the sandbox. Only the server writes it.
+	Status SandboxStatus
+}
+
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// SandboxList is a list of sandboxes.
+type SandboxList struct {
+	metav1.TypeMeta
+	// Standard list metadata.
+	metav1.ListMeta
+	// items are the sandboxes.
+	Items []Sandbox
+}
+
+// SandboxDesiredState is what a sandbox shall be.
+type SandboxDesiredState string
+
+const (
+	// DesiredStateRunning asks for a running Pod.
+	DesiredStateRunning SandboxDesiredState = "Running"
+	// DesiredStatePaused asks for a snapshot and no Pod.
+	DesiredStatePaused SandboxDesiredState = "Paused"
+)
+
+// SnapshotDeletionPolicy says what becomes of the images of a snapshot that is deleted.
+type SnapshotDeletionPolicy string
+
+const (
+	// DeletionPolicyDelete deletes the images from the registry.
+	DeletionPolicyDelete SnapshotDeletionPolicy = "Delete"
+	// DeletionPolicyRetain leaves the images in the registry.
+	DeletionPolicyRetain SnapshotDeletionPolicy = "Retain"
+)
+
+// SandboxSpec is what is wanted of a sandbox.
+type SandboxSpec struct {
+	// desiredState is Running or Paused. The pause and resume subresources set it; whoever may
+	// update the sandbox may set it too. Set to Running on create where it is empty; an update
+	// that leaves it out keeps what is stored. A sandbox created as Paused needs restoreFrom.
+	DesiredState SandboxDesiredState
+
+	// template is the Pod of the sandbox, at most 64 KiB. Required, unless restoreFrom brings
+	// one. While status.podName is set, only its labels and annotations may change. The image of
+	// a container that is committed is replaced by the image of its snapshot on resume.
+	Template *corev1.PodTemplateSpec
+
+	// restoreFrom starts the sandbox from an existing snapshot. Immutable.
+	RestoreFrom *SandboxRestoreSource
+
+	// snapshot says what a pause commits and how long it is kept.
+	Snapshot SnapshotPolicy
+}
+
+// SandboxRestoreSource names what a new sandbox starts from.
+type SandboxRestoreSource struct {
+	// snapshotName is a SandboxSnapshot of this namespace that has succeeded. The caller that
+	// creates the sandbox needs permission to get it.
+	SnapshotName string
+}
+
+// SnapshotPolicy says what a pause commits and how long it is kept.
+type SnapshotPolicy struct {
+	// containers are the names of the containers whose root filesystem is committed. Empty: all
+	// of template.spec.containers. Init containers are never committed.
+	Containers []string
+
+	// historyLimit is how many successful pause snapshots are kept: at least 1, default 3.
+	HistoryLimit *int32
+
+	// deletionPolicy says what becomes of the images in the registry when a pause snapshot is
+	// deleted: Delete (the default) or Retain.
+	DeletionPolicy SnapshotDeletionPolicy
+}
+
+// SandboxPhase sums up a sandbox in one word for people; the conditions are the contract.
+type SandboxPhase string
+
+const (
+	// SandboxPending: accepted, its Pod not yet running.
+	SandboxPending SandboxPhase = "Pending"
+	// SandboxRunning: its Pod runs.
+	SandboxRunning SandboxPhase = "Running"
+	// SandboxPausing: a commit is under way, or is being cancelled, or the Pod is on its way out.
+	SandboxPausing SandboxPhase = "Pausing"
+	// SandboxPaused: the snapshot is ready and the Pod is gone.
+	SandboxPaused SandboxPhase = "Paused"
+	// SandboxResuming: the Pod is coming back from the snapshot.
+	SandboxResuming SandboxPhase = "Resuming"
+	// SandboxFailed: cannot go on by itself; reason and message of the conditions say why.
+	SandboxFailed SandboxPhase = "Failed"
+)
+
+// SandboxStatus is what the server knows of a sandbox.
+type SandboxStatus struct {
+	// phase sums up the sandbox in one word for people; the conditions are the contract.
+	Phase SandboxPhase
+
+	// conditions are Ready, Paused and, once files were lost, DataLost.
+	Conditions []metav1.Condition
+
+	// observedGeneration is the generation of the spec that the controller saw last.
+	ObservedGeneration int64
+
+	// podName is the name of the sandbox's Pod, written before the Pod is created and cleared
+	// when it is gone. While it is set the template is locked.
+	PodName string
+
+	// podUID is the UID of the sandbox's Pod.
+	PodUID types.UID
+
+	// podIP is the address of the sandbox's Pod.
+	PodIP string
+
+	// nodeName is the node of the sandbox's Pod; while the sandbox is paused, the node that it
+	// was paused on, which the next resume prefers.
+	NodeName string
+
+	// snapshotName is the SandboxSnapshot that the next resume uses. Set by a successful pause,
+	// by restoreFrom and by a rollback, and by nothing else.
+	SnapshotName string
+
+	// snapshotAttempts counts the sandbox's pause attempts. The snapshot of attempt N is named
+	// <sandbox>-gen<N>; while the phase is Pausing, the attempt under way is the last one.
+	SnapshotAttempts int64
+
+	// failedAttempts counts the pause attempts that failed since the last one that succeeded or
+	// was cancelled. The wait before the next one doubles with it, from 10 seconds to 5 minutes.
+	FailedAttempts int32
+
+	// lastRequestTime is when a pause or resume last asked for work, to the microsecond.
+	LastRequestTime *metav1.MicroTime
+}
+
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// SandboxPause is the body of a POST to sandboxes/pause. It may be left empty.
+type SandboxPause struct {
+	metav1.TypeMeta
+	// Standard object metadata. A name or namespace must be that of the path; uid and
+	// resourceVersion are preconditions.
+	metav1.ObjectMeta
+}
+
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// SandboxResume is the body of a POST to sandboxes/resume. It may be left empty: the sandbox
+// then comes back from status.snapshotName.
+type SandboxResume struct {
+	metav1.TypeMeta
+	// Standard object metadata. A name or namespace must be that of the path; uid and
+	// resourceVersion are preconditions.
+	metav1.ObjectMeta
+
+	// snapshotName resumes from an older pause snapshot of this sandbox instead: a rollback.
+	SnapshotName string
+
+	// fromTemplate resumes from the template's own images, giving up what was saved.
+	FromTemplate bool
+}

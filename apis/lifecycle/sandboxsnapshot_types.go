@@ -1,0 +1,142 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package lifecycle
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// SandboxSnapshot is the root filesystem of a sandbox's containers, committed to OCI images in
+// a registry. A pause makes one, owned by the sandbox; one that a user creates commits without
+// stopping the sandbox, and outlives it.
+type SandboxSnapshot struct {
+	metav1.TypeMeta
+	// Standard object metadata. Names that end in -gen<digits> are kept for pauses.
+	metav1.ObjectMeta
+
+	// spec is what to commit. Immutable.
+	Spec SandboxSnapshotSpec
+	// status is what the server knows of the snapshot. Only the server writes it.
+	Status SandboxSnapshotStatus
+}
+
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// SandboxSnapshotList is a list of snapshots.
+type SandboxSnapshotList struct {
+	metav1.TypeMeta
+	// Standard list metadata.
+	metav1.ListMeta
+	// items are the snapshots.
+	Items []SandboxSnapshot
+}
+
+// SandboxSnapshotSpec is what to commit. Immutable.
+type SandboxSnapshotSpec struct {
+	// sandboxName is the sandbox of this namespace to commit.
+	SandboxName string
+
+	// containers are the names of the containers to commit. Empty: those that the sandbox's
+	// spec.snapshot.containers names, else all of them.
+	Containers []string
+
+	// deletionPolicy says what becomes of the images in the registry when the snapshot is
+	// deleted: Delete (the default) or Retain.
+	DeletionPolicy SnapshotDeletionPolicy
+}
+
+// SandboxSnapshotPhase sums up a snapshot in one word.
+type SandboxSnapshotPhase string
+
+const (
+	// SnapshotPending: accepted; its commit has not started.
+	SnapshotPending SandboxSnapshotPhase = "Pending"
+	// SnapshotCommitting: its commit Job exists.
+	SnapshotCommitting SandboxSnapshotPhase = "Committing"
+	// SnapshotSucceed: every container has an image with a digest in the registry. Final.
+	SnapshotSucceed SandboxSnapshotPhase = "Succeed"
+	// SnapshotFailed: the attempt ended without; the Failed condition says why. Final.
+	SnapshotFailed SandboxSnapshotPhase = "Failed"
+)
+
+// SandboxSnapshotStatus is what the server knows of a snapshot.
+type SandboxSnapshotStatus struct {
+	// phase sums up the snapshot in one word. Succeed and Failed are final.
+	Phase SandboxSnapshotPhase
+
+	// conditions are Ready and Failed.
+	Conditions []metav1.Condition
+
+	// observedGeneration is the generation of the spec that the controller saw last.
+	ObservedGeneration int64
+
+	// sandboxUID is the UID of the sandbox that was committed.
+	SandboxUID types.UID
+
+	// sourcePodName is the Pod that was committed.
+	SourcePodName string
+
+	// sourcePodUID is the UID of that Pod.
+	SourcePodUID types.UID
+
+	// sourceNodeName is the node of that Pod, where the commit Job runs.
+	SourceNodeName string
+
+	// jobUID is the UID of the commit Job. A result counts only from the Pod of this Job.
+	JobUID types.UID
+
+	// containers are the containers that are committed, with their images once they are pushed.
+	Containers []ContainerSnapshot
+
+	// template is the sandbox's template at the time of the commit.
+	Template *corev1.PodTemplateSpec
+
+	// startTime is when the commit Job was created.
+	StartTime *metav1.Time
+
+	// completionTime is when the phase became final.
+	CompletionTime *metav1.Time
+
+	// frozenDuration is how long the commit kept the containers frozen: for a pause, until the
+	// last byte was pushed (they stay frozen until the Pod is removed).
+	FrozenDuration *metav1.Duration
+}
+
+// ContainerSnapshot is one container's share of a snapshot.
+type ContainerSnapshot struct {
+	// containerName is the container's name in the Pod.
+	ContainerName string
+
+	// containerID is the runtime's ID of the container that is committed, without a scheme.
+	ContainerID string
+
+	// imageUri is the image's repository and tag. Resume never uses the tag.
+	ImageURI string
+
+	// imageDigest is the digest of the image's manifest, for example sha256:9f86d0….
+	ImageDigest string
+
+	// layerBytes is the compressed size in bytes of the layer that this snapshot added.
+	LayerBytes int64
+
+	// layers is how many layers of this project lie above the layers of the base image.
+	Layers int32
+}

@@ -1,0 +1,156 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package v1alpha1
+
+// Condition types of a Sandbox.
+const (
+	// ConditionReady: the sandbox's Pod runs and is ready.
+	ConditionReady = "Ready"
+	// ConditionPaused: the sandbox's files are safe in a snapshot and its Pod is gone.
+	ConditionPaused = "Paused"
+	// ConditionDataLost: files that were written since the last snapshot are gone. Set only
+	// once it is true; false again after the next successful pause.
+	ConditionDataLost = "DataLost"
+)
+
+// Condition types of a SandboxSnapshot, beside ConditionReady: every container has an image
+// with a digest in the registry.
+const (
+	// ConditionFailed: the attempt ended without a snapshot; its reason says why.
+	ConditionFailed = "Failed"
+)
+
+// Reasons of a Sandbox's Ready condition.
+const (
+	// ReasonPodReady: the Pod runs and all its readiness gates are open.
+	ReasonPodReady = "PodReady"
+	// ReasonPodNotReady: the Pod runs and is not ready.
+	ReasonPodNotReady = "PodNotReady"
+	// ReasonPodPending: the Pod has been created and does not run yet.
+	ReasonPodPending = "PodPending"
+	// ReasonPodUnschedulable: no node takes the Pod.
+	ReasonPodUnschedulable = "PodUnschedulable"
+	// ReasonPodTerminating: the Pod is being deleted by somebody else.
+	ReasonPodTerminating = "PodTerminating"
+	// ReasonPodRejected: the Kubernetes API refuses the Pod of the template.
+	ReasonPodRejected = "PodRejected"
+	// ReasonPodNameConflict: a Pod of that name exists that is not this sandbox's.
+	ReasonPodNameConflict = "PodNameConflict"
+	// ReasonContainersEnded: all containers of the Pod have ended and will not be restarted.
+	ReasonContainersEnded = "ContainersEnded"
+	// ReasonImagePullFailed: an image of the Pod cannot be pulled; the kubelet goes on trying.
+	ReasonImagePullFailed = "ImagePullFailed"
+	// ReasonSnapshotNotFound: the snapshot to start from does not exist.
+	ReasonSnapshotNotFound = "SnapshotNotFound"
+	// ReasonSnapshotNotReady: the snapshot to start from has not succeeded.
+	ReasonSnapshotNotReady = "SnapshotNotReady"
+	// ReasonNoSnapshot: the Pod was lost while it was being paused and there is no snapshot.
+	ReasonNoSnapshot = "NoSnapshot"
+)
+
+// Reasons of both conditions of a Sandbox.
+const (
+	// ReasonPending: accepted, not yet looked at.
+	ReasonPending = "Pending"
+	// ReasonRunning: the sandbox is not paused and nobody asked for it.
+	ReasonRunning = "Running"
+	// ReasonPausing: a pause is under way.
+	ReasonPausing = "Pausing"
+	// ReasonQueued: the commit waits for others to finish.
+	ReasonQueued = "Queued"
+	// ReasonCanceling: a pause is being cancelled.
+	ReasonCanceling = "Canceling"
+	// ReasonRemovingPod: the snapshot is ready and the Pod is being removed. Past this point a
+	// pause cannot be cancelled.
+	ReasonRemovingPod = "RemovingPod"
+	// ReasonPaused: the snapshot is ready and the Pod is gone.
+	ReasonPaused = "Paused"
+	// ReasonResuming: the Pod is coming back.
+	ReasonResuming = "Resuming"
+)
+
+// Reasons of a Sandbox's DataLost condition.
+const (
+	// ReasonPodLost: the Pod was lost while it ran.
+	ReasonPodLost = "PodLost"
+	// ReasonFilesystemReset: a container was restarted in place, with a fresh root filesystem.
+	ReasonFilesystemReset = "FilesystemReset"
+	// ReasonFilesSaved: a pause has succeeded since.
+	ReasonFilesSaved = "FilesSaved"
+)
+
+// Reasons of a SandboxSnapshot's conditions before and at success.
+const (
+	// ReasonCommitting: the commit Job exists.
+	ReasonCommitting = "Committing"
+	// ReasonThawing: the attempt has ended and what it froze is being thawed.
+	ReasonThawing = "Thawing"
+	// ReasonSucceeded: every container has an image with a digest in the registry.
+	ReasonSucceeded = "Succeeded"
+	// ReasonInUse: a sandbox needs the snapshot; its deletion waits.
+	ReasonInUse = "InUse"
+)
+
+// Reasons of a SandboxSnapshot's Failed condition, which a Sandbox's Paused condition repeats.
+const (
+	// ReasonRegistryNotConfigured: the server runs without --snapshot-registry.
+	ReasonRegistryNotConfigured = "RegistryNotConfigured"
+	// ReasonRegistryUnavailable: the registry cannot be reached or answers with an error.
+	ReasonRegistryUnavailable = "RegistryUnavailable"
+	// ReasonPushSecretNotFound: the push secret does not exist.
+	ReasonPushSecretNotFound = "PushSecretNotFound"
+	// ReasonPushSecretInvalid: the push secret is of the wrong type, or the registry refuses it.
+	ReasonPushSecretInvalid = "PushSecretInvalid"
+	// ReasonSandboxNotFound: the sandbox to commit does not exist.
+	ReasonSandboxNotFound = "SandboxNotFound"
+	// ReasonSourcePodNotFound: the sandbox has no Pod to commit.
+	ReasonSourcePodNotFound = "SourcePodNotFound"
+	// ReasonSourcePodReplaced: the Pod is not the one that was to be committed.
+	ReasonSourcePodReplaced = "SourcePodReplaced"
+	// ReasonContainerNotFound: a container to commit does not exist.
+	ReasonContainerNotFound = "ContainerNotFound"
+	// ReasonContainerRestarted: a container was restarted under the commit.
+	ReasonContainerRestarted = "ContainerRestarted"
+	// ReasonNoContainers: there is no container to commit.
+	ReasonNoContainers = "NoContainers"
+	// ReasonRuntimeNotSupported: the Pod's runtime keeps files where a commit cannot see them.
+	ReasonRuntimeNotSupported = "RuntimeNotSupported"
+	// ReasonCommitPodRejected: the Kubernetes API refuses the commit Job or its Pod.
+	ReasonCommitPodRejected = "CommitPodRejected"
+	// ReasonCommitJobFailed: the commit Job failed; the message says how.
+	ReasonCommitJobFailed = "CommitJobFailed"
+	// ReasonDeadlineExceeded: the commit took longer than --commit-job-timeout.
+	ReasonDeadlineExceeded = "DeadlineExceeded"
+	// ReasonResultMissing: the commit Job succeeded and left no result.
+	ReasonResultMissing = "ResultMissing"
+	// ReasonSourceNodeLost: the source node is not ready.
+	ReasonSourceNodeLost = "SourceNodeLost"
+	// ReasonCanceled: a resume cancelled the pause, or the snapshot was deleted.
+	ReasonCanceled = "Canceled"
+)
+
+// Reasons of events that are not reasons of conditions as well.
+const (
+	// EventPodCreated: the sandbox's Pod was created.
+	EventPodCreated = "PodCreated"
+	// EventPauseRetry: a pause failed and will be tried again.
+	EventPauseRetry = "PauseFailed"
+	// EventCommitJobCreated: the commit Job of a snapshot was created.
+	EventCommitJobCreated = "CommitJobCreated"
+	// EventThawed: what a commit had frozen runs again.
+	EventThawed = "Thawed"
+)

@@ -1,0 +1,174 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package v1alpha1
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// +genclient
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// SandboxSnapshot is the root filesystem of a sandbox's containers, committed to OCI images in
+// a registry. A pause makes one, owned by the sandbox; one that a user creates commits without
+// stopping the sandbox, and outlives it.
+type SandboxSnapshot struct {
+	metav1.TypeMeta `json:",inline"`
+	// Standard object metadata. Names that end in -gen<digits> are kept for pauses.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// spec is what to commit. Immutable.
+	Spec SandboxSnapshotSpec `json:"spec"`
+	// status is what the server knows of the snapshot. Only the server writes it.
+	// +optional
+	Status SandboxSnapshotStatus `json:"status,omitempty"`
+}
+
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// SandboxSnapshotList is a list of snapshots.
+type SandboxSnapshotList struct {
+	metav1.TypeMeta `json:",inline"`
+	// Standard list metadata.
+	// +optional
+	metav1.ListMeta `json:"metadata,omitempty"`
+	// items are the snapshots.
+	Items []SandboxSnapshot `json:"items"`
+}
+
+// SandboxSnapshotSpec is what to commit. Immutable.
+type SandboxSnapshotSpec struct {
+	// sandboxName is the sandbox of this namespace to commit.
+	SandboxName string `json:"sandboxName"`
+
+	// containers are the names of the containers to commit. Empty: those that the sandbox's
+	// spec.snapshot.containers names, else all of them.
+	// +optional
+	// +listType=set
+	Containers []string `json:"containers,omitempty"`
+
+	// deletionPolicy says what becomes of the images in the registry when the snapshot is
+	// deleted: Delete (the default) or Retain.
+	// +optional
+	DeletionPolicy SnapshotDeletionPolicy `json:"deletionPolicy,omitempty"`
+}
+
+// SandboxSnapshotPhase sums up a snapshot in one word.
+// +enum
+type SandboxSnapshotPhase string
+
+const (
+	// SnapshotPending: accepted; its commit has not started.
+	SnapshotPending SandboxSnapshotPhase = "Pending"
+	// SnapshotCommitting: its commit Job exists.
+	SnapshotCommitting SandboxSnapshotPhase = "Committing"
+	// SnapshotSucceed: every container has an image with a digest in the registry. Final.
+	SnapshotSucceed SandboxSnapshotPhase = "Succeed"
+	// SnapshotFailed: the attempt ended without; the Failed condition says why. Final.
+	SnapshotFailed SandboxSnapshotPhase = "Failed"
+)
+
+// SandboxSnapshotStatus is what the server knows of a snapshot.
+type SandboxSnapshotStatus struct {
+	// phase sums up the snapshot in one word. Succeed and Failed are final.
+	// +optional
+	Phase SandboxSnapshotPhase `json:"phase,omitempty"`
+
+	// conditions are Ready and Failed.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +patchStrategy=merge
+	// +patchMergeKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty" patchStrategy:"merge" patchMergeKey:"type"`
+
+	// observedGeneration is the generation of the spec that the controller saw last.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// sandboxUID is the UID of the sandbox that was committed.
+	// +optional
+	SandboxUID types.UID `json:"sandboxUID,omitempty"`
+
+	// sourcePodName is the Pod that was committed.
+	// +optional
+	SourcePodName string `json:"sourcePodName,omitempty"`
+
+	// sourcePodUID is the UID of that Pod.
+	// +optional
+	SourcePodUID types.UID `json:"sourcePodUID,omitempty"`
+
+	// sourceNodeName is the node of that Pod, where the commit Job runs.
+	// +optional
+	SourceNodeName string `json:"sourceNodeName,omitempty"`
+
+	// jobUID is the UID of the commit Job. A result counts only from the Pod of this Job.
+	// +optional
+	JobUID types.UID `json:"jobUID,omitempty"`
+
+	// containers are the containers that are committed, with their images once they are pushed.
+	// +optional
+	// +listType=map
+	// +listMapKey=containerName
+	Containers []ContainerSnapshot `json:"containers,omitempty"`
+
+	// template is the sandbox's template at the time of the commit.
+	// +optional
+	Template *corev1.PodTemplateSpec `json:"template,omitempty"`
+
+	// startTime is when the commit Job was created.
+	// +optional
+	StartTime *metav1.Time `json:"startTime,omitempty"`
+
+	// completionTime is when the phase became final.
+	// +optional
+	CompletionTime *metav1.Time `json:"completionTime,omitempty"`
+
+	// frozenDuration is how long the commit kept the containers frozen: for a pause, until the
+	// last byte was pushed (they stay frozen until the Pod is removed).
+	// +optional
+	FrozenDuration *metav1.Duration `json:"frozenDuration,omitempty"`
+}
+
+// ContainerSnapshot is one container's share of a snapshot.
+type ContainerSnapshot struct {
+	// containerName is the container's name in the Pod.
+	ContainerName string `json:"containerName"`
+
+	// containerID is the runtime's ID of the container that is committed, without a scheme.
+	// +optional
+	ContainerID string `json:"containerID,omitempty"`
+
+	// imageUri is the image's repository and tag. Resume never uses the tag.
+	// +optional
+	ImageURI string `json:"imageUri,omitempty"`
+
+	// imageDigest is the digest of the image's manifest, for example sha256:9f86d0….
+	// +optional
+	ImageDigest string `json:"imageDigest,omitempty"`
+
+	// layerBytes is the compressed size in bytes of the layer that this snapshot added.
+	// +optional
+	LayerBytes int64 `json:"layerBytes,omitempty"`
+
+	// layers is how many layers of this project lie above the layers of the base image.
+	// +optional
+	Layers int32 `json:"layers,omitempty"`
+}

@@ -1,0 +1,169 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package validation
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
+)
+
+var (
+	desiredStates    = sets.New(lifecycle.DesiredStateRunning, lifecycle.DesiredStatePaused)
+	deletionPolicies = sets.New(lifecycle.DeletionPolicyDelete, lifecycle.DeletionPolicyRetain)
+	sandboxPhases    = sets.New(lifecycle.SandboxPending, lifecycle.SandboxRunning, lifecycle.SandboxPausing,
+		lifecycle.SandboxPaused, lifecycle.SandboxResuming, lifecycle.SandboxFailed)
+)
+
+// ValidateSandbox checks a sandbox that is to be created.
+func ValidateSandbox(sandbox *lifecycle.Sandbox) field.ErrorList {
+	// The Pod, its hostname and a label on it carry the name, so it is a label and not a subdomain.
+	errs := apivalidation.ValidateObjectMeta(&sandbox.ObjectMeta, true, apivalidation.NameIsDNSLabel, field.NewPath("metadata"))
+	spec := field.NewPath("spec")
+	if sandbox.Spec.DesiredState == lifecycle.DesiredStatePaused && sandbox.Spec.RestoreFrom == nil {
+		errs = append(errs, field.Invalid(spec.Child("desiredState"), sandbox.Spec.DesiredState,
+			"a sandbox that starts out Paused needs spec.restoreFrom, the snapshot that it will resume from"))
+	}
+	return append(errs, validateSandboxSpec(&sandbox.Spec, spec)...)
+}
+
+// ValidateSandboxUpdate checks a change of a sandbox's metadata and spec.
+func ValidateSandboxUpdate(sandbox, old *lifecycle.Sandbox) field.ErrorList {
+	errs := apivalidation.ValidateObjectMetaUpdate(&sandbox.ObjectMeta, &old.ObjectMeta, field.NewPath("metadata"))
+	spec := field.NewPath("spec")
+	errs = append(errs, validateSandboxSpec(&sandbox.Spec, spec)...)
+
+	if !apiequality.Semantic.DeepEqual(sandbox.Spec.RestoreFrom, old.Spec.RestoreFrom) {
+		errs = append(errs, field.Invalid(spec.Child("restoreFrom"), sandbox.Spec.RestoreFrom,
+			"is immutable; create another sandbox to start from another snapshot, or resume this one with snapshotName to go back to one of its own"))
+	}
+	if old.Status.PodName != "" && !sameButForLabels(sandbox.Spec.Template, old.Spec.Template) {
+		errs = append(errs, field.Forbidden(spec.Child("template"), fmt.Sprintf(
+			"only metadata.labels and metadata.annotations may change while the sandbox has a Pod (%s); pause the sandbox, edit the template, then resume it",
+			old.Status.PodName)))
+	}
+	return errs
+}
+
+// ValidateSandboxStatusUpdate checks what the controller writes.
+func ValidateSandboxStatusUpdate(sandbox, old *lifecycle.Sandbox) field.ErrorList {
+	status := field.NewPath("status")
+	var errs field.ErrorList
+	if phase := sandbox.Status.Phase; phase != "" && !sandboxPhases.Has(phase) {
+		errs = append(errs, field.NotSupported(status.Child("phase"), phase, sets.List(sandboxPhases)))
+	}
+	errs = append(errs, metav1validation.ValidateConditions(sandbox.Status.Conditions, status.Child("conditions"))...)
+	// The number names the snapshot of an attempt: counted down, two attempts would share a name.
+	if sandbox.Status.SnapshotAttempts < old.Status.SnapshotAttempts {
+		errs = append(errs, field.Invalid(status.Child("snapshotAttempts"), sandbox.Status.SnapshotAttempts,
+			fmt.Sprintf("must not be less than before (%d)", old.Status.SnapshotAttempts)))
+	}
+	if sandbox.Status.FailedAttempts < 0 {
+		errs = append(errs, field.Invalid(status.Child("failedAttempts"), sandbox.Status.FailedAttempts, "must not be negative"))
+	}
+	return errs
+}
+
+// ValidateSandboxResume checks the body of a resume.
+func ValidateSandboxResume(resume *lifecycle.SandboxResume) field.ErrorList {
+	var errs field.ErrorList
+	name := field.NewPath("snapshotName")
+	if resume.SnapshotName != "" && resume.FromTemplate {
+		errs = append(errs, field.Invalid(name, resume.SnapshotName,
+			"cannot be set together with fromTemplate; name the snapshot to go back to, or ask for the template, not both"))
+	}
+	return append(errs, validateSnapshotName(resume.SnapshotName, name)...)
+}
+
+func validateSandboxSpec(spec *lifecycle.SandboxSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if !desiredStates.Has(spec.DesiredState) {
+		errs = append(errs, field.NotSupported(path.Child("desiredState"), spec.DesiredState, sets.List(desiredStates)))
+	}
+	switch {
+	case spec.Template != nil:
+		errs = append(errs, validateTemplate(spec.Template, path.Child("template"))...)
+	case spec.RestoreFrom == nil:
+		errs = append(errs, field.Required(path.Child("template"), "the Pod of the sandbox; only a sandbox with spec.restoreFrom can do without"))
+	}
+	if spec.RestoreFrom != nil {
+		name := path.Child("restoreFrom", "snapshotName")
+		if spec.RestoreFrom.SnapshotName == "" {
+			errs = append(errs, field.Required(name, "the SandboxSnapshot of this namespace to start from"))
+		}
+		errs = append(errs, validateSnapshotName(spec.RestoreFrom.SnapshotName, name)...)
+	}
+	return append(errs, validateSnapshotPolicy(spec, path.Child("snapshot"))...)
+}
+
+func validateSnapshotPolicy(spec *lifecycle.SandboxSpec, path *field.Path) field.ErrorList {
+	policy := &spec.Snapshot
+	errs := validateContainerNames(policy.Containers, path.Child("containers"))
+	if spec.Template != nil {
+		known := sets.New[string]()
+		for _, container := range spec.Template.Spec.Containers {
+			known.Insert(container.Name)
+		}
+		for i, name := range policy.Containers {
+			if !known.Has(name) {
+				errs = append(errs, field.NotSupported(path.Child("containers").Index(i), name, sets.List(known)))
+			}
+		}
+	}
+	if limit := policy.HistoryLimit; limit != nil && *limit < 1 {
+		errs = append(errs, field.Invalid(path.Child("historyLimit"), *limit,
+			"must be at least 1: the next resume needs the last snapshot"))
+	}
+	return append(errs, validateDeletionPolicy(policy.DeletionPolicy, path.Child("deletionPolicy"))...)
+}
+
+func validateDeletionPolicy(policy lifecycle.SnapshotDeletionPolicy, path *field.Path) field.ErrorList {
+	if deletionPolicies.Has(policy) {
+		return nil
+	}
+	return field.ErrorList{field.NotSupported(path, policy, sets.List(deletionPolicies))}
+}
+
+func validateSnapshotName(name string, path *field.Path) field.ErrorList {
+	if name == "" {
+		return nil
+	}
+	var errs field.ErrorList
+	for _, message := range apivalidation.NameIsDNSSubdomain(name, false) {
+		errs = append(errs, field.Invalid(path, name, message))
+	}
+	return errs
+}
+
+// sameButForLabels compares templates without what may change under a running Pod.
+func sameButForLabels(a, b *corev1.PodTemplateSpec) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	a, b = a.DeepCopy(), b.DeepCopy()
+	for _, template := range []*corev1.PodTemplateSpec{a, b} {
+		template.Labels, template.Annotations = nil, nil
+	}
+	return apiequality.Semantic.DeepEqual(a, b)
+}

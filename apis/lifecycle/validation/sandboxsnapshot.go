@@ -1,0 +1,90 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package validation
+
+import (
+	"regexp"
+
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
+)
+
+var (
+	// pauseSnapshotName is the form of the names that the controller gives to a pause's snapshots.
+	pauseSnapshotName = regexp.MustCompile(`-gen[0-9]+$`)
+
+	snapshotPhases = sets.New(lifecycle.SnapshotPending, lifecycle.SnapshotCommitting,
+		lifecycle.SnapshotSucceed, lifecycle.SnapshotFailed)
+	finalSnapshotPhases = sets.New(lifecycle.SnapshotSucceed, lifecycle.SnapshotFailed)
+)
+
+// ValidateSandboxSnapshot checks a snapshot that is to be created. forPause says that the
+// server itself creates it, for a pause.
+func ValidateSandboxSnapshot(snapshot *lifecycle.SandboxSnapshot, forPause bool) field.ErrorList {
+	metadata := field.NewPath("metadata")
+	// <sandbox>-gen<N> can be longer than a label.
+	errs := apivalidation.ValidateObjectMeta(&snapshot.ObjectMeta, true, apivalidation.NameIsDNSSubdomain, metadata)
+	if !forPause && pauseSnapshotName.MatchString(snapshot.Name) {
+		errs = append(errs, field.Forbidden(metadata.Child("name"),
+			"names that end in -gen<number> are kept for the snapshots of pauses; choose another name"))
+	}
+
+	spec := field.NewPath("spec")
+	errs = append(errs, validateName(snapshot.Spec.SandboxName, apivalidation.NameIsDNSLabel, spec.Child("sandboxName"))...)
+	errs = append(errs, validateContainerNames(snapshot.Spec.Containers, spec.Child("containers"))...)
+	return append(errs, validateDeletionPolicy(snapshot.Spec.DeletionPolicy, spec.Child("deletionPolicy"))...)
+}
+
+// ValidateSandboxSnapshotUpdate checks a change of a snapshot's metadata.
+func ValidateSandboxSnapshotUpdate(snapshot, old *lifecycle.SandboxSnapshot) field.ErrorList {
+	errs := apivalidation.ValidateObjectMetaUpdate(&snapshot.ObjectMeta, &old.ObjectMeta, field.NewPath("metadata"))
+	if !apiequality.Semantic.DeepEqual(snapshot.Spec, old.Spec) {
+		errs = append(errs, field.Forbidden(field.NewPath("spec"), "is immutable; create another snapshot instead"))
+	}
+	return errs
+}
+
+// ValidateSandboxSnapshotStatusUpdate checks what the controller writes.
+func ValidateSandboxSnapshotStatusUpdate(snapshot, old *lifecycle.SandboxSnapshot) field.ErrorList {
+	status := field.NewPath("status")
+	phase, before := snapshot.Status.Phase, old.Status.Phase
+	var errs field.ErrorList
+	if phase != "" && !snapshotPhases.Has(phase) {
+		errs = append(errs, field.NotSupported(status.Child("phase"), phase, sets.List(snapshotPhases)))
+	}
+	if finalSnapshotPhases.Has(before) && phase != before {
+		errs = append(errs, field.Invalid(status.Child("phase"), phase, string(before)+" is final"))
+	}
+	errs = append(errs, metav1validation.ValidateConditions(snapshot.Status.Conditions, status.Child("conditions"))...)
+	if phase == lifecycle.SnapshotSucceed {
+		containers := status.Child("containers")
+		if len(snapshot.Status.Containers) == 0 {
+			errs = append(errs, field.Required(containers, "a snapshot that has succeeded has containers"))
+		}
+		for i, container := range snapshot.Status.Containers {
+			if container.ImageDigest == "" {
+				errs = append(errs, field.Required(containers.Index(i).Child("imageDigest"), "a snapshot that has succeeded has an image of every container"))
+			}
+		}
+	}
+	return errs
+}
