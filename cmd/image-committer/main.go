@@ -1,0 +1,35 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// image-committer commits containers' root filesystems to OCI images.
+package main
+
+import (
+	"os"
+	"time"
+
+	// Root certificates for an image that holds nothing but this program.
+	_ "golang.org/x/crypto/x509roots/fallback"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/command"
+)
+
+// version is set by the build (-ldflags "-X main.version=…").
+var version = "dev"
+
+func main() {
+	os.Exit(command.Run(version, time.Now(), os.Args[1:], os.Stdout, os.Stderr))
+}

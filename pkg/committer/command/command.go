@@ -1,0 +1,227 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package command is the command line of image-committer.
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
+)
+
+// Exit codes.
+const (
+	succeeded = 0
+	failed    = 1
+	misused   = 2
+)
+
+// memoryLimit is the soft limit of the Go runtime, for a container of 128 MiB.
+const memoryLimit = 96 << 20
+
+// Run runs the command line and returns the exit code. The timeout counts from
+// start.
+func Run(version string, start time.Time, args []string, stdout, stderr io.Writer) int {
+	root := &cobra.Command{
+		Use:     "image-committer",
+		Version: version,
+		Short:   "Commit the root filesystems of a Pod's containers to OCI images",
+		Long: `image-committer runs on the node of a Pod, with containerd's socket and root directory at hand.
+
+"commit" freezes containers, streams what they changed to a registry and pushes images.
+"thaw" thaws containers that a commit left frozen.
+
+Both log to standard error and write one line of JSON to the termination log: what was
+pushed, or the reason of the failure and whether everything is thawed again.
+Exit codes: 0 success, 1 failure (see the termination log), 2 wrong arguments.`,
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(*cobra.Command, []string) error {
+			return errors.New(`no command given: it is "commit" or "thaw"`)
+		},
+	}
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+
+	// The most that is needed at once is the names of one huge directory; without a
+	// limit, garbage would take as much again.
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	ran := false
+	for _, add := range []func(*flags) *cobra.Command{commitCommand, thawCommand} {
+		f := &flags{start: start, stdout: stdout, log: log, ran: &ran}
+		root.AddCommand(add(f))
+	}
+	err := root.Execute()
+	switch {
+	case err == nil:
+		return succeeded
+	case ran:
+		return failed // the log has it
+	}
+	_, _ = fmt.Fprintf(stderr, "image-committer: %s (image-committer --help says more)\n", err)
+	return misused
+}
+
+func commitCommand(f *flags) *cobra.Command {
+	var (
+		snapshotUID string
+		leaveFrozen bool
+		options     registry.Options
+	)
+	cmd := &cobra.Command{
+		Use:   "commit",
+		Short: "Freeze containers, push what they changed, and thaw them",
+		Long: `Commit the root filesystems of containers of one Pod to images.
+
+All containers are frozen first, then each is streamed to the registry. After a failure,
+SIGTERM or the timeout, everything is thawed again. A base layer that neither the registry nor the
+node has is pulled from where the base image came from.`,
+		Example: `  image-committer commit --pod-uid=5d2c… --snapshot-uid=77ab… --leave-frozen \
+    --container=name=main,id=0f3a…,image=registry.example.com/team/demo-main:snap-gen1-77ab01cd`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if snapshotUID == "" {
+				return errors.New("--snapshot-uid is needed")
+			}
+			containers, err := f.containerImages()
+			if err != nil {
+				return err
+			}
+			return f.run(func(ctx context.Context, node committer.Node) error {
+				return committer.Commit(ctx, node, committer.CommitOptions{
+					PodUID:      f.podUID,
+					SnapshotUID: snapshotUID,
+					Containers:  containers,
+					LeaveFrozen: leaveFrozen,
+					Registry:    options,
+					LeaseTTL:    f.timeout + 5*time.Minute,
+					Log:         f.log,
+				}, f.report)
+			}, false)
+		},
+	}
+	f.add(cmd, "name=NAME,id=ID,image=REGISTRY/REPOSITORY:TAG", 10*time.Minute)
+	cmd.Flags().StringVar(&snapshotUID, "snapshot-uid", "", "UID of the snapshot; it makes the images unique and names the lease")
+	cmd.Flags().BoolVar(&leaveFrozen, "leave-frozen", false, "leave the containers frozen on success, for a Pod that is about to be removed")
+	cmd.Flags().StringVar(&options.ConfigFile, "registry-config", "", "file with registry credentials (.dockerconfigjson); anonymous without it")
+	cmd.Flags().StringVar(&options.CAFile, "registry-ca", "", "file with CA certificates (PEM) to trust beside the system's")
+	cmd.Flags().BoolVar(&options.Insecure, "registry-insecure", false, "allow plain HTTP and unverified certificates for the snapshot registry")
+	return cmd
+}
+
+func thawCommand(f *flags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "thaw",
+		Short: "Thaw containers that a commit left frozen",
+		Long: `Thaw containers of one Pod. One that is gone, has ended or runs is as it should be; so the
+command can be repeated.`,
+		Example: `  image-committer thaw --pod-uid=5d2c… --container=name=main,id=0f3a…`,
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			containers, err := f.containerRefs()
+			if err != nil {
+				return err
+			}
+			return f.run(func(ctx context.Context, node committer.Node) error {
+				return committer.Thaw(ctx, node, committer.ThawOptions{PodUID: f.podUID, Containers: containers, Log: f.log}, f.report)
+			}, true)
+		},
+	}
+	f.add(cmd, "name=NAME,id=ID", time.Minute)
+	return cmd
+}
+
+// run connects to containerd and does the work until it is done, SIGTERM comes
+// or the time is up.
+func (f *flags) run(work func(context.Context, committer.Node) error, onlyThaw bool) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	*f.ran = true
+	ctx, stop := interruptible(context.Background())
+	defer stop()
+	ctx, cancel := context.WithDeadlineCause(ctx, f.start.Add(f.timeout),
+		result.Errorf(result.DeadlineExceeded, "the time of %s was up", f.timeout))
+	defer cancel()
+
+	client, err := runtime.Dial(ctx, strings.TrimPrefix(f.address, "unix://"), f.namespace)
+	if err != nil {
+		f.log.Error("failed", "error", err)
+		// A commit that did not begin has touched nothing; a thaw has not thawed.
+		return errors.Join(err, f.report(result.Result{Error: result.From(err), Thawed: !onlyThaw}))
+	}
+	defer func() { _ = client.Close() }()
+	return work(ctx, committer.OnContainerd(client))
+}
+
+// interruptible returns a context that a signal ends. Further signals change
+// nothing: the thawing that follows the first must not be cut short.
+func interruptible(parent context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	done := make(chan struct{})
+	go func() {
+		select {
+		case s := <-signals:
+			cancel(result.Errorf(result.Canceled, "a signal (%s) came", s))
+		case <-done:
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		cancel(nil)
+	}
+}
+
+// report writes the result where the kubelet finds it.
+func (f *flags) report(r result.Result) error {
+	line, err := r.Encode()
+	if err != nil {
+		return err
+	}
+	if f.terminationLog == "-" {
+		_, err = fmt.Fprintf(f.stdout, "%s\n", line)
+		return err
+	}
+	if err := os.WriteFile(f.terminationLog, line, 0o644); err != nil {
+		return fmt.Errorf("writing the result: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,124 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package command
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
+)
+
+func run(args ...string) (code int, stdout, stderr string) {
+	var out, err bytes.Buffer
+	code = Run("v1.2.3", time.Now(), args, &out, &err)
+	return code, out.String(), err.String()
+}
+
+func TestMisuse(t *testing.T) {
+	commit := func(more ...string) []string {
+		return append([]string{"commit", "--pod-uid=p", "--snapshot-uid=s"}, more...)
+	}
+	const good = "--container=name=a,id=1,image=r/x:t"
+	for name, test := range map[string]struct {
+		args []string
+		says string
+	}{
+		"no command":              {nil, `"commit" or "thaw"`},
+		"unknown command":         {[]string{"freeze"}, "freeze"},
+		"unknown flag":            {commit("--force"), "--force"},
+		"argument":                {commit(good, "x"), "x"},
+		"no container":            {commit(), "--container is needed"},
+		"no Pod":                  {[]string{"commit", "--snapshot-uid=s", good}, "--pod-uid"},
+		"no snapshot":             {[]string{"commit", "--pod-uid=p", good}, "--snapshot-uid"},
+		"timeout of no time":      {commit(good, "--timeout=0s"), "positive"},
+		"timeout that is none":    {commit(good, "--timeout=soon"), "soon"},
+		"container without image": {commit("--container=name=a,id=1"), "image is missing"},
+		"container without value": {commit("--container=name=a,id=,image=r/x:t"), "id is missing"},
+		"unknown key":             {commit("--container=name=a,id=1,image=r/x:t,tag=x"), `"tag=x"`},
+		"key twice":               {commit("--container=name=a,name=b,id=1,image=r/x:t"), "twice"},
+		"name twice":              {commit(good, "--container=name=a,id=2,image=r/y:t"), "same name"},
+		"image twice":             {commit(good, "--container=name=b,id=2,image=r/x:t"), "same image"},
+		"thaw with an image":      {[]string{"thaw", "--pod-uid=p", good}, "image"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, stdout, stderr := run(test.args...)
+			if code != misused || stdout != "" || !strings.Contains(stderr, test.says) || strings.Count(stderr, "\n") != 1 {
+				t.Errorf("exit %d, stdout %q, stderr %q; want one line that says %q", code, stdout, stderr, test.says)
+			}
+		})
+	}
+}
+
+func TestHelp(t *testing.T) {
+	for _, args := range [][]string{{"--help"}, {"commit", "--help"}, {"thaw", "--help"}, {"--version"}} {
+		if code, stdout, _ := run(args...); code != succeeded || stdout == "" {
+			t.Errorf("%v: exit %d, %q", args, code, stdout)
+		}
+	}
+}
+
+// TestUnreachable has no containerd: the result says so, and a thaw does not
+// claim to have thawed.
+func TestUnreachable(t *testing.T) {
+	dir := t.TempDir()
+	for command, thawed := range map[string]bool{"commit": true, "thaw": false} {
+		file := filepath.Join(dir, command)
+		args := []string{command, "--pod-uid=p", "--containerd-address=" + dir + "/none.sock", "--termination-log=" + file, "--timeout=100ms", "--container=name=a,id=containerd://1"}
+		if command == "commit" {
+			args[len(args)-1] += ",image=r/x:t"
+			args = append(args, "--snapshot-uid=s")
+		}
+		if code, _, stderr := run(args...); code != failed || !strings.Contains(stderr, "none.sock") {
+			t.Errorf("%s: exit %d, %s", command, code, stderr)
+		}
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := result.Decode(data)
+		if err != nil || r.Error == nil || r.Thawed != thawed {
+			t.Errorf("%s: result %s (%v)", command, data, err)
+		}
+	}
+}
+
+func TestSignals(t *testing.T) {
+	ctx, stop := interruptible(context.Background())
+	defer stop()
+	for range 2 { // the second must not end the process
+		if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(10 * time.Second):
+			t.Fatal("the context did not end")
+		}
+	}
+	var reasoned *result.Error
+	if !errors.As(context.Cause(ctx), &reasoned) || reasoned.Reason != result.Canceled {
+		t.Errorf("cause %v", context.Cause(ctx))
+	}
+}

@@ -1,0 +1,285 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package committer commits the root filesystems of a Pod's containers to OCI
+// images: it freezes them, streams what each changed above its image to a
+// registry, and pushes the image with that one layer more.
+package committer
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/overlay"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
+)
+
+// Node is what a commit needs of the container runtime.
+type Node interface {
+	// Find returns a container of the Pod; its error has a reason.
+	Find(ctx context.Context, podUID string, ref runtime.Ref) (Container, error)
+	// Hold keeps resources from being collected until release is called.
+	Hold(ctx context.Context, id string, ttl time.Duration, resources ...leases.Resource) (release func(context.Context) error, err error)
+}
+
+// Container is one container to be committed.
+type Container interface {
+	task
+	// Check fails when the container is no longer the one to commit.
+	Check(context.Context) error
+	// Files is where its changes are.
+	Files(context.Context) (runtime.Files, error)
+	// Base is the image that it was created from.
+	Base(context.Context) (*Base, error)
+}
+
+// Base is an image below a container and where its layers are to be had.
+type Base struct {
+	*image.Base
+	Repositories []string
+	Resources    []leases.Resource
+	// Open reads a layer from the node, if it is there.
+	Open func(context.Context, ocispec.Descriptor) (io.ReadCloser, error)
+}
+
+// CommitOptions are the arguments of one commit.
+type CommitOptions struct {
+	PodUID      string
+	SnapshotUID string
+	Containers  []ContainerImage
+	// LeaveFrozen is for a pause: on success the containers stay frozen, so that
+	// no write can come between the commit and the removal of the Pod.
+	LeaveFrozen bool
+	Registry    registry.Options
+	// LeaseTTL is after what time containerd may forget an attempt that was killed.
+	LeaseTTL time.Duration
+	Log      *slog.Logger
+}
+
+// ContainerImage is a container and the tag that it is pushed to.
+type ContainerImage struct {
+	runtime.Ref
+	Image string
+}
+
+// Commit commits and reports the outcome. The report of a success is part of
+// it: when it fails, or when ctx has ended by then, everything is thawed as after
+// any other failure, for nobody would know why containers are frozen.
+// The cause of ctx's end should be an error with a reason.
+func Commit(ctx context.Context, node Node, o CommitOptions, report func(result.Result) error) error {
+	c := &commit{CommitOptions: o, node: node, freezer: &freezer{log: o.Log}}
+	defer c.letGo(ctx) // after the thawing, which is urgent
+	return guard(ctx, c.freezer, o.Log, func() error {
+		if err := c.run(ctx); err != nil {
+			return c.interrupted(ctx, err)
+		}
+		if err := ctx.Err(); err != nil {
+			return c.interrupted(ctx, err)
+		}
+		return report(c.result())
+	}, report)
+}
+
+// commit is one attempt.
+type commit struct {
+	CommitOptions
+	node    Node
+	freezer *freezer
+	parts   []*part
+	release func(context.Context) error
+	doing   string // for the message of an interruption
+}
+
+// part is one container on its way to an image.
+type part struct {
+	ContainerImage
+	container Container
+	target    *registry.Target
+	files     runtime.Files
+	base      *Base
+	layer     image.Layer
+	image     *image.Image
+}
+
+func (p *part) readOptions() overlay.Options {
+	return overlay.Options{UserXattr: p.files.UserXattr}
+}
+
+// run does everything that can fail for foreseeable reasons before it freezes
+// anything, and as little as possible between freezing and thawing.
+func (c *commit) run(ctx context.Context) error {
+	if err := c.find(ctx); err != nil {
+		return err
+	}
+	if err := c.prepare(ctx); err != nil {
+		return err
+	}
+	if err := c.hold(ctx); err != nil {
+		return err
+	}
+	if err := c.preflight(ctx); err != nil {
+		return err
+	}
+	// All before the first is read: what containers of one Pod tell each other must
+	// not get lost between their snapshots.
+	for _, p := range c.parts {
+		c.doing = fmt.Sprintf("freezing container %q", p.Name)
+		if err := c.freezer.freeze(ctx, p.container); err != nil {
+			return err
+		}
+	}
+	for _, p := range c.parts {
+		if err := c.stream(ctx, p); err != nil {
+			return err
+		}
+		if !c.LeaveFrozen && c.freezer.isTouched(p.container) {
+			if err := c.freezer.thaw(ctx, p.container); err != nil {
+				return err
+			}
+		}
+	}
+	if err := c.publish(ctx); err != nil {
+		return err
+	}
+	if !c.LeaveFrozen {
+		return nil
+	}
+	// A container that was killed and started anew while the others were pushed has
+	// gone on without what is in the image: its Pod must not be removed for it.
+	for _, p := range c.parts {
+		if err := c.undisturbed(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// find looks for all containers first: one that an earlier attempt left frozen
+// has to be thawed whatever else goes wrong.
+func (c *commit) find(ctx context.Context) error {
+	c.doing = "looking for the containers"
+	var failed error
+	for _, ci := range c.Containers {
+		container, err := c.node.Find(ctx, c.PodUID, ci.Ref)
+		if err == nil {
+			c.parts = append(c.parts, &part{ContainerImage: ci, container: container})
+			err = c.freezer.adopt(ctx, container)
+		}
+		if failed == nil {
+			failed = err
+		}
+	}
+	return failed
+}
+
+// prepare learns what is to be read and what it lies upon.
+func (c *commit) prepare(ctx context.Context) (err error) {
+	for _, p := range c.parts {
+		c.doing = fmt.Sprintf("looking at container %q", p.Name)
+		if err := p.container.Check(ctx); err != nil {
+			return err
+		}
+		if p.files, err = p.container.Files(ctx); err != nil {
+			return err
+		}
+		if err := overlay.Check(p.files.Upperdir, p.readOptions()); err != nil {
+			return result.Wrap(result.CommitJobFailed, err, "the files of container %q cannot be read here: %s", p.Name, err)
+		}
+		if p.base, err = p.container.Base(ctx); err != nil {
+			return err
+		}
+		c.Log.Info("container found", "container", p.Name, "id", p.ID, "base", p.base.Digest, "baseLayers", len(p.base.Manifest.Layers), "ownLayers", p.base.OwnLayers())
+	}
+	return nil
+}
+
+func (c *commit) hold(ctx context.Context) (err error) {
+	c.doing = "taking a lease"
+	var resources []leases.Resource
+	for _, p := range c.parts {
+		resources = append(resources, p.base.Resources...)
+	}
+	c.release, err = c.node.Hold(ctx, "image-committer-"+c.SnapshotUID, c.LeaseTTL, resources...)
+	return err
+}
+
+func (c *commit) letGo(ctx context.Context) {
+	if c.release == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	if err := c.release(ctx); err != nil {
+		c.Log.Warn("the lease stays until it expires", "error", err)
+	}
+}
+
+// publish pushes all configurations and then all manifests: no image appears
+// before every container's bytes are in the registry.
+func (c *commit) publish(ctx context.Context) (err error) {
+	for _, p := range c.parts {
+		c.doing = fmt.Sprintf("pushing the configuration of container %q to %s", p.Name, p.target)
+		if p.image, err = image.Extend(p.base.Base, p.layer, c.SnapshotUID); err != nil {
+			return err
+		}
+		if err := p.target.Upload(ctx, static.NewLayer(p.image.Config, types.OCIConfigJSON)); err != nil {
+			return fmt.Errorf("container %q: %w", p.Name, err)
+		}
+	}
+	for _, p := range c.parts {
+		c.doing = fmt.Sprintf("pushing the manifest of container %q to %s", p.Name, p.target)
+		if err := p.target.Publish(ctx, p.image.Manifest); err != nil {
+			return fmt.Errorf("container %q: %w", p.Name, err)
+		}
+		c.Log.Info("image pushed", "container", p.Name, "image", p.Image, "digest", p.image.ManifestDigest, "layers", p.image.Layers)
+	}
+	return nil
+}
+
+func (c *commit) result() result.Result {
+	r := result.Result{FrozenMillis: c.freezer.frozenMillis(), Thawed: len(c.freezer.touched) == 0}
+	for _, p := range c.parts {
+		r.Containers = append(r.Containers, result.Container{
+			Name:       p.Name,
+			Image:      p.Image,
+			Digest:     p.image.ManifestDigest.String(),
+			LayerBytes: p.layer.Descriptor.Size,
+			Layers:     p.image.Layers,
+		})
+	}
+	c.Log.Info("committed", "containers", len(c.parts), "frozenMillis", r.FrozenMillis, "leftFrozen", len(c.freezer.touched))
+	return r
+}
+
+// interrupted says what was going on when ctx ended; then that is the failure,
+// whatever else failed in consequence.
+func (c *commit) interrupted(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	return fmt.Errorf("%w while %s", context.Cause(ctx), c.doing)
+}

@@ -1,0 +1,199 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package committer
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
+)
+
+func TestCommit(t *testing.T) {
+	order := map[bool][]string{
+		// The first two uploads are the base's layers, before anything is frozen.
+		true: {"upload main", "upload side", "freeze main", "freeze side", "upload main", "upload side",
+			"upload main", "upload side", "manifest main", "manifest side", "report"},
+		false: {"upload main", "upload side", "freeze main", "freeze side", "upload main", "thaw main", "upload side", "thaw side",
+			"upload main", "upload side", "manifest main", "manifest side", "report"},
+	}
+	for leave, want := range order {
+		t.Run(fmt.Sprintf("leaveFrozen=%v", leave), func(t *testing.T) {
+			s := newScene(t)
+			s.options.LeaveFrozen = leave
+			if err := s.commit(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, s.node.calls); diff != "" {
+				t.Errorf("calls (-want +got):\n%s", diff)
+			}
+			r := s.last()
+			if r.Error != nil || r.Thawed == leave || r.FrozenMillis < 1 || len(r.Containers) != 2 {
+				t.Errorf("result %+v", r)
+			}
+			s.states(map[bool]runtime.State{true: runtime.Paused, false: runtime.Running}[leave])
+			for i, c := range r.Containers {
+				s.checkImage(s.options.Containers[i], c)
+			}
+		})
+	}
+}
+
+func (s *scene) checkImage(of ContainerImage, c result.Container) {
+	t := s.t
+	t.Helper()
+	ref, err := name.ParseReference(c.Image, name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := remote.Image(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Without Fast it takes every layer for gzip; what that skips is checked below.
+	if err := validate.Image(img, validate.Fast); err != nil {
+		t.Errorf("%s is not valid: %v", c.Image, err)
+	}
+	if d, _ := img.Digest(); d.String() != c.Digest || c.Name != of.Name || c.Layers != 1 {
+		t.Errorf("result %+v, digest %s", c, d)
+	}
+	manifest, err := img.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mediaTypes []string
+	for _, l := range manifest.Layers {
+		mediaTypes = append(mediaTypes, string(l.MediaType))
+	}
+	if diff := cmp.Diff([]string{ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerZstd}, mediaTypes); diff != "" {
+		t.Error(diff)
+	}
+	if manifest.MediaType != types.OCIManifestSchema1 || manifest.Config.MediaType != types.OCIConfigJSON || manifest.Annotations[image.SnapshotUIDAnnotation] != "snap" {
+		t.Errorf("manifest %+v", manifest)
+	}
+	if manifest.Layers[1].Size != c.LayerBytes {
+		t.Errorf("layer of %d bytes, said %d", manifest.Layers[1].Size, c.LayerBytes)
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, l := range layers {
+		content, err := l.Uncompressed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sum, _, err := v1.SHA256(content); err != nil || sum != config.RootFS.DiffIDs[i] {
+			t.Errorf("layer %d has the diff ID %s (%v), the configuration says %s", i, sum, err, config.RootFS.DiffIDs[i])
+		}
+	}
+	content, err := layers[1].Uncompressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for r := tar.NewReader(content); ; {
+		h, err := r.Next()
+		if err != nil {
+			t.Fatal("no file in the layer:", err)
+		}
+		if h.Name == "file" {
+			if data, _ := io.ReadAll(r); string(data) != "of "+of.Name {
+				t.Errorf("the file has %q", data)
+			}
+			return
+		}
+	}
+}
+
+func TestDeadline(t *testing.T) {
+	s := newScene(t)
+	ctx, cancel := context.WithDeadlineCause(context.Background(), time.Now().Add(300*time.Millisecond), result.Errorf(result.DeadlineExceeded, "the time was up"))
+	defer cancel()
+	s.before = func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPatch && s.froze() {
+			<-ctx.Done() // a registry that does not answer
+		}
+		return false
+	}
+	if err := s.commit(ctx); err == nil {
+		t.Fatal("it succeeded")
+	}
+	if r := s.last(); r.Error.Reason != result.DeadlineExceeded || !r.Thawed {
+		t.Errorf("result %+v", r)
+	}
+	s.states(runtime.Running)
+}
+
+// TestUnreportedSuccess is a success that nobody would hear of.
+func TestUnreportedSuccess(t *testing.T) {
+	s := newScene(t)
+	s.options.LeaveFrozen = true
+	err := Commit(context.Background(), s.node, s.options, func(result.Result) error { return errors.New("disk full") })
+	if err == nil {
+		t.Error("it succeeded")
+	}
+	s.states(runtime.Running)
+}
+
+// TestEndedContainers are committed as they are.
+func TestEndedContainers(t *testing.T) {
+	s := newScene(t)
+	s.node.containers["main-id"].state = runtime.Ended
+	s.node.containers["side-id"].state = runtime.Ended
+	if err := s.commit(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if r := s.last(); s.froze() || r.FrozenMillis != 0 || !r.Thawed || len(r.Containers) != 2 {
+		t.Errorf("result %+v, calls %v", r, s.node.calls)
+	}
+}
+
+// TestLeftFrozen finds a container that a killed attempt left frozen: a success
+// counts it as frozen, and any failure thaws it.
+func TestLeftFrozen(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		s := newScene(t)
+		s.node.containers["side-id"].state = runtime.Paused
+		if fails {
+			delete(s.node.containers, "main-id")
+		}
+		if err := s.commit(context.Background()); (err != nil) != fails {
+			t.Errorf("fails=%v: %v", fails, err)
+		}
+		s.states(runtime.Running)
+	}
+}

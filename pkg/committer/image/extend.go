@@ -1,0 +1,149 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package image
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+const (
+	// CreatedBy marks the history entries of our own layers: they can be counted,
+	// and later merged, however often a sandbox was paused and resumed.
+	CreatedBy = "image-committer snapshot"
+
+	// SnapshotUIDAnnotation makes every manifest unique. Two snapshots without
+	// changes between them would otherwise share one, and deleting the one by its
+	// digest would delete the other.
+	SnapshotUIDAnnotation = "lifecycle.opensandbox.io/snapshot-uid"
+)
+
+// Layer is the layer to be added.
+type Layer struct {
+	Descriptor ocispec.Descriptor
+	DiffID     digest.Digest
+	Created    time.Time
+}
+
+// Image is ready to be pushed: the configuration as a blob, then the manifest.
+type Image struct {
+	Config, Manifest             []byte
+	ConfigDigest, ManifestDigest digest.Digest
+	// Layers is how many of the topmost layers are ours.
+	Layers int
+}
+
+// Extend adds a layer to base. The configuration keeps all that it has, also
+// what this version does not know; it gets one entry of history and one diff ID.
+func Extend(base *Base, layer Layer, snapshotUID string) (*Image, error) {
+	config, err := extendConfig(base, layer)
+	if err != nil {
+		return nil, fmt.Errorf("extending the configuration %s: %w", base.Manifest.Config.Digest, err)
+	}
+	manifest := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: ocispec.MediaTypeImageManifest,
+		Config: ocispec.Descriptor{
+			MediaType: ocispec.MediaTypeImageConfig,
+			Digest:    digest.FromBytes(config),
+			Size:      int64(len(config)),
+		},
+		Annotations: map[string]string{SnapshotUIDAnnotation: snapshotUID},
+	}
+	for _, d := range base.Manifest.Layers {
+		if d.MediaType, err = OCILayerType(d.MediaType); err != nil {
+			return nil, fmt.Errorf("layer %s of the base image: %w", d.Digest, err)
+		}
+		manifest.Layers = append(manifest.Layers, d)
+	}
+	manifest.Layers = append(manifest.Layers, layer.Descriptor)
+	raw, err := marshal(manifest)
+	if err != nil {
+		return nil, err
+	}
+	return &Image{
+		Config:         config,
+		ConfigDigest:   manifest.Config.Digest,
+		Manifest:       raw,
+		ManifestDigest: digest.FromBytes(raw),
+		Layers:         base.OwnLayers() + 1,
+	}, nil
+}
+
+// OwnLayers is how many of the topmost layers an earlier commit added. The
+// history has one entry for each; an entry further down that claims the same
+// belongs to what the first sandbox was created from.
+func (b *Base) OwnLayers() int {
+	own := 0
+	for i := len(b.Config.History) - 1; i >= 0 && b.Config.History[i].CreatedBy == CreatedBy; i-- {
+		own++
+	}
+	return min(own, len(b.Config.RootFS.DiffIDs))
+}
+
+func extendConfig(base *Base, layer Layer) ([]byte, error) {
+	var config struct {
+		fields  map[string]json.RawMessage
+		history []json.RawMessage
+		rootfs  map[string]json.RawMessage
+	}
+	if err := json.Unmarshal(base.RawConfig, &config.fields); err != nil {
+		return nil, err
+	}
+	if raw, ok := config.fields["history"]; ok {
+		if err := json.Unmarshal(raw, &config.history); err != nil {
+			return nil, fmt.Errorf("history: %w", err)
+		}
+	}
+	if err := json.Unmarshal(config.fields["rootfs"], &config.rootfs); err != nil {
+		return nil, fmt.Errorf("rootfs: %w", err)
+	}
+
+	entry, err := marshal(ocispec.History{Created: &layer.Created, CreatedBy: CreatedBy})
+	if err != nil {
+		return nil, err
+	}
+	if config.fields["history"], err = marshal(append(config.history, entry)); err != nil {
+		return nil, err
+	}
+	diffIDs := slices.Concat(base.Config.RootFS.DiffIDs, []digest.Digest{layer.DiffID})
+	if config.rootfs["diff_ids"], err = marshal(diffIDs); err != nil {
+		return nil, err
+	}
+	if config.fields["rootfs"], err = marshal(config.rootfs); err != nil {
+		return nil, err
+	}
+	return marshal(config.fields)
+}
+
+// marshal writes JSON without escaping <, > and &, which commands are full of.
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}

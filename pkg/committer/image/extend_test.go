@@ -1,0 +1,153 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package image
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+func d(s string) digest.Digest { return digest.FromString(s) }
+
+func base(t *testing.T, config string, layers ...ocispec.Descriptor) *Base {
+	t.Helper()
+	b := &Base{RawConfig: []byte(config), Digest: d("base")}
+	if err := json.Unmarshal(b.RawConfig, &b.Config); err != nil {
+		t.Fatal(err)
+	}
+	b.Manifest.Layers = layers
+	b.Manifest.Annotations = map[string]string{"of": "the base"}
+	return b
+}
+
+var newLayer = Layer{
+	Descriptor: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerZstd, Digest: d("new"), Size: 7},
+	DiffID:     d("new diff"),
+	Created:    time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
+}
+
+func TestExtend(t *testing.T) {
+	const config = `{"created":"2020-01-01T00:00:00Z","architecture":"arm","variant":"v7","os":"linux","os.version":"10.0.1",` +
+		`"os.features":["f"],"config":{"Cmd":["sh","-c","a < b && c > d"],"Healthcheck":{"Interval":30000000000},"OnBuild":null},` +
+		`"container":"x","docker_version":"1","big":12345678901234567890,` +
+		`"rootfs":{"type":"layers","diff_ids":["` + "%1" + `"],"extra":1},"history":[{"created_by":"base","unknown":true},{"empty_layer":true}]}`
+	b := base(t, strings.ReplaceAll(config, "%1", string(d("base diff"))),
+		ocispec.Descriptor{MediaType: "application/vnd.docker.image.rootfs.diff.tar.gzip", Digest: d("l1"), Size: 5, Annotations: map[string]string{"toc": "1"}})
+	got, err := Extend(b, newLayer, "uid")
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	var before, after map[string]any
+	if err := json.Unmarshal(b.RawConfig, &before); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(got.Config, &after); err != nil {
+		t.Fatal(err)
+	}
+	before["history"] = append(before["history"].([]any), map[string]any{"created": "2026-01-02T03:04:05.000000006Z", "created_by": CreatedBy})
+	before["rootfs"].(map[string]any)["diff_ids"] = []any{string(d("base diff")), string(d("new diff"))}
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("configuration (-want +got):\n%s", diff)
+	}
+	if !strings.Contains(string(got.Config), "a < b && c > d") || !strings.Contains(string(got.Config), "12345678901234567890") {
+		t.Errorf("configuration was rewritten: %s", got.Config)
+	}
+
+	var manifest ocispec.Manifest
+	if err := json.Unmarshal(got.Manifest, &manifest); err != nil {
+		t.Fatal(err)
+	}
+	want := ocispec.Manifest{
+		MediaType: ocispec.MediaTypeImageManifest,
+		Config:    ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(got.Config), Size: int64(len(got.Config))},
+		Layers: []ocispec.Descriptor{
+			{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: d("l1"), Size: 5, Annotations: map[string]string{"toc": "1"}},
+			newLayer.Descriptor,
+		},
+		Annotations: map[string]string{SnapshotUIDAnnotation: "uid"},
+	}
+	want.SchemaVersion = 2
+	if diff := cmp.Diff(want, manifest); diff != "" {
+		t.Errorf("manifest (-want +got):\n%s", diff)
+	}
+	if got.ManifestDigest != digest.FromBytes(got.Manifest) || got.ConfigDigest != digest.FromBytes(got.Config) || got.Layers != 1 {
+		t.Errorf("got %+v", got)
+	}
+	other, err := Extend(b, newLayer, "other")
+	if err != nil || other.ManifestDigest == got.ManifestDigest {
+		t.Errorf("two snapshots share a manifest (%v)", err)
+	}
+}
+
+func TestOwnLayers(t *testing.T) {
+	ours := `{"created_by":"` + CreatedBy + `"}`
+	for name, test := range map[string]struct {
+		history string
+		want    int
+	}{
+		"none":                      {``, 0},
+		"the base's":                {`{"created_by":"RUN x"},{"created_by":"CMD y","empty_layer":true}`, 0},
+		"one":                       {`{"created_by":"RUN x"},` + ours, 1},
+		"two":                       {`{"created_by":"RUN x"},` + ours + `,` + ours, 2},
+		"built upon a snapshot":     {ours + `,{"created_by":"RUN x"}`, 0},
+		"and then paused":           {ours + `,{"created_by":"RUN x"},` + ours, 1},
+		"more claimed than layers":  {ours + `,` + ours + `,` + ours + `,` + ours, 3},
+		"a history without a layer": {`{"created_by":"` + CreatedBy + ` and more"}`, 0},
+	} {
+		b := base(t, `{"rootfs":{"diff_ids":["a","b","c"]},"history":[`+test.history+`]}`)
+		if got := b.OwnLayers(); got != test.want {
+			t.Errorf("%s: %d, want %d", name, got, test.want)
+		}
+	}
+}
+
+func TestBareConfig(t *testing.T) {
+	got, err := Extend(base(t, `{"rootfs":{"diff_ids":null}}`), newLayer, "uid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `{"history":[{"created":"2026-01-02T03:04:05.000000006Z","created_by":"image-committer snapshot"}],"rootfs":{"diff_ids":["` + string(d("new diff")) + `"]}}`; string(got.Config) != want {
+		t.Errorf("got %s", got.Config)
+	}
+}
+
+func TestOCILayerType(t *testing.T) {
+	for docker, want := range map[string]string{
+		"application/vnd.docker.image.rootfs.diff.tar":                 ocispec.MediaTypeImageLayer,
+		"application/vnd.docker.image.rootfs.diff.tar.gzip":            ocispec.MediaTypeImageLayerGzip,
+		"application/vnd.docker.image.rootfs.diff.tar.zstd":            ocispec.MediaTypeImageLayerZstd,
+		"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip":    ocispec.MediaTypeImageLayerGzip,
+		"application/vnd.oci.image.layer.v1.tar+gzip":                  ocispec.MediaTypeImageLayerGzip,
+		"application/vnd.oci.image.layer.v1.tar+gzip+encrypted":        ocispec.MediaTypeImageLayerGzip + "+encrypted",
+		"application/vnd.oci.image.layer.nondistributable.v1.tar+zstd": ocispec.MediaTypeImageLayerZstd,
+		"application/vnd.oci.image.layer.nydus.blob.v1":                "",
+		"application/vnd.oci.image.layer.v1.squashfs":                  "",
+		"": "",
+		"application/vnd.docker.image.rootfs.diff.tar.gzip+unknown-suffix": "",
+	} {
+		if got, err := OCILayerType(docker); got != want || (err != nil) != (want == "") {
+			t.Errorf("%s: got %q (%v), want %q", docker, got, err, want)
+		}
+	}
+}

@@ -1,0 +1,239 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package layer makes an image layer of a tar stream in one pass: the bytes are
+// hashed, compressed with zstd and hashed again while the registry takes them.
+// Nothing is spooled to disk, and memory does not grow with the size.
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/stream"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/klauspost/compress/zstd"
+)
+
+// ErrReplayed is what a read from a closed stream fails with. An HTTP transport
+// that sends a request again after it has closed its body gets this error
+// instead of half a layer.
+var ErrReplayed = errors.New("the layer's stream was closed; it has to be read from its beginning")
+
+// Source writes the uncompressed layer. It is called once for each attempt to
+// upload it, and has to write the same bytes each time.
+type Source func(ctx context.Context, w io.Writer) error
+
+// Layer is a v1.Layer that is made while it is uploaded. Digest, DiffID and
+// Size answer stream.ErrNotComputed until one attempt was read to its end; each
+// call of Compressed starts from the beginning.
+type Layer struct {
+	ctx    context.Context
+	source Source
+
+	mu     sync.Mutex
+	latest *attempt
+}
+
+var _ v1.Layer = (*Layer)(nil)
+
+// New returns the layer that source writes. Cancelling ctx ends its streams.
+func New(ctx context.Context, source Source) *Layer {
+	return &Layer{ctx: ctx, source: source}
+}
+
+// Digest is the digest of the compressed bytes.
+func (l *Layer) Digest() (v1.Hash, error) {
+	a, err := l.done()
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	return a.digest, nil
+}
+
+// DiffID is the digest of the uncompressed bytes.
+func (l *Layer) DiffID() (v1.Hash, error) {
+	a, err := l.done()
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	return a.diffID, nil
+}
+
+// Size is the number of compressed bytes.
+func (l *Layer) Size() (int64, error) {
+	a, err := l.done()
+	if err != nil {
+		return 0, err
+	}
+	return a.size, nil
+}
+
+// MediaType is OCI's for a zstd layer.
+func (l *Layer) MediaType() (types.MediaType, error) { return types.OCILayerZStd, nil }
+
+// Uncompressed is part of v1.Layer; nobody needs it of a layer that is only
+// uploaded.
+func (l *Layer) Uncompressed() (io.ReadCloser, error) {
+	return nil, errors.New("a streamed layer has no uncompressed form")
+}
+
+// Compressed starts to make the layer from its beginning. An attempt that is
+// still under way is ended first, so that no two read the source at once.
+func (l *Layer) Compressed() (io.ReadCloser, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.latest != nil {
+		_ = l.latest.Close()
+	}
+	l.latest = start(l.ctx, l.source)
+	return l.latest, nil
+}
+
+// Err is why making the layer failed, nil when it did not or when only its
+// reader gave up. Transports do not always pass their body's error on.
+func (l *Layer) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.latest == nil {
+		return nil
+	}
+	select {
+	case <-l.latest.finished:
+		if errors.Is(l.latest.err, ErrReplayed) {
+			return nil
+		}
+		return l.latest.err
+	default:
+		return nil
+	}
+}
+
+// Took is how long the latest attempt needed from its first byte to its last.
+func (l *Layer) Took() time.Duration {
+	a, err := l.done()
+	if err != nil {
+		return 0
+	}
+	return a.took
+}
+
+func (l *Layer) done() (*attempt, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.latest == nil {
+		return nil, stream.ErrNotComputed
+	}
+	select {
+	case <-l.latest.finished:
+		if l.latest.err == nil {
+			return l.latest, nil
+		}
+	default:
+	}
+	return nil, stream.ErrNotComputed
+}
+
+// attempt is one pass over the source; it is the body of one request.
+type attempt struct {
+	pipe   *io.PipeReader
+	cancel context.CancelFunc
+	closed atomic.Bool
+
+	finished       chan struct{} // closed when the fields below are set
+	err            error
+	digest, diffID v1.Hash
+	size           int64
+	took           time.Duration
+}
+
+func start(ctx context.Context, source Source) *attempt {
+	ctx, cancel := context.WithCancel(ctx)
+	reader, pipe := io.Pipe()
+	a := &attempt{pipe: reader, cancel: cancel, finished: make(chan struct{})}
+	go func() {
+		defer cancel()
+		began := time.Now()
+		a.err = a.run(ctx, source, pipe)
+		if a.err != nil && a.closed.Load() {
+			a.err = ErrReplayed // whatever the closing made fail first
+		}
+		a.took = time.Since(began)
+		// Before the reader sees the end: it asks for the digest right after.
+		close(a.finished)
+		_ = pipe.CloseWithError(a.err)
+	}()
+	return a
+}
+
+// run moves the bytes: source → hash → zstd → hash → pipe.
+func (a *attempt) run(ctx context.Context, source Source, pipe io.Writer) (err error) {
+	// The goroutine has no caller to recover: a panic here would end the process
+	// while containers are frozen.
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("making the layer panicked: %v", p)
+		}
+	}()
+	compressed := newDigester()
+	defer compressed.stop()
+	uncompressed := newDigester()
+	defer uncompressed.stop()
+
+	encoder, err := zstd.NewWriter(io.MultiWriter(compressed, pipe),
+		// The fastest level already costs more than everything else together; the
+		// default concurrency is GOMAXPROCS.
+		zstd.WithEncoderLevel(zstd.SpeedFastest))
+	if err != nil {
+		return err
+	}
+	if err := source(ctx, io.MultiWriter(uncompressed, encoder)); err != nil {
+		// Only to end the encoder's goroutines: nothing more may reach the pipe.
+		encoder.Reset(io.Discard)
+		_ = encoder.Close()
+		return err
+	}
+	if err := encoder.Close(); err != nil {
+		return err
+	}
+	a.digest, a.size = compressed.sum()
+	a.diffID, _ = uncompressed.sum()
+	return nil
+}
+
+// Read implements io.Reader.
+func (a *attempt) Read(p []byte) (int, error) {
+	n, err := a.pipe.Read(p)
+	if err != nil && a.closed.Load() {
+		err = ErrReplayed // rather than the pipe's own error
+	}
+	return n, err
+}
+
+// Close ends the attempt and waits until the source is no longer read.
+func (a *attempt) Close() error {
+	a.closed.Store(true)
+	_ = a.pipe.CloseWithError(ErrReplayed)
+	a.cancel()
+	<-a.finished
+	return nil
+}

@@ -1,0 +1,173 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package overlay
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxOpen is how many directories of the path to the current entry are held
+// open. A tree can be deeper than the limit of open files; what lies further up
+// is closed and found again through "..".
+const maxOpen = 64
+
+// frame is a directory of the path from the root to the current entry.
+type frame struct {
+	dir   *directory
+	names names
+	next  int // the next of names
+	path  int // the length of this directory's path
+}
+
+// walk writes the tree below root, depth first. It keeps its own stack: depth
+// is bounded by nothing that a container could not choose.
+func (t *writer) walk(root string) (err error) {
+	top, st, err := openRoot(root)
+	if err != nil {
+		return err
+	}
+	stack := []*frame{{dir: top}}
+	defer func() {
+		for _, f := range stack {
+			f.dir.close()
+		}
+	}()
+	if err := t.openedDirectory(top, st, ""); err != nil {
+		return err
+	}
+	if stack[0].names, err = top.list(); err != nil {
+		return vanished("", err)
+	}
+
+	var path []byte
+	for len(stack) > 0 {
+		if err := t.ctx.Err(); err != nil {
+			return err
+		}
+		f := stack[len(stack)-1]
+		if f.next == f.names.len() {
+			if len(stack) > 1 {
+				if err := stack[len(stack)-2].dir.reopen(f.dir); err != nil {
+					return vanished(string(path[:f.path]), err)
+				}
+			}
+			f.dir.close()
+			stack = stack[:len(stack)-1]
+			continue
+		}
+
+		name := f.names.at(f.next)
+		f.next++
+		path = path[:f.path]
+		if f.path > 0 {
+			path = append(path, '/')
+		}
+		path = append(path, name...)
+
+		dir, err := t.entry(f.dir, name, string(path))
+		if err != nil {
+			return err
+		}
+		if dir == nil {
+			continue
+		}
+		child := &frame{dir: dir, path: len(path)}
+		stack = append(stack, child)
+		if dir.id.dev != top.id.dev {
+			return fmt.Errorf("%q is another file system: only the container's own layer is read", "/"+string(path))
+		}
+		if child.names, err = dir.list(); err != nil {
+			return vanished(string(path), err)
+		}
+		if far := len(stack) - 1 - maxOpen; far >= 0 {
+			stack[far].dir.close()
+		}
+	}
+	return nil
+}
+
+// directory is an open directory, or one that was closed and whose identity is
+// remembered.
+type directory struct {
+	fd int // -1 when closed
+	id inode
+}
+
+const openDirectory = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+
+func openRoot(path string) (*directory, *unix.Stat_t, error) {
+	d, st, err := openAt(unix.AT_FDCWD, path)
+	if err != nil {
+		return nil, nil, fmt.Errorf("opening the container's layer %s: %w", path, err)
+	}
+	return d, st, nil
+}
+
+// open opens a child directory; it fails when the name is anything else.
+func (d *directory) open(name string) (*directory, *unix.Stat_t, error) {
+	return openAt(d.fd, name)
+}
+
+func openAt(fd int, name string) (*directory, *unix.Stat_t, error) {
+	dirfd, err := retry(func() (int, error) { return unix.Openat(fd, name, openDirectory, 0) })
+	if err != nil {
+		return nil, nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(dirfd, &st); err != nil {
+		_ = unix.Close(dirfd)
+		return nil, nil, err
+	}
+	return &directory{fd: dirfd, id: inodeOf(&st)}, &st, nil
+}
+
+// reopen opens d again from its child, when it was closed.
+func (d *directory) reopen(child *directory) error {
+	if d.fd >= 0 {
+		return nil
+	}
+	again, _, err := child.open("..")
+	if err != nil {
+		return err
+	}
+	if again.id != d.id {
+		again.close()
+		return errors.New("the parent directory is no longer the one that it was entered from")
+	}
+	*d = *again
+	return nil
+}
+
+func (d *directory) close() {
+	if d.fd >= 0 {
+		_ = unix.Close(d.fd)
+		d.fd = -1
+	}
+}
+
+// retry repeats a system call that a signal interrupted.
+func retry(call func() (int, error)) (int, error) {
+	for {
+		n, err := call()
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}

@@ -1,0 +1,338 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package overlay writes the upper directory of an overlay mount as an OCI
+// layer: what a container changed above its image, in one pass, without
+// looking at the image.
+//
+// The caller sees to it that nothing changes the directory meanwhile (the
+// container is frozen or has ended). The directory's content is hostile all the
+// same: every entry is reached by one name relative to an open directory,
+// symbolic links are never followed, and devices, FIFOs and sockets are never
+// opened, so nothing outside the directory can be read.
+package overlay
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// whiteoutPrefix marks a deletion, opaqueName a directory that hides what
+	// the layers below have in it.
+	// https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts
+	whiteoutPrefix = ".wh."
+	opaqueName     = ".wh..wh..opq"
+
+	// MaxPath is the longest path that a snapshot may carry. Tar has no limit, but
+	// the unpackers join it to the directory they unpack into and hand it to the
+	// kernel, whose PATH_MAX is 4096 with the terminating zero; 256 bytes are left
+	// for that directory. Better no snapshot than one that cannot be resumed.
+	MaxPath = 4096 - 256
+)
+
+var (
+	// ErrUnrepresentable is what Write fails with for an entry that no OCI layer
+	// can carry, or that the unpackers would refuse.
+	ErrUnrepresentable = errors.New("cannot be kept in an image layer")
+
+	// ErrNotSelfContained is what Write fails with for an entry whose content or
+	// name is partly in the layers below (overlay's redirect_dir and metacopy).
+	ErrNotSelfContained = errors.New("is stored by reference to a lower layer")
+
+	// ErrChanged is what Write fails with when the directory changed under it.
+	ErrChanged = errors.New("changed while it was being read")
+)
+
+// Options say how the directory is to be read.
+type Options struct {
+	// UserXattr is whether the overlay was mounted with "userxattr": its own
+	// marks are then user.overlay.*, else trusted.overlay.*. What has the other
+	// prefix belongs to the container.
+	UserXattr bool
+
+	// MaxPath is the longest path in bytes; 0 stands for the constant MaxPath.
+	MaxPath int
+}
+
+// Stats count what was written.
+type Stats struct {
+	// Entries are all tar entries, Whiteouts those among them that delete.
+	Entries, Whiteouts int64
+	// Bytes is the content of regular files, holes included.
+	Bytes int64
+	// Sockets were left out: a socket without its process is of no use, and tar
+	// cannot carry it.
+	Sockets int64
+}
+
+// Write writes the upper directory at path as an uncompressed OCI layer to w,
+// in the order of names, so that the same directory always gives the same
+// bytes.
+func Write(ctx context.Context, w io.Writer, path string, o Options) (Stats, error) {
+	if err := Check(path, o); err != nil {
+		return Stats{}, err
+	}
+	if o.MaxPath == 0 {
+		o.MaxPath = MaxPath
+	}
+	t := &writer{
+		ctx:     ctx,
+		tar:     tar.NewWriter(w),
+		marks:   "trusted.overlay.",
+		maxPath: o.MaxPath,
+		links:   map[inode]*link{},
+		buf:     make([]byte, 256<<10),
+	}
+	if o.UserXattr {
+		t.marks = "user.overlay."
+	}
+	if err := t.walk(path); err != nil {
+		return t.stats, err
+	}
+	// Close fails when an entry got fewer bytes than its header says.
+	if err := t.tar.Close(); err != nil {
+		return t.stats, err
+	}
+	return t.stats, nil
+}
+
+// Check fails when the directory at path could not be read, or only wrongly. It
+// is cheap, and for before anybody is frozen.
+func Check(path string, o Options) error {
+	dir, _, err := openRoot(path)
+	if err != nil {
+		return fmt.Errorf("%w; containerd's root (--containerd-root) has to be mounted at its own path", err)
+	}
+	dir.close()
+	if o.UserXattr || seesTrusted() {
+		return nil
+	}
+	return errors.New("CAP_SYS_ADMIN, outside of a user namespace, is needed to see what the overlay hides")
+}
+
+type writer struct {
+	ctx     context.Context
+	tar     *tar.Writer
+	marks   string // the prefix of overlay's own extended attributes
+	maxPath int
+	links   map[inode]*link
+	buf     []byte
+	stats   Stats
+}
+
+// inode is the identity of a file.
+type inode struct{ dev, ino uint64 }
+
+// link is a file with several names, some of which were not met yet.
+type link struct {
+	path string
+	left uint64
+}
+
+func inodeOf(st *unix.Stat_t) inode { return inode{uint64(st.Dev), st.Ino} }
+
+// entry writes what dir holds under name, whose whole path is path. For a
+// directory it returns the opened directory, to be walked next.
+func (t *writer) entry(dir *directory, name, path string) (*directory, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return nil, vanished(path, err)
+	}
+	format := st.Mode & unix.S_IFMT
+	if format == unix.S_IFSOCK {
+		t.stats.Sockets++
+		return nil, nil
+	}
+	if strings.HasPrefix(name, whiteoutPrefix) {
+		return nil, fmt.Errorf("%q %w: names that begin with %q mean deletions there", "/"+path, ErrUnrepresentable, whiteoutPrefix)
+	}
+	if len(path) > t.maxPath {
+		return nil, fmt.Errorf("%q… (%d bytes) %w: unpackers cannot create paths of more than %d bytes", "/"+path[:min(len(path), 64)], len(path), ErrUnrepresentable, t.maxPath)
+	}
+	// Whiteouts come before hard links: the kernel makes all whiteouts of a mount
+	// links of one inode (ovl_whiteout in fs/overlayfs/dir.c).
+	if format == unix.S_IFCHR && st.Rdev == 0 {
+		return nil, t.whiteout(path)
+	}
+	if format == unix.S_IFDIR {
+		return t.directory(dir, name, path)
+	}
+	if done, err := t.hardlink(dir, name, path, &st); done || err != nil {
+		return nil, err
+	}
+	if format == unix.S_IFREG {
+		return nil, t.regular(dir, name, path, &st)
+	}
+	return nil, t.special(dir, name, path, &st)
+}
+
+// whiteout writes the deletion of path.
+func (t *writer) whiteout(path string) error {
+	parent, name := path[:strings.LastIndexByte(path, '/')+1], path[strings.LastIndexByte(path, '/')+1:]
+	t.stats.Whiteouts++
+	return t.marker(parent + whiteoutPrefix + name)
+}
+
+// marker writes an empty file that only its name speaks for.
+func (t *writer) marker(path string) error {
+	return t.header(&tar.Header{Typeflag: tar.TypeReg, Name: path, ModTime: time.Unix(0, 0)})
+}
+
+// directory writes a directory itself and returns it opened.
+func (t *writer) directory(parent *directory, name, path string) (*directory, error) {
+	dir, st, err := parent.open(name)
+	if err != nil {
+		return nil, vanished(path, err)
+	}
+	if err := t.openedDirectory(dir, st, path); err != nil {
+		dir.close()
+		return nil, err
+	}
+	return dir, nil
+}
+
+func (t *writer) openedDirectory(dir *directory, st *unix.Stat_t, path string) error {
+	attrs, err := t.xattrs(fdXattrs(dir.fd), path)
+	if err != nil {
+		return err
+	}
+	h := newHeader(st, path+"/", attrs.kept)
+	if path == "" {
+		h.Name = "./"
+	}
+	h.Typeflag = tar.TypeDir
+	if err := t.header(h); err != nil {
+		return err
+	}
+	if !attrs.opaque {
+		return nil
+	}
+	if path != "" {
+		path += "/"
+	}
+	// Before the children: an unpacker that works by deleting must not delete them.
+	t.stats.Whiteouts++
+	return t.marker(path + opaqueName)
+}
+
+// hardlink writes a further name of a file that was written before.
+func (t *writer) hardlink(dir *directory, name, path string, st *unix.Stat_t) (done bool, err error) {
+	if st.Nlink < 2 {
+		return false, nil
+	}
+	id := inodeOf(st)
+	first, ok := t.links[id]
+	if !ok {
+		t.links[id] = &link{path: path, left: uint64(st.Nlink) - 1}
+		return false, nil
+	}
+	// A file whose names were all met needs no memory any more.
+	if first.left--; first.left == 0 {
+		delete(t.links, id)
+	}
+	// Unpackers chown what they have just linked, and a chown takes a file's
+	// capabilities: so every name brings all attributes, not only the first.
+	attrs, err := t.xattrs(nameXattrs(dir.fd, name), path)
+	if err != nil {
+		return false, err
+	}
+	h := newHeader(st, path, attrs.kept)
+	h.Typeflag, h.Linkname = tar.TypeLink, first.path
+	return true, t.header(h)
+}
+
+// special writes what has no content: symbolic links, FIFOs and devices.
+func (t *writer) special(dir *directory, name, path string, st *unix.Stat_t) error {
+	attrs, err := t.xattrs(nameXattrs(dir.fd, name), path)
+	if err != nil {
+		return err
+	}
+	h := newHeader(st, path, attrs.kept)
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFLNK:
+		h.Typeflag = tar.TypeSymlink
+		if h.Linkname, err = readlink(dir.fd, name); err != nil {
+			return vanished(path, err)
+		}
+	case unix.S_IFIFO:
+		h.Typeflag = tar.TypeFifo
+	case unix.S_IFCHR, unix.S_IFBLK:
+		h.Typeflag = tar.TypeChar
+		if st.Mode&unix.S_IFMT == unix.S_IFBLK {
+			h.Typeflag = tar.TypeBlock
+		}
+		h.Devmajor, h.Devminor = int64(unix.Major(uint64(st.Rdev))), int64(unix.Minor(uint64(st.Rdev)))
+	default:
+		return fmt.Errorf("%q %w: unknown file type %#o", "/"+path, ErrUnrepresentable, st.Mode&unix.S_IFMT)
+	}
+	return t.header(h)
+}
+
+// newHeader has what all types share. Owners are numbers only: the names are
+// the container's /etc/passwd's business. Access and change times are left
+// out: reading would change them.
+func newHeader(st *unix.Stat_t, path string, xattrs map[string]string) *tar.Header {
+	return &tar.Header{
+		Name:       path,
+		Mode:       int64(st.Mode & 0o7777),
+		Uid:        int(st.Uid),
+		Gid:        int(st.Gid),
+		ModTime:    time.Unix(st.Mtim.Unix()),
+		PAXRecords: xattrs,
+	}
+}
+
+func (t *writer) header(h *tar.Header) error {
+	// Only PAX keeps nanoseconds, names of any bytes, and extended attributes.
+	h.Format = tar.FormatPAX
+	err := t.tar.WriteHeader(h)
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) {
+		return fmt.Errorf("%q %w: %w", "/"+h.Name, ErrUnrepresentable, err)
+	}
+	if err == nil {
+		t.stats.Entries++
+	}
+	return err
+}
+
+func readlink(dirfd int, name string) (string, error) {
+	for size := unix.PathMax; ; size *= 2 {
+		buf := make([]byte, size)
+		n, err := unix.Readlinkat(dirfd, name, buf)
+		if err != nil {
+			return "", err
+		}
+		if n < size {
+			return string(buf[:n]), nil
+		}
+	}
+}
+
+// vanished words a failed system call on an entry that was just listed.
+func vanished(path string, err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESTALE) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) {
+		return fmt.Errorf("%q %w: %w", "/"+path, ErrChanged, err)
+	}
+	return fmt.Errorf("reading %q: %w", "/"+path, err)
+}

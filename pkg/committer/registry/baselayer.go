@@ -1,0 +1,125 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
+)
+
+// BaseLayer is a layer that the new image shares with the one below it.
+type BaseLayer struct {
+	Digest    v1.Hash
+	Size      int64
+	MediaType types.MediaType
+	// Local opens the node's copy; it fails where there is none.
+	Local func(context.Context) (io.ReadCloser, error)
+	// Repositories are where the layer came from, as registry/repository.
+	Repositories []string
+}
+
+// EnsureBaseLayer sees to it that the target's repository has a base layer: it
+// has it already, or takes it from another of its repositories, or gets the
+// node's copy, or what the base's own registry answers. Other registries than
+// the target's are read through sources.
+func (t *Target) EnsureBaseLayer(ctx context.Context, base BaseLayer, sources *Client) error {
+	repo := t.tag.Context()
+	l := &baseLayer{ctx: ctx, BaseLayer: base, target: t, sources: sources}
+	var mountErr error
+	for _, from := range base.Repositories {
+		source, err := name.NewRepository(from, t.client.nameOptions()...)
+		if err != nil || source.RegistryStr() != repo.RegistryStr() || source.RepositoryStr() == repo.RepositoryStr() {
+			continue
+		}
+		mountable := &remote.MountableLayer{Layer: l, Reference: source.Digest(base.Digest.String())}
+		if mountErr = t.client.copier.Upload(ctx, repo, mountable); mountErr == nil {
+			return nil
+		}
+		// One source is enough: this was a whole upload, which the mount would only
+		// have shortened. Without it, the token need not cover the source.
+		break
+	}
+	err := t.client.pusher.Upload(ctx, repo, l)
+	if err == nil {
+		return nil
+	}
+	if l.openErr != nil {
+		return result.Errorf(result.CommitJobFailed, "the layer %s of the base image is not in %s and cannot be copied there: %w; pulling the base image again brings it back", base.Digest, repo, l.openErr)
+	}
+	return t.fault("copying the base image's layer "+base.Digest.String()+" to", errors.Join(err, mountErr))
+}
+
+// baseLayer is a v1.Layer whose bytes are looked for only when they are needed.
+type baseLayer struct {
+	ctx context.Context
+	BaseLayer
+	target  *Target
+	sources *Client
+	openErr error
+}
+
+func (l *baseLayer) Digest() (v1.Hash, error)             { return l.BaseLayer.Digest, nil }
+func (l *baseLayer) Size() (int64, error)                 { return l.BaseLayer.Size, nil }
+func (l *baseLayer) MediaType() (types.MediaType, error)  { return l.BaseLayer.MediaType, nil }
+func (l *baseLayer) DiffID() (v1.Hash, error)             { return v1.Hash{}, errNotNeeded }
+func (l *baseLayer) Uncompressed() (io.ReadCloser, error) { return nil, errNotNeeded }
+
+var errNotNeeded = errors.New("a base layer is only copied")
+
+func (l *baseLayer) Compressed() (io.ReadCloser, error) {
+	local, err := l.Local(l.ctx)
+	if err == nil {
+		return local, nil
+	}
+	problems := fmt.Errorf("the node has no copy (%w)", err)
+	for _, from := range l.Repositories {
+		client := l.sources
+		if strings.HasPrefix(from, l.target.tag.RegistryStr()+"/") {
+			client = l.target.client
+		}
+		blob, err := client.pull(l.ctx, from, l.BaseLayer.Digest)
+		if err == nil {
+			return blob, nil
+		}
+		problems = fmt.Errorf("%w, %s: %s", problems, from, describe(err))
+	}
+	l.openErr = problems
+	return nil, problems
+}
+
+// pull reads a blob, checked against its digest.
+func (c *Client) pull(ctx context.Context, repository string, digest v1.Hash) (io.ReadCloser, error) {
+	repo, err := name.NewRepository(repository, c.nameOptions()...)
+	if err != nil {
+		return nil, err
+	}
+	l, err := remote.Layer(repo.Digest(digest.String()), append(c.options[:len(c.options):len(c.options)], remote.WithContext(ctx))...)
+	if err != nil {
+		return nil, err
+	}
+	return l.Compressed()
+}

@@ -1,0 +1,113 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
+)
+
+// temporary are the answers that are the registry's own trouble.
+var temporary = []int{
+	http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
+	http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
+}
+
+// fault gives a failure its reason and makes a sentence of it.
+func (t *Target) fault(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	reason, advice := classify(err)
+	if reason == result.PushSecretInvalid && len(t.client.keychain) == 0 {
+		advice = "; there is no push secret with credentials"
+	}
+	return result.Wrap(reason, err, "%s %s: %s%s", doing, t.tag, describe(err), advice)
+}
+
+// classify finds the reason of a failure, and what a person can do about it.
+func classify(err error) (result.Reason, string) {
+	var answer *transport.Error
+	if errors.As(err, &answer) {
+		switch code := answer.StatusCode; {
+		case code == http.StatusUnauthorized:
+			return result.PushSecretInvalid, "; the registry wants other credentials than those of the push secret"
+		case code == http.StatusForbidden:
+			return result.PushSecretInvalid, "; the credentials of the push secret do not allow it"
+		case slices.Contains(temporary, code):
+			return result.RegistryUnavailable, ""
+		}
+		return result.CommitJobFailed, ""
+	}
+	var (
+		unknown  x509.UnknownAuthorityError
+		hostname x509.HostnameError
+		invalid  x509.CertificateInvalidError
+		notTLS   tls.RecordHeaderError
+		network  net.Error
+	)
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return result.CommitJobFailed, "" // the caller knows better why
+	case errors.As(err, &unknown):
+		return result.RegistryUnavailable, "; its CA can be given by --snapshot-registry-ca"
+	case errors.As(err, &hostname), errors.As(err, &invalid):
+		return result.RegistryUnavailable, "; its certificate has to be mended"
+	case errors.As(err, &notTLS), errors.Is(err, http.ErrSchemeMismatch), errors.Is(err, ErrPlainHTTP):
+		return result.RegistryUnavailable, "; a registry without TLS has to be allowed by --snapshot-registry-insecure"
+	case errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET), errors.Is(err, net.ErrClosed):
+		return result.RegistryUnavailable, ""
+	}
+	return result.CommitJobFailed, ""
+}
+
+// maxDescription leaves room for the rest of a sentence in the 1024 bytes of an
+// event's message.
+const maxDescription = 600
+
+// describe is the error's text without the query of its URL: addresses of
+// uploads and of blob stores carry signatures there.
+func describe(err error) string {
+	text := strings.TrimSpace(err.Error())
+	var failed *url.Error
+	if errors.As(err, &failed) {
+		if u, parseErr := url.Parse(failed.URL); parseErr == nil {
+			u.RawQuery, u.Fragment, u.User = "", "", nil
+			text = strings.ReplaceAll(text, failed.URL, u.String())
+		}
+	}
+	text = strings.Join(strings.Fields(text), " ") // one line
+	// Proxies answer with whole web pages.
+	if len(text) > maxDescription {
+		text = strings.ToValidUTF8(text[:maxDescription], "") + "…"
+	}
+	return text
+}

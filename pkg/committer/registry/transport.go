@@ -1,0 +1,109 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
+)
+
+// ErrPlainHTTP is what a request without TLS fails with.
+var ErrPlainHTTP = errors.New("plain HTTP is refused")
+
+// newTransport returns the transport for everything: registries, their token
+// servers, and the blob stores that they redirect to.
+func newTransport(o Options) (http.RoundTripper, error) {
+	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
+	t := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           dialer.DialContext,
+		ForceAttemptHTTP2:     true,
+		MaxIdleConnsPerHost:   8,
+		IdleConnTimeout:       90 * time.Second,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ExpectContinueTimeout: time.Second,
+		// Layers are large and compressed already.
+		WriteBufferSize:    64 << 10,
+		ReadBufferSize:     64 << 10,
+		DisableCompression: true,
+		TLSClientConfig:    &tls.Config{MinVersion: tls.VersionTLS12},
+	}
+	if o.CAFile != "" {
+		pool, err := trust(o.CAFile)
+		if err != nil {
+			return nil, err
+		}
+		t.TLSClientConfig.RootCAs = pool
+	}
+	if o.Insecure {
+		t.TLSClientConfig.InsecureSkipVerify = true
+		return t, nil
+	}
+	return secureTransport{t}, nil
+}
+
+// trust returns the system's certificates and those of a file.
+func trust(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, result.Errorf(result.CommitJobFailed, "reading the registry's CA certificates: %w", err)
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, result.Errorf(result.CommitJobFailed, "the registry's CA file %s holds no PEM certificate", file)
+	}
+	return pool, nil
+}
+
+// secureTransport sends nothing without TLS. go-containerregistry falls back
+// to plain HTTP by itself for localhost and private addresses (name.Registry's
+// Scheme and transport.Ping), redirects can lead there, and a registry's
+// answers name the addresses of uploads: so the check is where every request
+// passes.
+type secureTransport struct{ inner http.RoundTripper }
+
+func (t secureTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Scheme != "https" {
+		if r.Body != nil {
+			_ = r.Body.Close() // as http.RoundTripper asks for
+		}
+		return nil, fmt.Errorf("%w for %s without --registry-insecure", ErrPlainHTTP, r.URL.Host)
+	}
+	return t.inner.RoundTrip(r)
+}
+
+// boundTransport binds requests to a context, for library calls that take none.
+type boundTransport struct {
+	ctx   context.Context
+	inner http.RoundTripper
+}
+
+func (t boundTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	return t.inner.RoundTrip(r.WithContext(t.ctx))
+}

@@ -1,0 +1,131 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package committer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/layer"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/overlay"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
+)
+
+// stream pushes what the container changed.
+func (c *commit) stream(ctx context.Context, p *part) error {
+	c.doing = fmt.Sprintf("pushing the layer of container %q to %s", p.Name, p.target)
+	began := time.Now()
+	var stats overlay.Stats
+	source := func(ctx context.Context, w io.Writer) (err error) {
+		stats, err = overlay.Write(ctx, w, p.files.Upperdir, p.readOptions())
+		return err
+	}
+	l, err := upload(ctx, p.target, source, c.Log)
+	// Whatever came of it: a container that ended or went away meanwhile explains
+	// any error, and spoils any success.
+	if checkErr := c.undisturbed(ctx, p); checkErr != nil {
+		return checkErr
+	}
+	if err != nil {
+		return fmt.Errorf("container %q: %w", p.Name, explain(err))
+	}
+	p.layer, err = describe(l)
+	if err != nil {
+		return err
+	}
+	c.Log.Info("layer pushed", "container", p.Name, "digest", p.layer.Descriptor.Digest, "bytes", p.layer.Descriptor.Size,
+		"entries", stats.Entries, "whiteouts", stats.Whiteouts, "contentBytes", stats.Bytes, "socketsLeftOut", stats.Sockets,
+		"read", l.Took(), "took", time.Since(began))
+	return nil
+}
+
+// upload tries a second time where the stream had to be replayed, which the
+// transport asks for when its token has expired or its connection broke: the
+// container is still frozen, so the layer can be read again.
+func upload(ctx context.Context, target *registry.Target, source layer.Source, log *slog.Logger) (*layer.Layer, error) {
+	for attempt := 1; ; attempt++ {
+		l := layer.New(ctx, source)
+		err := target.Upload(ctx, l)
+		if err == nil {
+			return l, nil
+		}
+		if own := l.Err(); own != nil {
+			return nil, own
+		}
+		if attempt == 2 || !errors.Is(err, layer.ErrReplayed) {
+			return nil, err
+		}
+		log.Info("reading the layer again for a new upload", "error", err)
+	}
+}
+
+// undisturbed fails when the container did not stay what it was at the freeze.
+func (c *commit) undisturbed(ctx context.Context, p *part) error {
+	if err := p.container.Check(ctx); err != nil {
+		return err
+	}
+	state, err := p.container.State(ctx)
+	if err != nil {
+		return err
+	}
+	want := runtime.Ended
+	if c.freezer.isTouched(p.container) {
+		want = runtime.Paused
+	}
+	if state != want {
+		return result.Errorf(result.ContainerRestarted, "container %q was %s when the commit began and is %s now: something killed, started or thawed it meanwhile (a liveness probe, say)", p.Name, want, state)
+	}
+	return nil
+}
+
+// explain gives the errors of reading a container's files their reasons.
+func explain(err error) error {
+	if errors.Is(err, overlay.ErrNotSelfContained) {
+		return result.Wrap(result.RuntimeNotSupported, err, "%s", err)
+	}
+	return err
+}
+
+func describe(l *layer.Layer) (image.Layer, error) {
+	compressed, err := l.Digest()
+	if err != nil {
+		return image.Layer{}, err
+	}
+	uncompressed, err := l.DiffID()
+	if err != nil {
+		return image.Layer{}, err
+	}
+	size, err := l.Size()
+	if err != nil {
+		return image.Layer{}, err
+	}
+	return image.Layer{
+		Descriptor: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerZstd, Digest: digest.Digest(compressed.String()), Size: size},
+		DiffID:     digest.Digest(uncompressed.String()),
+		Created:    time.Now().UTC(),
+	}, nil
+}
