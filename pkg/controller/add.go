@@ -1,0 +1,93 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package controller
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/cluster"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandbox"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
+)
+
+// Add adds both controllers to the manager, which serves our own objects. host is the cluster
+// of the Pods and Jobs; its scheme has to know our types too, for events about them.
+func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Options) error {
+	images, err := naming.ParseImageTemplate(opts.SnapshotRegistry, opts.SnapshotImageTemplate)
+	if err != nil {
+		return fmt.Errorf("--snapshot-image-template: %w", err)
+	}
+	if err := sandboxsnapshot.AddIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
+		return err
+	}
+	jobs := &commitjob.Runner{
+		Config: commitjob.Config{
+			Namespace:        opts.CommitJobNamespace,
+			Image:            opts.CommitterImage,
+			Timeout:          opts.CommitJobTimeout,
+			ContainerdSocket: opts.ContainerdSocketPath,
+			ContainerdRoot:   opts.ContainerdRoot,
+			PushSecret:       opts.SnapshotPushSecret,
+			RegistryCA:       opts.SnapshotRegistryCA,
+			RegistryInsecure: opts.SnapshotRegistryInsecure,
+		},
+		Client: host.GetClient(),
+		Live:   host.GetAPIReader(),
+	}
+	if err := (&sandboxsnapshot.Reconciler{
+		Client:     mgr.GetClient(),
+		Live:       mgr.GetAPIReader(),
+		HostLive:   host.GetAPIReader(),
+		Jobs:       jobs,
+		Images:     images,
+		Runtimes:   opts.CommitRuntimes,
+		MaxPerNode: opts.MaxCommitsPerNode,
+		MaxTotal:   opts.MaxCommits,
+		Recorder:   host.GetEventRecorder("sandboxsnapshot-controller"),
+		Clock:      clock.RealClock{},
+	}).Add(mgr, host.GetCache(), limiter()); err != nil {
+		return fmt.Errorf("snapshot controller: %w", err)
+	}
+	if err := (&sandbox.Reconciler{
+		Client:     mgr.GetClient(),
+		Live:       mgr.GetAPIReader(),
+		Host:       host.GetClient(),
+		HostLive:   host.GetAPIReader(),
+		Jobs:       jobs,
+		PullSecret: opts.ResumePullSecret,
+		Recorder:   host.GetEventRecorder("sandbox-controller"),
+		Clock:      clock.RealClock{},
+	}).Add(mgr, host.GetCache(), limiter()); err != nil {
+		return fmt.Errorf("sandbox controller: %w", err)
+	}
+	return nil
+}
+
+// limiter spaces out the tries after an error: a conflict is tried again at once, as good as,
+// and an API server that is down is not asked more than twice a minute for each object.
+func limiter() workqueue.TypedRateLimiter[reconcile.Request] {
+	return workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](20*time.Millisecond, 30*time.Second)
+}

@@ -1,0 +1,253 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package commitjob makes the Jobs that commit a Pod's containers and thaw them again, and
+// reads what they report.
+package commitjob
+
+import (
+	"encoding/json"
+	"fmt"
+	"path"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
+)
+
+// Values of the label v1alpha1.LabelComponent.
+const (
+	ComponentCommit  = "commit"
+	ComponentUnpause = "unpause"
+)
+
+const (
+	// timeToLive keeps a finished Job for whoever wants to read its log.
+	timeToLive = 5 * time.Minute
+	// startupAllowance is how long a commit Pod may take to be scheduled, pull its image and
+	// start, on top of the commit's own timeout, which counts from the container's start.
+	startupAllowance = 5 * time.Minute
+	// unpauseTimeout bounds the run of an unpause container; thawing takes milliseconds.
+	unpauseTimeout = time.Minute
+	// stopGrace is what a committer has to thaw and to report when it is told to stop.
+	stopGrace = 20 * time.Second
+
+	containerName = "image-committer"
+	// ServiceAccount is the service account of commit and unpause Pods.
+	ServiceAccount = "image-committer"
+	configDir      = "/etc/image-committer/registry"
+	caDir          = "/etc/image-committer/ca"
+	caFile         = "ca.crt"
+)
+
+// Config is what all Jobs have in common.
+type Config struct {
+	// Namespace is where Jobs run: never a sandbox's own, because whoever may exec into a
+	// commit Pod owns the node.
+	Namespace string
+	// Image is the committer's image.
+	Image string
+	// Timeout bounds a commit, counted from the start of its container.
+	Timeout time.Duration
+	// ContainerdSocket and ContainerdRoot are paths on the nodes.
+	ContainerdSocket, ContainerdRoot string
+	// PushSecret is a Secret of type kubernetes.io/dockerconfigjson of Namespace, or empty.
+	PushSecret string
+	// RegistryCA is a ConfigMap of Namespace with the key ca.crt, or empty.
+	RegistryCA string
+	// RegistryInsecure allows plain HTTP and certificates that do not verify.
+	RegistryInsecure bool
+}
+
+// Source is what a commit Job commits. It is recorded in the Job, so that a controller that
+// crashed after it created the Job reports what is really being committed.
+type Source struct {
+	PodName    string                       `json:"podName"`
+	PodUID     types.UID                    `json:"podUID"`
+	NodeName   string                       `json:"nodeName"`
+	Containers []v1alpha1.ContainerSnapshot `json:"containers"`
+}
+
+// SourceOf reads the source that a commit Job was made for.
+func SourceOf(job *batchv1.Job) (*Source, error) {
+	source := &Source{}
+	if err := json.Unmarshal([]byte(job.Annotations[v1alpha1.AnnotationSource]), source); err != nil {
+		return nil, fmt.Errorf("annotation %s of Job %s/%s: %w", v1alpha1.AnnotationSource, job.Namespace, job.Name, err)
+	}
+	return source, nil
+}
+
+// SourceIn is the source that a snapshot's status records.
+func SourceIn(snapshot *v1alpha1.SandboxSnapshot) *Source {
+	return &Source{
+		PodName:    snapshot.Status.SourcePodName,
+		PodUID:     snapshot.Status.SourcePodUID,
+		NodeName:   snapshot.Status.SourceNodeName,
+		Containers: snapshot.Status.Containers,
+	}
+}
+
+// Commit is the Job that commits the source for a snapshot. With leaveFrozen the containers
+// stay frozen on success, so that no write can be lost before the Pod is removed.
+func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leaveFrozen bool) (*batchv1.Job, error) {
+	encoded, err := json.Marshal(source)
+	if err != nil {
+		return nil, fmt.Errorf("source of snapshot %s/%s: %w", snapshot.Namespace, snapshot.Name, err)
+	}
+	args := append([]string{"commit", "--snapshot-uid=" + string(snapshot.UID)}, c.sourceArgs(source, true)...)
+	args = append(args, "--timeout="+c.Timeout.String())
+	if leaveFrozen {
+		args = append(args, "--leave-frozen")
+	}
+	if c.RegistryInsecure {
+		args = append(args, "--registry-insecure")
+	}
+
+	job := c.job(snapshot, ComponentCommit, naming.CommitJob(snapshot.Namespace, snapshot.Name, snapshot.UID), source, c.Timeout+startupAllowance)
+	job.Annotations[v1alpha1.AnnotationSource] = string(encoded)
+	pod := &job.Spec.Template.Spec
+	container := &pod.Containers[0]
+	if c.PushSecret != "" {
+		args = append(args, "--registry-config="+path.Join(configDir, corev1.DockerConfigJsonKey))
+		mount(pod, "push-secret", configDir, corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{
+			SecretName:  c.PushSecret,
+			DefaultMode: ptr.To[int32](0o400),
+			Items:       []corev1.KeyToPath{{Key: corev1.DockerConfigJsonKey, Path: corev1.DockerConfigJsonKey}},
+		}})
+	}
+	if c.RegistryCA != "" {
+		args = append(args, "--registry-ca="+path.Join(caDir, caFile))
+		mount(pod, "registry-ca", caDir, corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
+			LocalObjectReference: corev1.LocalObjectReference{Name: c.RegistryCA},
+			Items:                []corev1.KeyToPath{{Key: caFile, Path: caFile}},
+		}})
+	}
+	// Upperdirs are read where containerd says they are, so the path is the node's. Trusted
+	// extended attributes (the overlay's own) can be read with CAP_SYS_ADMIN alone.
+	mount(pod, "containerd-root", c.ContainerdRoot, corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{
+		Path: c.ContainerdRoot, Type: ptr.To(corev1.HostPathDirectory),
+	}})
+	container.SecurityContext.Capabilities.Add = []corev1.Capability{"DAC_READ_SEARCH", "SYS_ADMIN"}
+	container.Args = args
+	return job, nil
+}
+
+// Unpause is the Job that thaws the source of a snapshot.
+func (c *Config) Unpause(snapshot *v1alpha1.SandboxSnapshot, source *Source) *batchv1.Job {
+	job := c.job(snapshot, ComponentUnpause, naming.UnpauseJob(snapshot.Namespace, snapshot.Name, snapshot.UID), source, unpauseTimeout+startupAllowance)
+	args := append([]string{"thaw", "--timeout=" + unpauseTimeout.String()}, c.sourceArgs(source, false)...)
+	job.Spec.Template.Spec.Containers[0].Args = args
+	return job
+}
+
+func (c *Config) sourceArgs(source *Source, withImage bool) []string {
+	args := []string{"--containerd-address=" + c.ContainerdSocket, "--pod-uid=" + string(source.PodUID)}
+	for _, container := range source.Containers {
+		arg := fmt.Sprintf("--container=name=%s,id=%s", container.ContainerName, container.ContainerID)
+		if withImage {
+			arg += ",image=" + container.ImageURI
+		}
+		args = append(args, arg)
+	}
+	return args
+}
+
+func (c *Config) job(snapshot *v1alpha1.SandboxSnapshot, component, name string, source *Source, deadline time.Duration) *batchv1.Job {
+	labels := map[string]string{
+		v1alpha1.LabelComponent:   component,
+		v1alpha1.LabelSandbox:     naming.LabelValue(snapshot.Spec.SandboxName),
+		v1alpha1.LabelSandboxUID:  string(snapshot.Status.SandboxUID),
+		v1alpha1.LabelSnapshot:    naming.LabelValue(snapshot.Name),
+		v1alpha1.LabelSnapshotUID: string(snapshot.UID),
+	}
+	annotations := map[string]string{
+		v1alpha1.AnnotationNamespace: snapshot.Namespace,
+		v1alpha1.AnnotationSnapshot:  snapshot.Name,
+	}
+	pod := corev1.PodSpec{
+		RestartPolicy: corev1.RestartPolicyNever,
+		// An account without any permission; pull secrets for the committer's image lie on it.
+		ServiceAccountName:           ServiceAccount,
+		AutomountServiceAccountToken: ptr.To(false),
+		EnableServiceLinks:           ptr.To(false),
+		// The node is asked for by affinity, not by nodeName, so that the scheduler still counts
+		// the Pod; every taint is tolerated, because a cordoned node is one to pause on.
+		Affinity:                      onNode(source.NodeName),
+		Tolerations:                   []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+		TerminationGracePeriodSeconds: ptr.To(int64(stopGrace.Seconds())),
+		SecurityContext: &corev1.PodSecurityContext{
+			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+		},
+		Containers: []corev1.Container{{
+			Name:                     containerName,
+			Image:                    c.Image,
+			TerminationMessagePolicy: corev1.TerminationMessageReadFile,
+			Resources: corev1.ResourceRequirements{
+				Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("64Mi")},
+				Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("512Mi")},
+			},
+			SecurityContext: &corev1.SecurityContext{
+				// containerd's socket and the upperdirs belong to root.
+				RunAsUser:              ptr.To[int64](0),
+				ReadOnlyRootFilesystem: ptr.To(true),
+				Capabilities:           &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+			},
+		}},
+	}
+	mount(&pod, "containerd-socket", c.ContainerdSocket, corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{
+		Path: c.ContainerdSocket, Type: ptr.To(corev1.HostPathSocket),
+	}})
+	return &batchv1.Job{
+		ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: name, Labels: labels, Annotations: annotations},
+		Spec: batchv1.JobSpec{
+			// One Pod and no second one: whether to try again is decided with what the first
+			// reported, never by running two commits of one Pod.
+			BackoffLimit:            ptr.To[int32](0),
+			PodReplacementPolicy:    ptr.To(batchv1.Failed),
+			ActiveDeadlineSeconds:   ptr.To(int64(deadline.Seconds())),
+			TTLSecondsAfterFinished: ptr.To(int32(timeToLive.Seconds())),
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: annotations},
+				Spec:       pod,
+			},
+		},
+	}
+}
+
+func onNode(name string) *corev1.Affinity {
+	return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
+		RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+			NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+				MatchFields: []corev1.NodeSelectorRequirement{{
+					Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{name},
+				}},
+			}},
+		},
+	}}
+}
+
+func mount(pod *corev1.PodSpec, name, mountPath string, source corev1.VolumeSource) {
+	pod.Volumes = append(pod.Volumes, corev1.Volume{Name: name, VolumeSource: source})
+	pod.Containers[0].VolumeMounts = append(pod.Containers[0].VolumeMounts,
+		corev1.VolumeMount{Name: name, MountPath: mountPath, ReadOnly: true})
+}

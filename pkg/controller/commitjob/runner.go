@@ -1,0 +1,214 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package commitjob
+
+import (
+	"context"
+	"fmt"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
+)
+
+// Runner runs Jobs and watches over what they freeze.
+type Runner struct {
+	Config
+	// Client is the host cluster's; it reads Pods and Jobs from a cache.
+	Client client.Client
+	// Live reads past that cache, where a late answer would do harm.
+	Live client.Reader
+}
+
+// Find is the Job of the given name, nil where there is none. A Job of that name that serves
+// another snapshot is an error.
+func (r *Runner) Find(ctx context.Context, name string, snapshot *v1alpha1.SandboxSnapshot) (*batchv1.Job, error) {
+	job := &batchv1.Job{}
+	err := r.Live.Get(ctx, client.ObjectKey{Namespace: r.Namespace, Name: name}, job)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read Job %s/%s: %w", r.Namespace, name, err)
+	}
+	if uid := job.Labels[v1alpha1.LabelSnapshotUID]; uid != string(snapshot.UID) {
+		return nil, fmt.Errorf("a Job %s/%s exists and serves the snapshot with UID %q, not %q: delete it if it is yours", r.Namespace, name, uid, snapshot.UID)
+	}
+	return job, nil
+}
+
+// Observe reads the outcome of a snapshot's commit Job.
+func (r *Runner) Observe(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (Outcome, error) {
+	job := &batchv1.Job{}
+	key := client.ObjectKey{Namespace: r.Namespace, Name: naming.CommitJob(snapshot.Namespace, snapshot.Name, snapshot.UID)}
+	if err := r.Client.Get(ctx, key, job); err != nil {
+		if !apierrors.IsNotFound(err) {
+			return Outcome{}, fmt.Errorf("read Job %s: %w", key, err)
+		}
+		// The cache may be behind the creation; that a Job is gone is believed only live.
+		if job, err = r.Find(ctx, key.Name, snapshot); err != nil {
+			return Outcome{}, err
+		}
+	}
+	pods, err := r.pods(ctx, r.Client, snapshot, ComponentCommit)
+	if err != nil {
+		return Outcome{}, err
+	}
+	outcome := Observe(snapshot.Status.JobUID, job, pods)
+	if outcome.State != Failed || job != nil {
+		return outcome, nil
+	}
+	// Without the Job, its Pods are all there is to go by: ask for those that the cache may
+	// not know yet.
+	if pods, err = r.pods(ctx, r.Live, snapshot, ComponentCommit); err != nil {
+		return Outcome{}, err
+	}
+	return Observe(snapshot.Status.JobUID, nil, pods), nil
+}
+
+// Stop ends a snapshot's commit Job. It returns at once; Observe says when nothing runs any more.
+func (r *Runner) Stop(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) error {
+	job, err := r.Find(ctx, naming.CommitJob(snapshot.Namespace, snapshot.Name, snapshot.UID), snapshot)
+	if err != nil {
+		return err
+	}
+	if job != nil && job.DeletionTimestamp == nil {
+		err := r.Client.Delete(ctx, job, client.PropagationPolicy(metav1.DeletePropagationBackground), uidPrecondition(job.UID))
+		if err := ignoreGone(err); err != nil {
+			return fmt.Errorf("delete Job %s/%s: %w", job.Namespace, job.Name, err)
+		}
+	}
+	// The garbage collector would come to the Pods too; a frozen container is not left to wait.
+	pods, err := r.pods(ctx, r.Live, snapshot, ComponentCommit)
+	if err != nil {
+		return err
+	}
+	for i := range pods {
+		if pods[i].DeletionTimestamp != nil {
+			continue
+		}
+		if err := ignoreGone(r.Client.Delete(ctx, &pods[i], uidPrecondition(pods[i].UID))); err != nil {
+			return fmt.Errorf("delete Pod %s/%s: %w", pods[i].Namespace, pods[i].Name, err)
+		}
+	}
+	return nil
+}
+
+// Thaw makes sure that nothing a snapshot's commit froze is frozen, and says whether that is
+// so by now. It may only be called when the commit Job can freeze no more.
+func (r *Runner) Thaw(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (bool, error) {
+	source := SourceIn(snapshot)
+	if gone, err := r.sourceGone(ctx, snapshot.Namespace, source); err != nil || gone {
+		return gone, err
+	}
+	name := naming.UnpauseJob(snapshot.Namespace, snapshot.Name, snapshot.UID)
+	job, err := r.Find(ctx, name, snapshot)
+	if err != nil {
+		return false, err
+	}
+	if job == nil {
+		if err := r.Client.Create(ctx, r.Unpause(snapshot, source)); err != nil && !apierrors.IsAlreadyExists(err) {
+			return false, fmt.Errorf("create Job %s/%s, which thaws the containers of Pod %s: %w", r.Namespace, name, source.PodName, err)
+		}
+		return false, nil
+	}
+	pods, err := r.pods(ctx, r.Client, snapshot, ComponentUnpause)
+	if err != nil {
+		return false, err
+	}
+	outcome := Observe(job.UID, job, pods)
+	for _, condition := range job.Status.Conditions {
+		// Its exit says all there is to say, so a Job that is complete needs no report.
+		if condition.Type == batchv1.JobComplete && condition.Status == corev1.ConditionTrue {
+			return true, nil
+		}
+	}
+	switch outcome.State {
+	case Succeeded:
+		return true, nil
+	case Active:
+		return false, nil
+	}
+	if job.DeletionTimestamp == nil {
+		if err := ignoreGone(r.Client.Delete(ctx, job, client.PropagationPolicy(metav1.DeletePropagationBackground), uidPrecondition(job.UID))); err != nil {
+			return false, fmt.Errorf("delete Job %s/%s: %w", job.Namespace, job.Name, err)
+		}
+	}
+	return false, fmt.Errorf("thaw the containers of Pod %s/%s on node %s: %s; trying again", snapshot.Namespace, source.PodName, source.NodeName, outcome.Message)
+}
+
+// sourceGone says whether the Pod that was committed exists no more: with it went whatever was
+// frozen.
+func (r *Runner) sourceGone(ctx context.Context, namespace string, source *Source) (bool, error) {
+	pod := &corev1.Pod{}
+	err := r.Live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: source.PodName}, pod)
+	if apierrors.IsNotFound(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read Pod %s/%s: %w", namespace, source.PodName, err)
+	}
+	return pod.UID != source.PodUID, nil
+}
+
+// Cleanup deletes every Job of a snapshot and says whether none is left.
+func (r *Runner) Cleanup(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (bool, error) {
+	jobs := &batchv1.JobList{}
+	if err := r.Client.List(ctx, jobs, client.InNamespace(r.Namespace), client.MatchingLabels{v1alpha1.LabelSnapshotUID: string(snapshot.UID)}); err != nil {
+		return false, fmt.Errorf("list the Jobs of snapshot %s/%s: %w", snapshot.Namespace, snapshot.Name, err)
+	}
+	for i := range jobs.Items {
+		job := &jobs.Items[i]
+		if job.DeletionTimestamp != nil {
+			continue
+		}
+		err := r.Client.Delete(ctx, job, client.PropagationPolicy(metav1.DeletePropagationBackground), uidPrecondition(job.UID))
+		if err := ignoreGone(err); err != nil {
+			return false, fmt.Errorf("delete Job %s/%s: %w", job.Namespace, job.Name, err)
+		}
+	}
+	return len(jobs.Items) == 0, nil
+}
+
+func (r *Runner) pods(ctx context.Context, reader client.Reader, snapshot *v1alpha1.SandboxSnapshot, component string) ([]corev1.Pod, error) {
+	pods := &corev1.PodList{}
+	if err := reader.List(ctx, pods, client.InNamespace(r.Namespace), client.MatchingLabels{
+		v1alpha1.LabelSnapshotUID: string(snapshot.UID),
+		v1alpha1.LabelComponent:   component,
+	}); err != nil {
+		return nil, fmt.Errorf("list the commit Pods of snapshot %s/%s: %w", snapshot.Namespace, snapshot.Name, err)
+	}
+	return pods.Items, nil
+}
+
+func uidPrecondition(uid types.UID) client.Preconditions {
+	return client.Preconditions{UID: &uid}
+}
+
+// ignoreGone takes what was deleted, or replaced by another of its name, for gone.
+func ignoreGone(err error) error {
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	return err
+}

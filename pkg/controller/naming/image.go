@@ -1,0 +1,133 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package naming
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// DefaultImageTemplate puts the images of one container of one sandbox into a repository of
+// their own, told apart by tag.
+const DefaultImageTemplate = "{registry}/{namespace}/{sandbox}-{container}:{tag}"
+
+// ImageTemplate makes the reference that a container's snapshot is pushed to.
+type ImageTemplate struct {
+	registry, template string
+}
+
+// Image is what a reference is made of.
+type Image struct {
+	Namespace, Sandbox, Container string
+	// Attempt is the number of the pause, zero for a snapshot that a user asked for.
+	Attempt int64
+	// SnapshotUID makes the reference unique: tags are never written twice, so registries with
+	// immutable tags work and a recreated sandbox never overwrites.
+	SnapshotUID types.UID
+}
+
+// ParseImageTemplate checks a template. Its placeholders are {registry}, {namespace},
+// {sandbox}, {container}, {uid} (the snapshot's UID, 32 hex digits) and {tag} (snap-gen<N>-<8
+// hex of the UID> for a pause, else snap-<32 hex>). It must hold {registry} at its start,
+// {namespace}, {container} and one of {uid} and {tag}, or two tenants could share an image. An
+// empty registry is allowed here: the snapshots say so then.
+func ParseImageTemplate(registry, template string) (*ImageTemplate, error) {
+	if template == "" {
+		template = DefaultImageTemplate
+	}
+	registry = strings.TrimSuffix(registry, "/")
+	if !strings.HasPrefix(template, "{registry}/") && !strings.HasPrefix(template, "{registry}:") {
+		return nil, fmt.Errorf("%q must start with {registry}: images go only below --snapshot-registry", template)
+	}
+	for _, needed := range []string{"{namespace}", "{container}"} {
+		if !strings.Contains(template, needed) {
+			return nil, fmt.Errorf("%q must hold %s, or two sandboxes could share an image", template, needed)
+		}
+	}
+	if !strings.Contains(template, "{uid}") && !strings.Contains(template, "{tag}") {
+		return nil, fmt.Errorf("%q must hold {uid} or {tag}, or two snapshots could share an image", template)
+	}
+	t := &ImageTemplate{registry: registry, template: template}
+	sample := *t
+	if registry == "" {
+		sample.registry = "registry.example.com"
+	}
+	ref := sample.Reference(Image{Namespace: "namespace", Sandbox: "sandbox", Container: "container", Attempt: 1, SnapshotUID: "00000000-0000-4000-8000-000000000000"})
+	if strings.ContainsAny(ref, "{}") {
+		return nil, fmt.Errorf("%q has an unknown placeholder; known are {registry} {namespace} {sandbox} {container} {uid} {tag}", template)
+	}
+	if _, err := name.NewTag(ref, name.StrictValidation); err != nil {
+		return nil, fmt.Errorf("%q does not make an image reference with a tag (%s): %w", template, ref, err)
+	}
+	return t, nil
+}
+
+// Configured says whether there is a registry to push to.
+func (t *ImageTemplate) Configured() bool {
+	return t.registry != ""
+}
+
+// Reference is repository and tag of an image.
+func (t *ImageTemplate) Reference(image Image) string {
+	uid := strings.ReplaceAll(string(image.SnapshotUID), "-", "")
+	tag := "snap-" + uid
+	if image.Attempt > 0 {
+		tag = fmt.Sprintf("snap-gen%d-%.8s", image.Attempt, uid)
+	}
+	return strings.NewReplacer(
+		"{registry}", t.registry,
+		"{namespace}", image.Namespace,
+		"{sandbox}", image.Sandbox,
+		"{container}", image.Container,
+		"{uid}", uid,
+		"{tag}", tag,
+	).Replace(t.template)
+}
+
+var pauseSnapshotName = regexp.MustCompile(`-gen([0-9]+)$`)
+
+// Attempt is the number of the pause that a snapshot's name tells of, zero if it is none.
+func Attempt(snapshot string) int64 {
+	match := pauseSnapshotName.FindStringSubmatch(snapshot)
+	if match == nil {
+		return 0
+	}
+	attempt, err := strconv.ParseInt(match[1], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return attempt
+}
+
+// ByDigest is the reference that a resume uses: the repository of an image and the digest of
+// its manifest, never a tag.
+func ByDigest(image, digest string) (string, error) {
+	tag, err := name.NewTag(image, name.WeakValidation)
+	if err != nil {
+		return "", fmt.Errorf("image %q of the snapshot: %w", image, err)
+	}
+	ref, err := name.NewDigest(tag.Repository.Name()+"@"+digest, name.StrictValidation)
+	if err != nil {
+		return "", fmt.Errorf("digest %q of image %q of the snapshot: %w", digest, image, err)
+	}
+	return ref.Name(), nil
+}

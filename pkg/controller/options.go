@@ -1,0 +1,58 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package controller holds what the sandbox and the snapshot controllers share.
+package controller
+
+import "time"
+
+// Options configures the controllers. Every field has a flag of the same name.
+type Options struct {
+	// SnapshotRegistry is where snapshot images go: a registry, optionally with a path
+	// ("registry.example.com/sandboxes"). Empty: every pause fails with RegistryNotConfigured.
+	SnapshotRegistry string
+	// SnapshotRegistryInsecure allows plain HTTP and certificates that do not verify.
+	SnapshotRegistryInsecure bool
+	// SnapshotRegistryCA is a ConfigMap of CommitJobNamespace whose key ca.crt holds the PEM
+	// certificates that the registry is verified with. Empty: the public roots.
+	SnapshotRegistryCA string
+	// SnapshotPushSecret is a Secret of CommitJobNamespace, of type
+	// kubernetes.io/dockerconfigjson. Empty: pushes are anonymous.
+	SnapshotPushSecret string
+	// ResumePullSecret is the name of a Secret in the sandbox's own namespace, added to the
+	// imagePullSecrets of a resumed Pod. Empty: none is added.
+	ResumePullSecret string
+	// SnapshotImageTemplate makes image references; see ImageTemplate.
+	SnapshotImageTemplate string
+	// CommitterImage is the image of commit and unpause Jobs. It comes from here alone, never
+	// from the API.
+	CommitterImage string
+	// CommitJobNamespace is where commit and unpause Jobs run: never a sandbox's namespace.
+	CommitJobNamespace string
+	// CommitJobTimeout bounds a commit, counted from the start of its container.
+	CommitJobTimeout time.Duration
+	// CommitRuntimes are the runtime handlers whose files a commit can see. A Pod without a
+	// runtime class has the handler "".
+	CommitRuntimes []string
+	// ContainerdSocketPath is containerd's socket on the nodes.
+	ContainerdSocketPath string
+	// ContainerdRoot is containerd's root directory on the nodes, below which upperdirs lie.
+	ContainerdRoot string
+	// MaxCommitsPerNode bounds how many commits run on one node at a time.
+	MaxCommitsPerNode int
+	// MaxCommits bounds how many commits run at a time.
+	MaxCommits int
+}

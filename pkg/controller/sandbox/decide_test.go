@@ -1,0 +1,422 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandbox
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/utils/ptr"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+)
+
+// summary is a status on one line: the phase, the conditions and what else is set.
+func summary(status *v1alpha1.SandboxStatus) string {
+	words := []string{string(status.Phase)}
+	for _, kind := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionPaused, v1alpha1.ConditionDataLost} {
+		if condition := meta.FindStatusCondition(status.Conditions, kind); condition != nil {
+			words = append(words, fmt.Sprintf("%s=%s/%s", kind, condition.Status, condition.Reason))
+		}
+	}
+	if status.PodName != "" {
+		words = append(words, strings.TrimSuffix("pod="+status.PodName+"/"+string(status.PodUID), "/"))
+	}
+	if status.SnapshotName != "" {
+		words = append(words, "saved="+status.SnapshotName)
+	}
+	if status.SnapshotAttempts > 0 {
+		words = append(words, fmt.Sprintf("attempts=%d", status.SnapshotAttempts))
+	}
+	if status.FailedAttempts > 0 {
+		words = append(words, fmt.Sprintf("failed=%d", status.FailedAttempts))
+	}
+	return strings.Join(words, " ")
+}
+
+func TestDecide(t *testing.T) {
+	const (
+		pending  = v1alpha1.SandboxPending
+		running  = v1alpha1.SandboxRunning
+		pausing  = v1alpha1.SandboxPausing
+		paused   = v1alpha1.SandboxPaused
+		resuming = v1alpha1.SandboxResuming
+		failed   = v1alpha1.SandboxFailed
+
+		succeed    = v1alpha1.SnapshotSucceed
+		committing = v1alpha1.SnapshotCommitting
+		unfinished = v1alpha1.SnapshotPending
+		broken     = v1alpha1.SnapshotFailed
+	)
+	tests := []struct {
+		name string
+		sees observed
+		// do is the first action, status what it writes.
+		do     verb
+		status string
+		// then is what follows once all is written that is to be written.
+		then verb
+		// grace is what a deleted Pod gets, nil: what it asks for.
+		grace *int64
+		// event is the reason of the event that the first action tells.
+		event string
+		after time.Duration
+	}{
+		// The first Pod.
+		{name: "pending: the Pod's name is written before the Pod is created",
+			sees: observation(sandboxIn(pending)),
+			do:   writeStatus, status: "Pending pod=demo", then: createPod},
+		{name: "pending: the Pod is created once its name is written",
+			sees: observation(sandboxIn(pending, creates)),
+			do:   createPod},
+		{name: "a phase that was never set is Pending",
+			sees: observation(sandboxIn("", creates)),
+			do:   createPod},
+		{name: "pending: a Pod that was refused waits for its time",
+			sees: observation(sandboxIn(pending), held),
+			do:   writeStatus, status: "Pending", then: wait},
+		{name: "pending: the Pod starts",
+			sees: observation(sandboxIn(pending, creates), sees(podOf(pendingPod))),
+			do:   writeStatus, status: "Pending Ready=False/PodPending pod=demo/pod-1", then: wait},
+		{name: "pending: the Pod is ready",
+			sees: observation(sandboxIn(pending, creates), sees(podOf())),
+			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running pod=demo/pod-1", then: wait, event: v1alpha1.ReasonRunning},
+		{name: "pending: the Pod runs and is not ready",
+			sees: observation(sandboxIn(pending, creates), sees(podOf(notReadyPod))),
+			do:   writeStatus, status: "Running Ready=False/PodNotReady Paused=False/Running pod=demo/pod-1", then: wait, event: v1alpha1.ReasonRunning},
+		{name: "pending: the Pod has ended already",
+			sees: observation(sandboxIn(pending, creates), sees(podOf(ended))),
+			do:   writeStatus, status: "Running Ready=False/ContainersEnded Paused=False/Running pod=demo/pod-1", then: wait, event: v1alpha1.ReasonRunning},
+		{name: "pending: an evicted Pod is removed",
+			sees: observation(sandboxIn(pending, onPod), sees(podOf(evictedPod))),
+			do:   deletePod},
+		{name: "pending: an evicted Pod is on its way out",
+			sees: observation(sandboxIn(pending, onPod), sees(podOf(evictedPod, terminating(30)))),
+			do:   wait},
+		{name: "pending: the Pod that went away is created anew",
+			sees: observation(sandboxIn(pending, onPod)),
+			do:   writeStatus, status: "Pending pod=demo", then: createPod},
+		{name: "pending: a Pod of other files is removed",
+			sees: observation(sandboxIn(pending, creates), sees(podOf(restored("demo-gen1")))),
+			do:   deletePod, grace: shortGrace},
+		{name: "pending: a pause asked for by an update waits for the Pod",
+			sees: observation(sandboxIn(pending, wantsPaused, creates), sees(podOf(pendingPod))),
+			do:   writeStatus, status: "Pending Ready=False/PodPending pod=demo/pod-1", then: wait},
+		{name: "pending: a pause asked for by an update begins when the Pod runs",
+			sees: observation(sandboxIn(pending, wantsPaused, creates), sees(podOf())),
+			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running pod=demo/pod-1", then: createSnapshot, event: v1alpha1.ReasonRunning},
+
+		// A sandbox that starts from a snapshot.
+		{name: "restoreFrom: the snapshot is not there",
+			sees: observation(sandboxIn(pending, restoresFrom("base"))),
+			do:   writeStatus, status: "Pending Ready=False/SnapshotNotFound", then: wait},
+		{name: "restoreFrom: the snapshot is not ready",
+			sees: observation(sandboxIn(pending, restoresFrom("base")), comesFrom(snapshotIn(committing, named("base")))),
+			do:   writeStatus, status: "Pending Ready=False/SnapshotNotReady", then: wait},
+		{name: "restoreFrom: the snapshot is ready",
+			sees: observation(sandboxIn(pending, restoresFrom("base")), comesFrom(snapshotIn(succeed, named("base")))),
+			do:   writeStatus, status: "Pending saved=base", then: createPod},
+		{name: "restoreFrom: created as Paused",
+			sees: observation(sandboxIn(pending, wantsPaused, restoresFrom("base")), comesFrom(snapshotIn(succeed, named("base")))),
+			do:   writeStatus, status: "Paused Ready=False/Paused Paused=True/Paused saved=base", then: wait},
+		{name: "restoreFrom: given up for the template",
+			sees: observation(sandboxIn(resuming, restoresFrom("base"))),
+			do:   writeStatus, status: "Resuming pod=demo", then: createPod},
+
+		// A resume.
+		{name: "resuming: the Pod comes from the snapshot",
+			sees: observation(sandboxIn(resuming, saved("demo-gen1")), comesFrom(snapshotIn(succeed))),
+			do:   writeStatus, status: "Resuming pod=demo saved=demo-gen1", then: createPod},
+		{name: "resuming: the snapshot is gone",
+			sees: observation(sandboxIn(resuming, creates, saved("demo-gen1"))),
+			do:   writeStatus, status: "Failed Ready=False/SnapshotNotFound saved=demo-gen1", then: wait, event: v1alpha1.ReasonSnapshotNotFound},
+		{name: "resuming: the Pod runs",
+			sees: observation(sandboxIn(resuming, creates, saved("demo-gen1")), sees(podOf(restored("demo-gen1")))),
+			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running pod=demo/pod-1 saved=demo-gen1", then: wait, event: v1alpha1.ReasonRunning},
+		{name: "resuming: the Pod of an older snapshot is removed",
+			sees: observation(sandboxIn(resuming, saved("demo-gen2")), sees(podOf(restored("demo-gen1")))),
+			do:   deletePod, grace: shortGrace},
+		{name: "resuming elsewhere: the ended Pod is removed first",
+			sees: observation(sandboxIn(resuming, onPod, removing, saved("demo-gen1")), sees(podOf(ended))),
+			do:   deletePod},
+		{name: "resuming elsewhere: the ended Pod is on its way out",
+			sees: observation(sandboxIn(resuming, onPod, removing, saved("demo-gen1")), sees(podOf(ended, terminating(30)))),
+			do:   wait},
+		{name: "resuming elsewhere: the ended Pod is gone",
+			sees: observation(sandboxIn(resuming, onPod, removing, saved("demo-gen1")), comesFrom(snapshotIn(succeed))),
+			do:   writeStatus, status: "Resuming Paused=False/Resuming saved=demo-gen1", then: createPod},
+
+		// Running.
+		{name: "running: the Pod is ready",
+			sees: observation(sandboxIn(running, onPod), sees(podOf())),
+			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running pod=demo/pod-1", then: wait},
+		{name: "running: the containers have ended",
+			sees: observation(sandboxIn(running, onPod), sees(podOf(ended))),
+			do:   writeStatus, status: "Running Ready=False/ContainersEnded Paused=False/Running pod=demo/pod-1", then: wait},
+		{name: "running: the Pod is being deleted by somebody",
+			sees: observation(sandboxIn(running, onPod), sees(podOf(terminating(30)))),
+			do:   writeStatus, status: "Running Ready=False/PodTerminating Paused=False/Running pod=demo/pod-1", then: wait},
+		{name: "running: the Pod was evicted",
+			sees: observation(sandboxIn(running, onPod), sees(podOf(evictedPod))),
+			do:   deletePod},
+		{name: "running: the Pod is lost, with no snapshot",
+			sees: observation(sandboxIn(running, onPod)),
+			do:   writeStatus, status: "Pending Ready=False/Pending Paused=False/Running DataLost=True/PodLost", then: createPod, event: v1alpha1.ReasonPodLost},
+		{name: "running: the Pod is lost, with a snapshot",
+			sees: observation(sandboxIn(running, onPod, saved("demo-gen1")), comesFrom(snapshotIn(succeed))),
+			do:   writeStatus, status: "Resuming Ready=False/Resuming Paused=False/Resuming DataLost=True/PodLost saved=demo-gen1", then: createPod, event: v1alpha1.ReasonPodLost},
+		{name: "running: the Pod is another one",
+			sees: observation(sandboxIn(running, onPod), sees(podOf(replaced))),
+			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running DataLost=True/PodLost pod=demo/pod-2", then: wait, event: v1alpha1.ReasonPodLost},
+		{name: "running: a container was restarted in place",
+			sees: observation(sandboxIn(running, onPod), sees(podOf(restartedPod))),
+			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running DataLost=True/FilesystemReset pod=demo/pod-1", then: wait, event: v1alpha1.ReasonFilesystemReset},
+		{name: "running: nobody waits for a pause any more",
+			sees: observation(sandboxIn(running, onPod, failedPause, attempts(1), failures(3)), sees(podOf()), sees(snapshotIn(broken))),
+			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running pod=demo/pod-1 attempts=1", then: wait},
+
+		// A pause asked for by an update, and the tries after one that failed.
+		{name: "running: a pause asked for by an update begins",
+			sees: observation(sandboxIn(running, wantsPaused, onPod), sees(podOf())),
+			do:   writeStatus, status: "Pausing Ready=False/Pausing Paused=False/Pausing pod=demo/pod-1 attempts=1", then: createSnapshot},
+		{name: "running: a pause of ended containers begins",
+			sees: observation(sandboxIn(running, wantsPaused, onPod), sees(podOf(ended))),
+			do:   writeStatus, status: "Pausing Ready=False/Pausing Paused=False/Pausing pod=demo/pod-1 attempts=1", then: createSnapshot},
+		{name: "running: no pause of a Pod that is on its way out",
+			sees: observation(sandboxIn(running, wantsPaused, onPod), sees(podOf(terminating(30)))),
+			do:   writeStatus, status: "Running Ready=False/PodTerminating pod=demo/pod-1", then: wait},
+		{name: "running: the Pod is lost before the pause began",
+			sees: observation(sandboxIn(running, wantsPaused, onPod, saved("demo-gen1")), comesFrom(snapshotIn(succeed))),
+			do:   writeStatus, status: "Paused Ready=False/Paused Paused=True/Paused DataLost=True/PodLost saved=demo-gen1", then: wait, event: v1alpha1.ReasonPodLost},
+		{name: "running: the next try waits",
+			sees: observation(sandboxIn(running, wantsPaused, onPod, failedPause, attempts(1), failures(1)), sees(podOf()), sees(snapshotIn(broken)), after(4*time.Second)),
+			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/RegistryUnavailable pod=demo/pod-1 attempts=1 failed=1", then: wait, after: 6 * time.Second},
+		{name: "running: the next try begins",
+			sees: observation(sandboxIn(running, wantsPaused, onPod, failedPause, attempts(1), failures(1)), sees(podOf()), sees(snapshotIn(broken)), after(10*time.Second)),
+			do:   writeStatus, status: "Pausing Ready=False/Pausing Paused=False/Pausing pod=demo/pod-1 attempts=2 failed=1"},
+		{name: "running: the next try begins at once where the last one's snapshot is gone",
+			sees: observation(sandboxIn(running, wantsPaused, onPod, failedPause, attempts(1), failures(1)), sees(podOf())),
+			do:   writeStatus, status: "Pausing Ready=False/Pausing Paused=False/Pausing pod=demo/pod-1 attempts=2 failed=1", then: createSnapshot},
+
+		// An attempt under way.
+		{name: "pausing: the attempt is created",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1)), sees(podOf())),
+			do:   createSnapshot},
+		{name: "pausing: the attempt's name is taken",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1)), sees(podOf()), sees(snapshotIn(succeed, notOurs))),
+			do:   writeStatus, status: "Pausing pod=demo/pod-1 attempts=2"},
+		{name: "pausing: the attempt is pending",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1)), sees(podOf()), sees(snapshotIn(unfinished))),
+			do:   wait},
+		{name: "pausing: the attempt is queued",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1)), sees(podOf()), sees(snapshotIn(unfinished, queuedSnapshot))),
+			do:   writeStatus, status: "Pausing Paused=False/Queued pod=demo/pod-1 attempts=1", then: wait},
+		{name: "pausing: the attempt is queued no more",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1), queuedBy), sees(podOf()), sees(snapshotIn(committing))),
+			do:   writeStatus, status: "Pausing Paused=False/Pausing pod=demo/pod-1 attempts=1", then: wait},
+		{name: "pausing: the attempt commits",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1)), sees(podOf()), sees(snapshotIn(committing))),
+			do:   wait},
+		{name: "pausing: the attempt commits a Pod that is gone",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1)), sees(snapshotIn(committing))),
+			do:   wait},
+		{name: "pausing: the Pod was evicted under the commit",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1)), sees(podOf(evictedPod)), sees(snapshotIn(committing))),
+			do:   wait},
+		{name: "pausing: the attempt succeeded",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1)), sees(podOf()), sees(snapshotIn(succeed))),
+			do:   writeStatus, status: "Pausing Ready=False/Pausing Paused=False/RemovingPod pod=demo/pod-1 saved=demo-gen1 attempts=1", then: deletePod},
+		{name: "pausing: the attempt succeeded, and is being deleted",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1)), sees(podOf()), sees(snapshotIn(succeed, deletedSnapshot))),
+			do:   wait},
+		{name: "pausing: the attempt succeeded after the Pod went away",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1), failures(2), lostDataBy), sees(snapshotIn(succeed))),
+			do:   writeStatus, status: "Paused Ready=False/Paused Paused=True/Paused DataLost=False/FilesSaved saved=demo-gen1 attempts=1", then: wait, event: v1alpha1.ReasonPaused},
+		{name: "pausing: the attempt succeeded for another Pod",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1)), sees(podOf(replaced)), sees(snapshotIn(succeed)), after(0)),
+			do:   writeStatus, status: "Running Paused=False/SourcePodReplaced pod=demo/pod-1 attempts=1 failed=1", then: wait, event: v1alpha1.EventPauseRetry, after: 0},
+		{name: "pausing: the attempt succeeded, and a container had been restarted unseen",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1)), sees(podOf(restartedPod)), sees(snapshotIn(succeed))),
+			do:   writeStatus, status: "Pausing Ready=False/Pausing Paused=False/RemovingPod DataLost=True/FilesystemReset pod=demo/pod-1 saved=demo-gen1 attempts=1", then: deletePod, event: v1alpha1.ReasonFilesystemReset},
+		{name: "pausing: the attempt failed",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1)), sees(podOf()), sees(snapshotIn(broken)), after(0)),
+			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/RegistryUnavailable pod=demo/pod-1 attempts=1 failed=1", then: wait, event: v1alpha1.EventPauseRetry},
+		{name: "pausing: the attempt failed, and the Pod is gone, with no snapshot",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1)), sees(snapshotIn(broken))),
+			do:   writeStatus, status: "Failed Ready=False/NoSnapshot Paused=False/NoSnapshot DataLost=True/PodLost attempts=1", then: wait, event: v1alpha1.ReasonPodLost},
+		{name: "pausing: the attempt failed, and the Pod is gone, with an older snapshot",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(2), saved("demo-gen1")), sees(snapshotIn(broken, named("demo-gen2"))), comesFrom(snapshotIn(succeed))),
+			do:   writeStatus, status: "Paused Ready=False/Paused Paused=True/Paused DataLost=True/PodLost saved=demo-gen1 attempts=2", then: wait, event: v1alpha1.ReasonPodLost},
+		{name: "pausing: the Pod is lost before the attempt is created",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1))),
+			do:   writeStatus, status: "Failed Ready=False/NoSnapshot Paused=False/NoSnapshot DataLost=True/PodLost attempts=1", then: wait, event: v1alpha1.ReasonPodLost},
+
+		// Past the point of no return.
+		{name: "removing: the Pod is deleted with a short grace",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf()), sees(snapshotIn(succeed))),
+			do:   deletePod, grace: shortGrace},
+		{name: "removing: a long grace that somebody gave is shortened",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(terminating(30))), sees(snapshotIn(succeed))),
+			do:   deletePod, grace: shortGrace},
+		{name: "removing: the Pod is on its way out",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(terminating(1))), sees(snapshotIn(succeed))),
+			do:   wait},
+		{name: "removing: a resume asked for meanwhile does not stop it",
+			sees: observation(sandboxIn(pausing, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf()), sees(snapshotIn(succeed))),
+			do:   deletePod, grace: shortGrace},
+		{name: "removing: the Pod is gone",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), failures(1), saved("demo-gen1")), sees(snapshotIn(succeed))),
+			do:   writeStatus, status: "Paused Ready=False/Paused Paused=True/Paused saved=demo-gen1 attempts=1", then: wait, event: v1alpha1.ReasonPaused},
+		{name: "removing: the Pod is gone, and a resume was asked for meanwhile",
+			sees: observation(sandboxIn(pausing, onPod, removing, attempts(1), saved("demo-gen1")), sees(snapshotIn(succeed)), comesFrom(snapshotIn(succeed))),
+			do:   writeStatus, status: "Resuming Ready=False/Resuming Paused=False/Resuming saved=demo-gen1 attempts=1", then: createPod, event: v1alpha1.ReasonPaused},
+
+		// Cancelling.
+		{name: "an update of desiredState cancels as the verb does",
+			sees: observation(sandboxIn(pausing, onPod, attempts(1)), sees(podOf()), sees(snapshotIn(committing))),
+			do:   writeStatus, status: "Pausing Ready=False/Canceling Paused=False/Canceling pod=demo/pod-1 attempts=1", then: wait},
+		{name: "cancelling: nothing had begun",
+			sees: observation(sandboxIn(pausing, onPod, canceling, attempts(1)), sees(podOf())),
+			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running pod=demo/pod-1 attempts=1", then: wait, event: v1alpha1.ReasonCanceled},
+		{name: "cancelling: the attempt's name is taken",
+			sees: observation(sandboxIn(pausing, onPod, canceling, attempts(1)), sees(podOf()), sees(snapshotIn(committing, notOurs))),
+			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running pod=demo/pod-1 attempts=1", then: wait, event: v1alpha1.ReasonCanceled},
+		{name: "cancelling: the attempt is pending",
+			sees: observation(sandboxIn(pausing, onPod, canceling, attempts(1)), sees(podOf()), sees(snapshotIn(unfinished))),
+			do:   wait},
+		{name: "cancelling: the attempt is queued",
+			sees: observation(sandboxIn(pausing, onPod, canceling, attempts(1)), sees(podOf()), sees(snapshotIn(unfinished, queuedSnapshot))),
+			do:   wait},
+		{name: "cancelling: the attempt commits",
+			sees: observation(sandboxIn(pausing, onPod, canceling, attempts(1)), sees(podOf()), sees(snapshotIn(committing))),
+			do:   wait},
+		{name: "cancelling: the attempt has failed",
+			sees: observation(sandboxIn(pausing, onPod, canceling, attempts(1), failures(2)), sees(podOf()), sees(snapshotIn(broken))),
+			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running pod=demo/pod-1 attempts=1", then: wait, event: v1alpha1.ReasonCanceled},
+		{name: "cancelling: the attempt succeeded, so its containers are thawed",
+			sees: observation(sandboxIn(pausing, onPod, canceling, attempts(1)), sees(podOf()), sees(snapshotIn(succeed))),
+			do:   thaw},
+		{name: "cancelling: the attempt succeeded and is being deleted, and its containers are thawed",
+			sees: observation(sandboxIn(pausing, onPod, canceling, attempts(1)), sees(podOf()), sees(snapshotIn(succeed, deletedSnapshot))),
+			do:   thaw},
+		{name: "cancelling: thawed",
+			sees: observation(sandboxIn(pausing, onPod, canceling, attempts(1)), sees(podOf()), sees(snapshotIn(succeed)), thawed),
+			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running pod=demo/pod-1 attempts=1", then: wait, event: v1alpha1.ReasonCanceled},
+		{name: "cancelling: the Pod went away after it was saved",
+			sees: observation(sandboxIn(pausing, onPod, canceling, attempts(1)), sees(snapshotIn(succeed)), comesFrom(snapshotIn(succeed))),
+			do:   writeStatus, status: "Resuming Ready=False/Resuming Paused=False/Resuming saved=demo-gen1 attempts=1", then: createPod, event: v1alpha1.ReasonPaused},
+		{name: "cancelling: the Pod went away and nothing was saved",
+			sees: observation(sandboxIn(pausing, onPod, canceling, attempts(1)), sees(snapshotIn(broken))),
+			do:   writeStatus, status: "Pending Ready=False/Pending Paused=False/Running DataLost=True/PodLost attempts=1", then: createPod, event: v1alpha1.ReasonPodLost},
+		{name: "cancelling: asked for again by an update meanwhile",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, canceling, attempts(1)), sees(podOf()), sees(snapshotIn(broken))),
+			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running pod=demo/pod-1 attempts=1", event: v1alpha1.ReasonCanceled},
+
+		// Paused.
+		{name: "paused: nothing to do",
+			sees: observation(sandboxIn(paused, wantsPaused, saved("demo-gen1"))),
+			do:   writeStatus, status: "Paused Ready=False/Paused Paused=True/Paused saved=demo-gen1", then: wait},
+		{name: "paused: resumed by an update",
+			sees: observation(sandboxIn(paused, saved("demo-gen1")), comesFrom(snapshotIn(succeed))),
+			do:   writeStatus, status: "Resuming Ready=False/Resuming Paused=False/Resuming saved=demo-gen1", then: createPod},
+		{name: "paused: a late Pod is removed",
+			sees: observation(sandboxIn(paused, wantsPaused, saved("demo-gen1")), sees(podOf())),
+			do:   deletePod, grace: shortGrace},
+
+		// Failed.
+		{name: "failed: waits for a verb",
+			sees: observation(sandboxIn(failed, wantsPaused)),
+			do:   writeStatus, status: "Failed", then: wait},
+		{name: "failed: the snapshot is still gone",
+			sees: observation(sandboxIn(failed, saved("demo-gen1"))),
+			do:   writeStatus, status: "Failed saved=demo-gen1", then: wait},
+		{name: "failed: the snapshot is there",
+			sees: observation(sandboxIn(failed, saved("demo-gen1")), comesFrom(snapshotIn(succeed))),
+			do:   writeStatus, status: "Resuming Ready=False/Resuming Paused=False/Resuming saved=demo-gen1", then: createPod},
+		{name: "failed: its Pod is there",
+			sees: observation(sandboxIn(failed), sees(podOf())),
+			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running pod=demo/pod-1", then: wait},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			before := test.sees.sandbox.DeepCopy()
+			got := decide(test.sees)
+			if got.do != test.do {
+				t.Fatalf("%s, want %s; status: %v", got.do, test.do, got.status)
+			}
+			if summary(&test.sees.sandbox.Status) != summary(&before.Status) {
+				t.Errorf("decide changed what it observed: %s", summary(&test.sees.sandbox.Status))
+			}
+			if got.do == deletePod && !ptr.Equal(got.grace, test.grace) {
+				t.Errorf("grace %v, want %v", ptr.Deref(got.grace, -1), ptr.Deref(test.grace, -1))
+			}
+			if got.after != test.after {
+				t.Errorf("looks again after %s, want %s", got.after, test.after)
+			}
+			event := ""
+			if got.event != nil {
+				event = got.event.reason
+			}
+			if event != test.event {
+				t.Errorf("event %q, want %q", event, test.event)
+			}
+			if got.do != writeStatus {
+				return
+			}
+			if line := summary(got.status); line != test.status {
+				t.Errorf("status\n     %s\nwant %s", line, test.status)
+			}
+			generations(t, got.status, before.Generation)
+			if test.then == "" {
+				return
+			}
+			if then := settled(t, test.sees, got); then != test.then {
+				t.Errorf("then %s, want %s", then, test.then)
+			}
+		})
+	}
+}
+
+// generations checks that everything which is written carries the generation it was decided on.
+func generations(t *testing.T, status *v1alpha1.SandboxStatus, want int64) {
+	t.Helper()
+	if status.ObservedGeneration != want {
+		t.Errorf("observedGeneration %d, want %d", status.ObservedGeneration, want)
+	}
+	for _, condition := range status.Conditions {
+		if condition.ObservedGeneration != want {
+			t.Errorf("observedGeneration %d of %s, want %d", condition.ObservedGeneration, condition.Type, want)
+		}
+	}
+}
+
+// settled writes as long as there is something to write, and returns what comes then.
+func settled(t *testing.T, o observed, next action) verb {
+	t.Helper()
+	for range 4 {
+		o.sandbox = o.sandbox.DeepCopy()
+		o.sandbox.Status = *next.status
+		if next = decide(o); next.do != writeStatus {
+			return next.do
+		}
+	}
+	t.Fatalf("still writes after four writes: %s", summary(next.status))
+	return ""
+}

@@ -1,0 +1,87 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandbox
+
+import (
+	"sync"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+)
+
+// holds are the sandboxes whose Pod was refused, and when each may try again. They are kept in
+// memory: after a restart every sandbox tries at once.
+type holds struct {
+	mutex sync.Mutex
+	held  map[client.ObjectKey]hold
+}
+
+type hold struct {
+	until    time.Time
+	failures int32
+	// generation and request are those of the sandbox that was refused: an edit of its spec or
+	// another resume tries again at once.
+	generation int64
+	request    time.Time
+}
+
+func (h *holds) hold(sandbox *v1alpha1.Sandbox, now time.Time) {
+	h.mutex.Lock()
+	defer h.mutex.Unlock()
+	if h.held == nil {
+		h.held = map[client.ObjectKey]hold{}
+	}
+	key := client.ObjectKeyFromObject(sandbox)
+	failures := h.held[key].failures + 1
+	h.held[key] = hold{until: now.Add(backoff(failures)), failures: failures, generation: sandbox.Generation, request: requested(sandbox)}
+}
+
+// left is how long the sandbox has to wait, zero or less where it has not.
+func (h *holds) left(sandbox *v1alpha1.Sandbox, now time.Time) time.Duration {
+	h.mutex.Lock()
+	defer h.mutex.Unlock()
+	held, ok := h.held[client.ObjectKeyFromObject(sandbox)]
+	if !ok || held.generation != sandbox.Generation || !held.request.Equal(requested(sandbox)) {
+		return 0
+	}
+	return held.until.Sub(now)
+}
+
+// retry ends the wait, and keeps the count of failures.
+func (h *holds) retry(key client.ObjectKey) {
+	h.mutex.Lock()
+	defer h.mutex.Unlock()
+	if held, ok := h.held[key]; ok {
+		held.until = time.Time{}
+		h.held[key] = held
+	}
+}
+
+func (h *holds) forget(key client.ObjectKey) {
+	h.mutex.Lock()
+	defer h.mutex.Unlock()
+	delete(h.held, key)
+}
+
+func requested(sandbox *v1alpha1.Sandbox) time.Time {
+	if sandbox.Status.LastRequestTime == nil {
+		return time.Time{}
+	}
+	return sandbox.Status.LastRequestTime.Time
+}

@@ -1,0 +1,68 @@
+package sandbox
+
+import (
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+)
+
+func TestBackoff(t *testing.T) {
+	want := []time.Duration{10 * time.Second, 20 * time.Second, 40 * time.Second, 80 * time.Second, 160 * time.Second, 5 * time.Minute, 5 * time.Minute}
+	for i := range want {
+		if got := backoff(int32(i + 1)); got != want[i] {
+			t.Errorf("after %d failures %s, want %s", i+1, got, want[i])
+		}
+	}
+	if got := backoff(1 << 30); got != lastRetry {
+		t.Errorf("after very many failures %s", got)
+	}
+}
+
+func TestHolds(t *testing.T) {
+	sandbox := sandboxIn(v1alpha1.SandboxPending)
+	key := client.ObjectKeyFromObject(sandbox)
+	h := &holds{}
+	now := epoch
+	left := func(want time.Duration, when string) {
+		t.Helper()
+		if got := h.left(sandbox, now); got != want {
+			t.Errorf("%s: %s left, want %s", when, got, want)
+		}
+	}
+
+	left(0, "never refused")
+	h.retry(key)
+	left(0, "never refused, and tried again")
+	h.hold(sandbox, now)
+	left(10*time.Second, "refused")
+	now = now.Add(9 * time.Second)
+	left(time.Second, "later")
+	now = now.Add(time.Second)
+	left(0, "its time has come")
+	h.hold(sandbox, now)
+	left(20*time.Second, "refused again")
+
+	sandbox.Generation++
+	left(0, "its spec has changed")
+	sandbox.Generation--
+	asked := metav1.NewMicroTime(now)
+	sandbox.Status.LastRequestTime = &asked
+	left(0, "asked for again")
+	h.hold(sandbox, now)
+	left(40*time.Second, "refused in spite of that")
+
+	h.retry(key)
+	if got := h.left(sandbox, now); got > 0 {
+		t.Errorf("what was in the way is gone: %s left", got)
+	}
+	h.hold(sandbox, now)
+	left(80*time.Second, "something else was in the way")
+	h.forget(key)
+	left(0, "created")
+	h.hold(sandbox, now)
+	left(10*time.Second, "refused the next time")
+}

@@ -1,0 +1,227 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandbox
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+)
+
+const (
+	namespace = "default"
+	name      = "demo"
+	// podUID is that of the Pod which the sandbox ran in last.
+	podUID types.UID = "pod-1"
+)
+
+var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// sandboxIn is the sandbox demo in a phase, changed by the given options.
+func sandboxIn(phase v1alpha1.SandboxPhase, options ...func(*v1alpha1.Sandbox)) *v1alpha1.Sandbox {
+	sandbox := &v1alpha1.Sandbox{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: "sandbox-1", Generation: 3, Finalizers: []string{v1alpha1.SandboxFinalizer}},
+		Spec: v1alpha1.SandboxSpec{
+			DesiredState: v1alpha1.DesiredStateRunning,
+			Template: &corev1.PodTemplateSpec{Spec: corev1.PodSpec{
+				Containers: []corev1.Container{{Name: "main", Image: "busybox"}},
+			}},
+		},
+		Status: v1alpha1.SandboxStatus{Phase: phase},
+	}
+	for _, option := range options {
+		option(sandbox)
+	}
+	return sandbox
+}
+
+func wantsPaused(s *v1alpha1.Sandbox) { s.Spec.DesiredState = v1alpha1.DesiredStatePaused }
+
+// onPod: the status tells of the Pod podUID.
+func onPod(s *v1alpha1.Sandbox) { s.Status.PodName, s.Status.PodUID = name, podUID }
+
+// creates: the Pod's name is written and the Pod is not there yet.
+func creates(s *v1alpha1.Sandbox) { s.Status.PodName = name }
+
+func saved(snapshot string) func(*v1alpha1.Sandbox) {
+	return func(s *v1alpha1.Sandbox) { s.Status.SnapshotName = snapshot }
+}
+
+func restoresFrom(snapshot string) func(*v1alpha1.Sandbox) {
+	return func(s *v1alpha1.Sandbox) {
+		s.Spec.RestoreFrom = &v1alpha1.SandboxRestoreSource{SnapshotName: snapshot}
+	}
+}
+
+func attempts(n int64) func(*v1alpha1.Sandbox) {
+	return func(s *v1alpha1.Sandbox) { s.Status.SnapshotAttempts = n }
+}
+
+func failures(n int32) func(*v1alpha1.Sandbox) {
+	return func(s *v1alpha1.Sandbox) { s.Status.FailedAttempts = n }
+}
+
+// says sets a condition, like "Paused=False/Canceling".
+func says(kind string, status metav1.ConditionStatus, reason string) func(*v1alpha1.Sandbox) {
+	return func(s *v1alpha1.Sandbox) {
+		meta.SetStatusCondition(&s.Status.Conditions, metav1.Condition{Type: kind, Status: status, Reason: reason})
+	}
+}
+
+var (
+	canceling   = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonCanceling)
+	removing    = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonRemovingPod)
+	queuedBy    = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonQueued)
+	lostDataBy  = says(v1alpha1.ConditionDataLost, metav1.ConditionTrue, v1alpha1.ReasonPodLost)
+	failedPause = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonRegistryUnavailable)
+)
+
+// podOf is the sandbox's Pod podUID, running and ready, changed by the given options.
+func podOf(options ...func(*corev1.Pod)) *corev1.Pod {
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: namespace, Name: name, UID: podUID,
+			Labels: map[string]string{v1alpha1.LabelSandbox: name, v1alpha1.LabelSandboxUID: "sandbox-1"},
+		},
+		Spec: corev1.PodSpec{NodeName: "node-1", Containers: []corev1.Container{{Name: "main", Image: "busybox"}}},
+		Status: corev1.PodStatus{
+			Phase:             corev1.PodRunning,
+			PodIP:             "10.0.0.1",
+			Conditions:        []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
+			ContainerStatuses: []corev1.ContainerStatus{{Name: "main", ContainerID: "containerd://c1", Image: "busybox"}},
+		},
+	}
+	for _, option := range options {
+		option(pod)
+	}
+	return pod
+}
+
+func pendingPod(p *corev1.Pod) {
+	p.Status.Phase, p.Status.Conditions, p.Status.PodIP = corev1.PodPending, nil, ""
+}
+
+func notReadyPod(p *corev1.Pod) { p.Status.Conditions[0].Status = corev1.ConditionFalse }
+
+func ended(p *corev1.Pod) { p.Status.Phase, p.Status.Conditions = corev1.PodSucceeded, nil }
+
+func evictedPod(p *corev1.Pod) {
+	p.Status.Phase, p.Status.Reason, p.Status.Message = corev1.PodFailed, "Evicted", "the node was low on memory"
+}
+
+func terminating(grace int64) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &metav1.Time{Time: epoch}, &grace
+	}
+}
+
+func replaced(p *corev1.Pod) { p.UID = "pod-2" }
+
+func restartedPod(p *corev1.Pod) { p.Status.ContainerStatuses[0].RestartCount = 1 }
+
+func restored(snapshot string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Annotations = map[string]string{v1alpha1.AnnotationRestoredFrom: snapshot}
+	}
+}
+
+// snapshotIn is the snapshot of the sandbox's first attempt, of the Pod podUID, in a phase.
+func snapshotIn(phase v1alpha1.SandboxSnapshotPhase, options ...func(*v1alpha1.SandboxSnapshot)) *v1alpha1.SandboxSnapshot {
+	snapshot := &v1alpha1.SandboxSnapshot{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: namespace, Name: "demo-gen1", UID: "snapshot-1",
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(sandboxIn(""), v1alpha1.SchemeGroupVersion.WithKind("Sandbox"))},
+		},
+		Spec:   v1alpha1.SandboxSnapshotSpec{SandboxName: name},
+		Status: v1alpha1.SandboxSnapshotStatus{Phase: phase, SandboxUID: "sandbox-1", SourcePodName: name, SourcePodUID: podUID, SourceNodeName: "node-1"},
+	}
+	if phase == v1alpha1.SnapshotSucceed || phase == v1alpha1.SnapshotFailed {
+		snapshot.Status.CompletionTime = &metav1.Time{Time: epoch}
+	}
+	if phase == v1alpha1.SnapshotFailed {
+		meta.SetStatusCondition(&snapshot.Status.Conditions, metav1.Condition{
+			Type: v1alpha1.ConditionFailed, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonRegistryUnavailable, Message: "it does not answer",
+		})
+	}
+	for _, option := range options {
+		option(snapshot)
+	}
+	return snapshot
+}
+
+func named(snapshot string) func(*v1alpha1.SandboxSnapshot) {
+	return func(s *v1alpha1.SandboxSnapshot) { s.Name = snapshot }
+}
+
+func notOurs(s *v1alpha1.SandboxSnapshot) { s.OwnerReferences = nil }
+
+func deletedSnapshot(s *v1alpha1.SandboxSnapshot) {
+	s.DeletionTimestamp = &metav1.Time{Time: epoch}
+	s.Finalizers = []string{v1alpha1.SnapshotFinalizer}
+}
+
+func queuedSnapshot(s *v1alpha1.SandboxSnapshot) {
+	meta.SetStatusCondition(&s.Status.Conditions, metav1.Condition{
+		Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonQueued, Message: "waiting: 2 commits run on node node-1",
+	})
+}
+
+func ofContainer(container, image, digest string) func(*v1alpha1.SandboxSnapshot) {
+	return func(s *v1alpha1.SandboxSnapshot) {
+		s.Status.Containers = append(s.Status.Containers, v1alpha1.ContainerSnapshot{ContainerName: container, ImageURI: image, ImageDigest: digest})
+	}
+}
+
+// observation is what decide sees, an hour after the last attempt ended.
+func observation(sandbox *v1alpha1.Sandbox, options ...func(*observed)) observed {
+	o := observed{sandbox: sandbox, now: epoch.Add(time.Hour)}
+	for _, option := range options {
+		option(&o)
+	}
+	return o
+}
+
+func sees(object any) func(*observed) {
+	return func(o *observed) {
+		switch object := object.(type) {
+		case *corev1.Pod:
+			o.pod = object
+		case *v1alpha1.SandboxSnapshot:
+			o.attempt = object
+		}
+	}
+}
+
+func comesFrom(snapshot *v1alpha1.SandboxSnapshot) func(*observed) {
+	return func(o *observed) { o.from = snapshot }
+}
+
+func thawed(o *observed) { o.thawed = true }
+
+func held(o *observed) { o.held = true }
+
+func after(d time.Duration) func(*observed) {
+	return func(o *observed) { o.now = epoch.Add(d) }
+}
+
+var shortGrace = ptr.To[int64](removalGrace)

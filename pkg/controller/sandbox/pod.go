@@ -1,0 +1,129 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandbox
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/template"
+)
+
+// newPod is the Pod of a sandbox: of its template, with the images of the snapshot that it comes
+// from, nil where it comes from the template alone.
+//
+// It carries no owner reference. An empty or restored store would answer 404 for its owner, and
+// the garbage collector would delete every Pod.
+func newPod(sandbox *v1alpha1.Sandbox, from *v1alpha1.SandboxSnapshot, pullSecret string) (*corev1.Pod, error) {
+	source, err := template.Of(sandbox, from)
+	if err != nil {
+		return nil, err
+	}
+	source = source.DeepCopy()
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace:   sandbox.Namespace,
+			Name:        sandbox.Name,
+			Labels:      source.Labels,
+			Annotations: source.Annotations,
+			Finalizers:  source.Finalizers,
+		},
+		Spec: source.Spec,
+	}
+	if pod.Labels == nil {
+		pod.Labels = map[string]string{}
+	}
+	maps.Copy(pod.Labels, map[string]string{
+		v1alpha1.LabelSandbox:    sandbox.Name,
+		v1alpha1.LabelSandboxUID: string(sandbox.UID),
+	})
+	// A Pod is told by them from commit Jobs and from the Pods of other files.
+	delete(pod.Labels, v1alpha1.LabelComponent)
+	delete(pod.Annotations, v1alpha1.AnnotationRestoredFrom)
+	if from == nil {
+		return pod, nil
+	}
+
+	if pod.Annotations == nil {
+		pod.Annotations = map[string]string{}
+	}
+	pod.Annotations[v1alpha1.AnnotationRestoredFrom] = from.Name
+	for i := range from.Status.Containers {
+		if err := useImage(&pod.Spec, &from.Status.Containers[i]); err != nil {
+			return nil, fmt.Errorf("snapshot %s: %w", from.Name, err)
+		}
+	}
+	if pullSecret != "" && !slices.ContainsFunc(pod.Spec.ImagePullSecrets, func(ref corev1.LocalObjectReference) bool { return ref.Name == pullSecret }) {
+		pod.Spec.ImagePullSecrets = append(pod.Spec.ImagePullSecrets, corev1.LocalObjectReference{Name: pullSecret})
+	}
+	preferNode(&pod.Spec, nodeOf(sandbox, from))
+	return pod, nil
+}
+
+func useImage(pod *corev1.PodSpec, saved *v1alpha1.ContainerSnapshot) error {
+	at := slices.IndexFunc(pod.Containers, func(c corev1.Container) bool { return c.Name == saved.ContainerName })
+	if at < 0 {
+		// The template has changed since and has no such container any more.
+		return nil
+	}
+	image, err := naming.ByDigest(saved.ImageURI, saved.ImageDigest)
+	if err != nil {
+		return err
+	}
+	container := &pod.Containers[at]
+	container.Image = image
+	if container.ImagePullPolicy == corev1.PullNever {
+		// The image of the template was on the node; its snapshot is in the registry.
+		container.ImagePullPolicy = corev1.PullIfNotPresent
+	}
+	return nil
+}
+
+func nodeOf(sandbox *v1alpha1.Sandbox, from *v1alpha1.SandboxSnapshot) string {
+	if from.Status.SourceNodeName != "" {
+		return from.Status.SourceNodeName
+	}
+	return sandbox.Status.NodeName
+}
+
+// preferNode asks for the node that has the layers of the base image already. It never requires
+// it: the node may be full or gone by now.
+func preferNode(pod *corev1.PodSpec, node string) {
+	if node == "" || pod.NodeName != "" {
+		return
+	}
+	if pod.Affinity == nil {
+		pod.Affinity = &corev1.Affinity{}
+	}
+	if pod.Affinity.NodeAffinity == nil {
+		pod.Affinity.NodeAffinity = &corev1.NodeAffinity{}
+	}
+	affinity := pod.Affinity.NodeAffinity
+	affinity.PreferredDuringSchedulingIgnoredDuringExecution = append(affinity.PreferredDuringSchedulingIgnoredDuringExecution,
+		corev1.PreferredSchedulingTerm{
+			Weight: 100,
+			Preference: corev1.NodeSelectorTerm{MatchFields: []corev1.NodeSelectorRequirement{{
+				Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{node},
+			}}},
+		})
+}

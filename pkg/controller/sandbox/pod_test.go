@@ -1,0 +1,178 @@
+package sandbox
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/template"
+)
+
+const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+func withTemplate(edit func(*corev1.PodTemplateSpec)) func(*v1alpha1.Sandbox) {
+	return func(s *v1alpha1.Sandbox) { edit(s.Spec.Template) }
+}
+
+func made(t *testing.T, sandbox *v1alpha1.Sandbox, from *v1alpha1.SandboxSnapshot, pullSecret string) *corev1.Pod {
+	t.Helper()
+	sandboxBefore, fromBefore := sandbox.DeepCopy(), from.DeepCopy()
+	pod, err := newPod(sandbox, from, pullSecret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !apiequality.Semantic.DeepEqual(sandbox, sandboxBefore) || !apiequality.Semantic.DeepEqual(from, fromBefore) {
+		t.Error("what the Pod is made of has changed")
+	}
+	return pod
+}
+
+func TestNewPod(t *testing.T) {
+	pod := made(t, sandboxIn(v1alpha1.SandboxPending, withTemplate(func(template *corev1.PodTemplateSpec) {
+		template.Name, template.GenerateName, template.Namespace = "other", "other-", "kube-system"
+		template.Labels = map[string]string{"app": "x", v1alpha1.LabelSandboxUID: "another's", v1alpha1.LabelComponent: "commit"}
+		template.Annotations = map[string]string{"note": "y", v1alpha1.AnnotationRestoredFrom: "nowhere"}
+		template.OwnerReferences = []metav1.OwnerReference{{Name: "x"}}
+	})), nil, "pull")
+
+	if pod.Name != name || pod.GenerateName != "" || pod.Namespace != namespace {
+		t.Errorf("named %s/%s", pod.Namespace, pod.Name)
+	}
+	if pod.OwnerReferences != nil {
+		t.Errorf("owned by %v: without our store the garbage collector would delete it", pod.OwnerReferences)
+	}
+	if want := map[string]string{"app": "x", v1alpha1.LabelSandbox: name, v1alpha1.LabelSandboxUID: "sandbox-1"}; !apiequality.Semantic.DeepEqual(pod.Labels, want) {
+		t.Errorf("labels %v, want %v", pod.Labels, want)
+	}
+	if want := map[string]string{"note": "y"}; !apiequality.Semantic.DeepEqual(pod.Annotations, want) {
+		t.Errorf("annotations %v, want %v", pod.Annotations, want)
+	}
+	if pod.Spec.Containers[0].Image != "busybox" || pod.Spec.ImagePullSecrets != nil || pod.Spec.Affinity != nil {
+		t.Errorf("a Pod of the template alone: %+v", pod.Spec)
+	}
+}
+
+func TestNewPodFromASnapshot(t *testing.T) {
+	sandbox := sandboxIn(v1alpha1.SandboxResuming, withTemplate(func(template *corev1.PodTemplateSpec) {
+		template.Annotations = map[string]string{v1alpha1.AnnotationRestoredFrom: "nowhere"}
+		template.Spec.InitContainers = []corev1.Container{{Name: "init", Image: "init"}}
+		template.Spec.Containers = []corev1.Container{
+			{Name: "main", Image: "busybox", ImagePullPolicy: corev1.PullNever},
+			{Name: "side", Image: "side", ImagePullPolicy: corev1.PullNever},
+		}
+	}))
+	from := snapshotIn(v1alpha1.SnapshotSucceed, ofContainer("main", "registry.example.com/default/demo-main:snap-gen1-abc", digest),
+		ofContainer("removed", "registry.example.com/default/demo-removed:snap-gen1-abc", digest))
+	pod := made(t, sandbox, from, "pull")
+
+	if got, want := pod.Spec.Containers[0].Image, "registry.example.com/default/demo-main@"+digest; got != want {
+		t.Errorf("image %s, want %s", got, want)
+	}
+	if got := pod.Spec.Containers[0].ImagePullPolicy; got != corev1.PullIfNotPresent {
+		t.Errorf("the image of the snapshot has pull policy %s", got)
+	}
+	if side := pod.Spec.Containers[1]; side.Image != "side" || side.ImagePullPolicy != corev1.PullNever {
+		t.Errorf("a container that was not committed has changed: %+v", side)
+	}
+	if pod.Spec.InitContainers[0].Image != "init" || len(pod.Spec.Containers) != 2 {
+		t.Errorf("containers %+v", pod.Spec.Containers)
+	}
+	if got := pod.Annotations[v1alpha1.AnnotationRestoredFrom]; got != "demo-gen1" {
+		t.Errorf("restored from %q", got)
+	}
+	if got := pod.Spec.ImagePullSecrets; len(got) != 1 || got[0].Name != "pull" {
+		t.Errorf("pull secrets %v", got)
+	}
+}
+
+func TestPullSecretIsAddedOnce(t *testing.T) {
+	for _, test := range []struct{ has, pullSecret, want string }{
+		{"", "", ""},
+		{"mine", "", "mine"},
+		{"", "pull", "pull"},
+		{"mine", "pull", "mine pull"},
+		{"pull mine", "pull", "pull mine"},
+	} {
+		sandbox := sandboxIn(v1alpha1.SandboxResuming, withTemplate(func(template *corev1.PodTemplateSpec) {
+			for _, secret := range strings.Fields(test.has) {
+				template.Spec.ImagePullSecrets = append(template.Spec.ImagePullSecrets, corev1.LocalObjectReference{Name: secret})
+			}
+		}))
+		var got []string
+		for _, secret := range made(t, sandbox, snapshotIn(v1alpha1.SnapshotSucceed), test.pullSecret).Spec.ImagePullSecrets {
+			got = append(got, secret.Name)
+		}
+		if strings.Join(got, " ") != test.want {
+			t.Errorf("%q and %q make %q, want %q", test.has, test.pullSecret, got, test.want)
+		}
+	}
+}
+
+func TestPreferredNode(t *testing.T) {
+	own := corev1.PreferredSchedulingTerm{Weight: 1, Preference: corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: "disk"}}}}
+	tests := map[string]struct {
+		template func(*corev1.PodTemplateSpec)
+		source   string
+		status   string
+		want     string
+	}{
+		"the source node":                    {nil, "node-1", "node-2", "node-1"},
+		"the sandbox's, where none is known": {nil, "", "node-2", "node-2"},
+		"none":                               {nil, "", "", ""},
+		"a node that the template asks for":  {func(t *corev1.PodTemplateSpec) { t.Spec.NodeName = "node-3" }, "node-1", "", ""},
+		"beside what the template prefers": {func(t *corev1.PodTemplateSpec) {
+			t.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.PreferredSchedulingTerm{own}}}
+		}, "node-1", "", "disk node-1"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			sandbox := sandboxIn(v1alpha1.SandboxResuming, func(s *v1alpha1.Sandbox) { s.Status.NodeName = test.status })
+			if test.template != nil {
+				test.template(sandbox.Spec.Template)
+			}
+			from := snapshotIn(v1alpha1.SnapshotSucceed, func(s *v1alpha1.SandboxSnapshot) { s.Status.SourceNodeName = test.source })
+			pod := made(t, sandbox, from, "")
+			var got []string
+			if affinity := pod.Spec.Affinity; affinity != nil {
+				if affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil {
+					t.Error("the node is required: it may be full or gone")
+				}
+				for _, term := range affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
+					for _, field := range term.Preference.MatchFields {
+						got = append(got, field.Values...)
+					}
+					for _, expression := range term.Preference.MatchExpressions {
+						got = append(got, expression.Key)
+					}
+				}
+			}
+			if strings.Join(got, " ") != test.want {
+				t.Errorf("prefers %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestNewPodFails(t *testing.T) {
+	bare := sandboxIn(v1alpha1.SandboxPending, func(s *v1alpha1.Sandbox) { s.Spec.Template = nil })
+	if _, err := newPod(bare, nil, ""); !errors.Is(err, template.ErrNone) {
+		t.Errorf("without a template: %v", err)
+	}
+	if _, err := newPod(bare, snapshotIn(v1alpha1.SnapshotSucceed), ""); !errors.Is(err, template.ErrNone) {
+		t.Errorf("without a template in the snapshot either: %v", err)
+	}
+	brings := snapshotIn(v1alpha1.SnapshotSucceed, func(s *v1alpha1.SandboxSnapshot) { s.Status.Template = sandboxIn("").Spec.Template })
+	if pod, err := newPod(bare, brings, ""); err != nil || pod.Spec.Containers[0].Name != "main" {
+		t.Errorf("with the template of the snapshot: %v, %v", pod, err)
+	}
+	// Never by tag: what a tag names can be changed.
+	broken := snapshotIn(v1alpha1.SnapshotSucceed, ofContainer("main", "registry.example.com/demo:tag", ""))
+	if _, err := newPod(sandboxIn(""), broken, ""); err == nil || !strings.Contains(err.Error(), "snapshot demo-gen1") {
+		t.Errorf("without a digest: %v", err)
+	}
+}

@@ -1,0 +1,145 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandbox
+
+import (
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+)
+
+// podView is what a Pod's status means for its sandbox.
+type podView struct {
+	// started: its containers run or have run, so that there are files to keep.
+	started bool
+	// ready, with reason and message of the sandbox's Ready condition.
+	ready           bool
+	reason, message string
+	// lost: its containers were ended from outside and will not come back.
+	lost bool
+	// reset tells of a container that was restarted in place, empty where none was.
+	reset string
+}
+
+func viewPod(pod *corev1.Pod) podView {
+	view := podView{reset: restarted(pod)}
+	switch pod.Status.Phase {
+	case corev1.PodSucceeded, corev1.PodFailed:
+		if why := evicted(pod); why != "" {
+			return podView{lost: true, reason: v1alpha1.ReasonPodLost, message: why, reset: view.reset}
+		}
+		view.started = true
+		view.reason = v1alpha1.ReasonContainersEnded
+		view.message = "all containers have ended; a pause keeps their files"
+	case corev1.PodRunning:
+		view.started = true
+		view.reason, view.message = v1alpha1.ReasonPodNotReady, notReady(pod)
+		for _, condition := range pod.Status.Conditions {
+			if condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue {
+				view.ready = true
+				view.reason, view.message = v1alpha1.ReasonPodReady, "the Pod is ready"
+			}
+		}
+	default:
+		view.reason, view.message = pending(pod)
+	}
+	if pod.DeletionTimestamp != nil {
+		view.ready = false
+		view.reason, view.message = v1alpha1.ReasonPodTerminating, "the Pod is being deleted"
+	}
+	return view
+}
+
+// evicted says why a failed Pod was ended from outside; empty where its containers ended by
+// themselves.
+func evicted(pod *corev1.Pod) string {
+	for _, condition := range pod.Status.Conditions {
+		if condition.Type == corev1.DisruptionTarget && condition.Status == corev1.ConditionTrue {
+			return fmt.Sprintf("the Pod was ended: %s: %s", condition.Reason, condition.Message)
+		}
+	}
+	if pod.Status.Reason != "" && pod.Status.Reason != "DeadlineExceeded" {
+		// Evicted, NodeShutdown, NodeAffinity, OutOfcpu …: set by the kubelet, and never when
+		// containers end by themselves. A Pod that ran into the activeDeadlineSeconds of its
+		// own template has ended as its owner wanted.
+		return fmt.Sprintf("the Pod was ended: %s: %s", pod.Status.Reason, pod.Status.Message)
+	}
+	return ""
+}
+
+// restarted names the containers that were restarted in place: each has lost its root filesystem.
+func restarted(pod *corev1.Pod) string {
+	var names []string
+	for i := range pod.Status.ContainerStatuses {
+		if status := &pod.Status.ContainerStatuses[i]; status.RestartCount > 0 {
+			names = append(names, status.Name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+func notReady(pod *corev1.Pod) string {
+	for i := range pod.Status.ContainerStatuses {
+		status := &pod.Status.ContainerStatuses[i]
+		if waiting := status.State.Waiting; waiting != nil {
+			return fmt.Sprintf("container %s waits: %s: %s", status.Name, waiting.Reason, waiting.Message)
+		}
+	}
+	return "the Pod runs and is not ready yet"
+}
+
+// pullProblems are the kubelet's reasons of a container that waits for an image it may not get.
+// https://github.com/kubernetes/kubernetes/blob/master/pkg/kubelet/images/types.go
+var pullProblems = map[string]bool{
+	"ErrImagePull": true, "ImagePullBackOff": true, "InvalidImageName": true, "ErrImageNeverPull": true,
+	"RegistryUnavailable": true, "ImageInspectError": true, "SignatureValidationFailed": true,
+}
+
+func pending(pod *corev1.Pod) (reason, message string) {
+	for _, statuses := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
+		for i := range statuses {
+			waiting := statuses[i].State.Waiting
+			if waiting == nil || waiting.Reason == "ContainerCreating" || waiting.Reason == "PodInitializing" {
+				continue
+			}
+			reason = v1alpha1.ReasonPodPending
+			if pullProblems[waiting.Reason] {
+				reason = v1alpha1.ReasonImagePullFailed
+			}
+			// ErrImagePull and ImagePullBackOff alternate for as long as the trouble lasts: the
+			// message leaves the word out, or each turn would be a write.
+			return reason, strings.TrimSpace(fmt.Sprintf("container %s (image %s) cannot start: %s", statuses[i].Name, statuses[i].Image, steady(waiting)))
+		}
+	}
+	for _, condition := range pod.Status.Conditions {
+		if condition.Type == corev1.PodScheduled && condition.Status == corev1.ConditionFalse {
+			return v1alpha1.ReasonPodUnschedulable, condition.Message
+		}
+	}
+	return v1alpha1.ReasonPodPending, "the Pod is being started"
+}
+
+func steady(waiting *corev1.ContainerStateWaiting) string {
+	switch waiting.Reason {
+	case "ErrImagePull", "ImagePullBackOff":
+		return "its image cannot be pulled, the kubelet goes on trying; see the events of the Pod"
+	}
+	return waiting.Reason + ": " + waiting.Message
+}

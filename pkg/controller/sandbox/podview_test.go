@@ -1,0 +1,98 @@
+package sandbox
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+)
+
+func inPhase(phase corev1.PodPhase, reason string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) { p.Status.Phase, p.Status.Reason = phase, reason }
+}
+
+func disrupted(p *corev1.Pod) {
+	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "PreemptionByScheduler"}}
+}
+
+func waitsFor(reason, message string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Status.ContainerStatuses[0].State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}
+	}
+}
+
+func initWaitsFor(reason string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: "init", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}}}}
+	}
+}
+
+func unscheduled(p *corev1.Pod) {
+	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "no node has 9 CPUs"}}
+}
+
+func TestViewPod(t *testing.T) {
+	type view struct {
+		started, ready, lost bool
+		reason, message      string
+	}
+	tests := map[string]struct {
+		pod  *corev1.Pod
+		want view
+	}{
+		"ready":               {podOf(), view{true, true, false, v1alpha1.ReasonPodReady, "ready"}},
+		"not ready":           {podOf(notReadyPod), view{true, false, false, v1alpha1.ReasonPodNotReady, "not ready yet"}},
+		"crash loop":          {podOf(notReadyPod, waitsFor("CrashLoopBackOff", "back-off 5m0s")), view{true, false, false, v1alpha1.ReasonPodNotReady, "container main waits: CrashLoopBackOff"}},
+		"being deleted":       {podOf(terminating(30)), view{true, false, false, v1alpha1.ReasonPodTerminating, "being deleted"}},
+		"about to be evicted": {podOf(disrupted), view{true, false, false, v1alpha1.ReasonPodNotReady, "not ready yet"}},
+
+		"ended":                        {podOf(ended), view{true, false, false, v1alpha1.ReasonContainersEnded, "a pause keeps their files"}},
+		"ended badly":                  {podOf(inPhase(corev1.PodFailed, "")), view{true, false, false, v1alpha1.ReasonContainersEnded, "a pause keeps their files"}},
+		"past its own deadline":        {podOf(inPhase(corev1.PodFailed, "DeadlineExceeded")), view{true, false, false, v1alpha1.ReasonContainersEnded, "a pause keeps their files"}},
+		"evicted":                      {podOf(evictedPod), view{false, false, true, v1alpha1.ReasonPodLost, "Evicted: the node was low on memory"}},
+		"preempted":                    {podOf(inPhase(corev1.PodFailed, ""), disrupted), view{false, false, true, v1alpha1.ReasonPodLost, "PreemptionByScheduler"}},
+		"refused by the kubelet":       {podOf(inPhase(corev1.PodFailed, "OutOfcpu")), view{false, false, true, v1alpha1.ReasonPodLost, "OutOfcpu"}},
+		"ended by the node's shutdown": {podOf(inPhase(corev1.PodFailed, "NodeShutdown")), view{false, false, true, v1alpha1.ReasonPodLost, "NodeShutdown"}},
+
+		"just created":           {podOf(pendingPod, func(p *corev1.Pod) { p.Status.ContainerStatuses = nil }), view{false, false, false, v1alpha1.ReasonPodPending, "being started"}},
+		"unschedulable":          {podOf(pendingPod, unscheduled), view{false, false, false, v1alpha1.ReasonPodUnschedulable, "no node has 9 CPUs"}},
+		"containers are made":    {podOf(pendingPod, waitsFor("ContainerCreating", "")), view{false, false, false, v1alpha1.ReasonPodPending, "being started"}},
+		"image cannot be had":    {podOf(pendingPod, waitsFor("ErrImagePull", "401")), view{false, false, false, v1alpha1.ReasonImagePullFailed, "container main (image busybox) cannot start: its image cannot be pulled"}},
+		"image is not to be had": {podOf(pendingPod, waitsFor("ErrImageNeverPull", "not here")), view{false, false, false, v1alpha1.ReasonImagePullFailed, "ErrImageNeverPull: not here"}},
+		"config is missing":      {podOf(pendingPod, waitsFor("CreateContainerConfigError", "no secret")), view{false, false, false, v1alpha1.ReasonPodPending, "CreateContainerConfigError: no secret"}},
+		"init image is missing":  {podOf(pendingPod, initWaitsFor("InvalidImageName")), view{false, false, false, v1alpha1.ReasonImagePullFailed, "container init"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			got := viewPod(test.pod)
+			if (view{got.started, got.ready, got.lost, got.reason, test.want.message}) != test.want || !strings.Contains(got.message, test.want.message) {
+				t.Errorf("seen as %+v, want %+v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestPullTroubleIsSaidOnce(t *testing.T) {
+	// The kubelet alternates between the two for as long as the trouble lasts.
+	one := viewPod(podOf(pendingPod, waitsFor("ErrImagePull", "401 Unauthorized")))
+	other := viewPod(podOf(pendingPod, waitsFor("ImagePullBackOff", "Back-off pulling image")))
+	if one != other {
+		t.Errorf("%+v is not %+v", one, other)
+	}
+}
+
+func TestRestarted(t *testing.T) {
+	pod := podOf(func(p *corev1.Pod) {
+		p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "a", RestartCount: 1}, {Name: "b"}, {Name: "c", RestartCount: 7}}
+		p.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: "init", RestartCount: 3}}
+	})
+	if got := viewPod(pod).reset; got != "a, c" {
+		t.Errorf("reset %q", got)
+	}
+	evictedPod(pod)
+	if got := viewPod(pod).reset; got != "a, c" {
+		t.Errorf("reset %q once it is evicted", got)
+	}
+}

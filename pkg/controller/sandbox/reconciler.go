@@ -1,0 +1,297 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package sandbox keeps sandboxes: their Pods, their pauses and their resumes.
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
+)
+
+const (
+	// backstop is how long a sandbox on its way is left alone when no watch tells of anything.
+	backstop = time.Minute
+	// maxSteps bounds the steps of one visit; a healthy one takes three.
+	maxSteps = 12
+)
+
+// Reconciler brings sandboxes to where they are wanted.
+type Reconciler struct {
+	// Client writes our own objects and reads them from a cache; Live reads past it.
+	Client client.Client
+	Live   client.Reader
+	// Host is the host cluster's client, with Pods from a cache; HostLive reads past it.
+	Host     client.Client
+	HostLive client.Reader
+	Jobs     *commitjob.Runner
+	// PullSecret is added to the imagePullSecrets of a Pod that comes from a snapshot.
+	PullSecret string
+	Recorder   events.EventRecorder
+	Clock      clock.PassiveClock
+
+	holds holds
+}
+
+// Reconcile decides and acts until there is nothing to do but to wait. Each step decides on
+// what the API server holds now, or on what the step before has just written.
+func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	sandbox := &v1alpha1.Sandbox{}
+	if err := r.Live.Get(ctx, req.NamespacedName, sandbox); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.holds.forget(req.NamespacedName)
+			return ctrl.Result{}, nil
+		}
+		return ctrl.Result{}, fmt.Errorf("read sandbox %s: %w", req, err)
+	}
+	if sandbox.DeletionTimestamp != nil {
+		return r.finalize(ctx, sandbox)
+	}
+
+	thawed := false
+	for range maxSteps {
+		seen, err := r.observe(ctx, sandbox)
+		if err != nil {
+			return ctrl.Result{}, err
+		}
+		seen.thawed = thawed
+		next := decide(*seen)
+		switch next.do {
+		case wait:
+			return r.rest(ctx, sandbox, next.after)
+		case writeStatus:
+			if err := r.write(ctx, sandbox, next); err != nil {
+				return ctrl.Result{}, err
+			}
+			if next.after > 0 {
+				return ctrl.Result{RequeueAfter: next.after}, nil
+			}
+		case createPod:
+			if done, err := r.createPod(ctx, seen); err != nil || !done {
+				return ctrl.Result{RequeueAfter: backstop}, err
+			}
+		case deletePod:
+			return ctrl.Result{RequeueAfter: backstop}, r.deletePod(ctx, seen.pod, next.grace)
+		case createSnapshot:
+			if err := r.createSnapshot(ctx, sandbox); err != nil {
+				return ctrl.Result{}, err
+			}
+		case thaw:
+			if thawed, err = r.Jobs.Thaw(ctx, seen.attempt); err != nil || !thawed {
+				return ctrl.Result{RequeueAfter: backstop}, err
+			}
+		}
+	}
+	return ctrl.Result{}, fmt.Errorf("sandbox %s does not settle: %d steps at one visit", req, maxSteps)
+}
+
+// rest ends a visit. Only a sandbox on its way needs the backstop.
+func (r *Reconciler) rest(ctx context.Context, sandbox *v1alpha1.Sandbox, after time.Duration) (ctrl.Result, error) {
+	if until := r.holds.left(sandbox, r.Clock.Now()); until > 0 {
+		return ctrl.Result{RequeueAfter: until}, nil
+	}
+	switch sandbox.Status.Phase {
+	case v1alpha1.SandboxRunning:
+		if sandbox.Status.FailedAttempts > 1 {
+			// A pause that fails for days must not leave a snapshot for each try.
+			return ctrl.Result{RequeueAfter: after}, r.prune(ctx, sandbox)
+		}
+		return ctrl.Result{RequeueAfter: after}, nil
+	case v1alpha1.SandboxPaused:
+		return ctrl.Result{}, r.prune(ctx, sandbox)
+	case v1alpha1.SandboxFailed:
+		return ctrl.Result{}, nil
+	}
+	return ctrl.Result{RequeueAfter: backstop}, nil
+}
+
+func (r *Reconciler) observe(ctx context.Context, sandbox *v1alpha1.Sandbox) (*observed, error) {
+	now := r.Clock.Now()
+	seen := &observed{sandbox: sandbox, now: now, held: r.holds.left(sandbox, now) > 0}
+	var err error
+	if seen.pod, err = r.pod(ctx, sandbox); err != nil {
+		return nil, err
+	}
+	status := &sandbox.Status
+	if status.SnapshotAttempts > 0 && (status.Phase == v1alpha1.SandboxPausing || status.FailedAttempts > 0) {
+		if seen.attempt, err = r.snapshot(ctx, sandbox.Namespace, naming.PauseSnapshot(sandbox.Name, status.SnapshotAttempts)); err != nil {
+			return nil, err
+		}
+	}
+	from := status.SnapshotName
+	if from == "" && sandbox.Spec.RestoreFrom != nil && status.Phase != v1alpha1.SandboxResuming {
+		from = sandbox.Spec.RestoreFrom.SnapshotName
+	}
+	if from != "" && seen.pod == nil && status.Phase != v1alpha1.SandboxPaused {
+		if seen.from, err = r.snapshot(ctx, sandbox.Namespace, from); err != nil {
+			return nil, err
+		}
+	}
+	return seen, nil
+}
+
+// pod is the sandbox's own Pod. The cache is believed only where it shows the Pod that the
+// status tells of: that a Pod is gone, or that another is ours, is asked of the API.
+func (r *Reconciler) pod(ctx context.Context, sandbox *v1alpha1.Sandbox) (*corev1.Pod, error) {
+	pod := &corev1.Pod{}
+	key := client.ObjectKeyFromObject(sandbox)
+	err := r.Host.Get(ctx, key, pod)
+	switch {
+	case err == nil && pod.UID == sandbox.Status.PodUID:
+		return pod, nil
+	case apierrors.IsNotFound(err) && sandbox.Status.PodName == "":
+		return nil, nil
+	case err != nil && !apierrors.IsNotFound(err):
+		return nil, fmt.Errorf("read Pod %s: %w", key, err)
+	}
+	pod = &corev1.Pod{}
+	if err := r.HostLive.Get(ctx, key, pod); err != nil {
+		if apierrors.IsNotFound(err) {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("read Pod %s: %w", key, err)
+	}
+	if !ours(pod, sandbox) {
+		return nil, nil
+	}
+	return pod, nil
+}
+
+func ours(pod *corev1.Pod, sandbox *v1alpha1.Sandbox) bool {
+	return pod.Labels[v1alpha1.LabelSandboxUID] == string(sandbox.UID)
+}
+
+func (r *Reconciler) snapshot(ctx context.Context, namespace, name string) (*v1alpha1.SandboxSnapshot, error) {
+	snapshot := &v1alpha1.SandboxSnapshot{}
+	err := r.Live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, snapshot)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read snapshot %s/%s: %w", namespace, name, err)
+	}
+	return snapshot, nil
+}
+
+// write stores a status under the resourceVersion that the decision was made on.
+func (r *Reconciler) write(ctx context.Context, sandbox *v1alpha1.Sandbox, next action) error {
+	next.status.DeepCopyInto(&sandbox.Status)
+	if err := r.Client.Status().Update(ctx, sandbox); err != nil {
+		return fmt.Errorf("write the status of sandbox %s/%s: %w", sandbox.Namespace, sandbox.Name, err)
+	}
+	if next.event != nil {
+		r.tell(sandbox, next.event)
+	}
+	return nil
+}
+
+func (r *Reconciler) tell(sandbox *v1alpha1.Sandbox, event *note) {
+	kind := corev1.EventTypeNormal
+	if event.warning {
+		kind = corev1.EventTypeWarning
+	}
+	r.Recorder.Eventf(sandbox, nil, kind, event.reason, "Reconcile", "%s", event.message)
+}
+
+// createPod says whether the Pod is there. Where the API refuses it, the template is unlocked
+// and the next try waits, unless the sandbox changes before.
+func (r *Reconciler) createPod(ctx context.Context, seen *observed) (bool, error) {
+	sandbox := seen.sandbox
+	pod, err := newPod(sandbox, seen.from, r.PullSecret)
+	if err != nil {
+		return false, r.refused(ctx, seen, v1alpha1.ReasonPodRejected, err.Error())
+	}
+	switch err := r.Host.Create(ctx, pod); {
+	case err == nil:
+		r.holds.forget(client.ObjectKeyFromObject(sandbox))
+		r.tell(sandbox, &note{reason: v1alpha1.EventPodCreated, message: fmt.Sprintf("created Pod %s", pod.Name)})
+		return false, nil // the Pod's own events bring the next visit
+	case apierrors.IsAlreadyExists(err):
+		mine, err := r.pod(ctx, sandbox)
+		if err != nil {
+			return false, err
+		}
+		if mine == nil {
+			return false, r.refused(ctx, seen, v1alpha1.ReasonPodNameConflict,
+				fmt.Sprintf("a Pod named %s exists and is not this sandbox's: delete it, or choose another name for the sandbox", pod.Name))
+		}
+		return true, nil
+	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsBadRequest(err):
+		return false, r.refused(ctx, seen, v1alpha1.ReasonPodRejected, err.Error())
+	default:
+		return false, fmt.Errorf("create Pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+}
+
+func (r *Reconciler) refused(ctx context.Context, seen *observed, reason, message string) error {
+	next := seen.next()
+	next.forgetPod()
+	next.set(v1alpha1.ConditionReady, false, reason, "%s", message)
+	if act := seen.write(next, &note{warning: true, reason: reason, message: message}); act.do == writeStatus {
+		if err := r.write(ctx, seen.sandbox, act); err != nil {
+			return err
+		}
+	}
+	r.holds.hold(seen.sandbox, r.Clock.Now())
+	return nil
+}
+
+func (r *Reconciler) deletePod(ctx context.Context, pod *corev1.Pod, grace *int64) error {
+	options := []client.DeleteOption{client.Preconditions{UID: &pod.UID}}
+	if grace != nil {
+		options = append(options, client.GracePeriodSeconds(*grace))
+	}
+	err := r.Host.Delete(ctx, pod, options...)
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("delete Pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return nil
+}
+
+// createSnapshot makes the snapshot of the attempt under way. One that exists is looked at in
+// the next step: it is this attempt's, or its name is taken.
+func (r *Reconciler) createSnapshot(ctx context.Context, sandbox *v1alpha1.Sandbox) error {
+	snapshot := &v1alpha1.SandboxSnapshot{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace:       sandbox.Namespace,
+			Name:            naming.PauseSnapshot(sandbox.Name, sandbox.Status.SnapshotAttempts),
+			Labels:          map[string]string{v1alpha1.LabelSandbox: sandbox.Name, v1alpha1.LabelSandboxUID: string(sandbox.UID)},
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(sandbox, v1alpha1.SchemeGroupVersion.WithKind("Sandbox"))},
+		},
+		Spec: v1alpha1.SandboxSnapshotSpec{
+			SandboxName:    sandbox.Name,
+			Containers:     sandbox.Spec.Snapshot.Containers,
+			DeletionPolicy: sandbox.Spec.Snapshot.DeletionPolicy,
+		},
+	}
+	if err := r.Client.Create(ctx, snapshot); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create snapshot %s/%s: %w", snapshot.Namespace, snapshot.Name, err)
+	}
+	return nil
+}

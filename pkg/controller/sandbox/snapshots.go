@@ -1,0 +1,180 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
+)
+
+// finalize lets a sandbox go when its Pod is gone and no commit of it is under way. Its
+// finished snapshots need not be gone: a registry that is down must not hold up a sandbox.
+func (r *Reconciler) finalize(ctx context.Context, sandbox *v1alpha1.Sandbox) (ctrl.Result, error) {
+	if !controllerutil.ContainsFinalizer(sandbox, v1alpha1.SandboxFinalizer) {
+		return ctrl.Result{}, nil
+	}
+	snapshots, err := r.owned(ctx, r.Live, sandbox)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	busy := false
+	orphan := controllerutil.ContainsFinalizer(sandbox, metav1.FinalizerOrphanDependents)
+	for i := range snapshots {
+		unfinished := !finished(&snapshots[i])
+		busy = busy || unfinished
+		// kubectl delete --cascade=orphan keeps the snapshots, but not a commit under way.
+		if orphan && !unfinished {
+			continue
+		}
+		if err := r.deleteSnapshot(ctx, &snapshots[i]); err != nil {
+			return ctrl.Result{}, err
+		}
+	}
+	pod, err := r.anyPod(ctx, sandbox)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	if pod != nil && pod.DeletionTimestamp == nil {
+		if err := r.deletePod(ctx, pod, graceOf(pod, snapshots)); err != nil {
+			return ctrl.Result{}, err
+		}
+	}
+	if pod != nil || busy {
+		// The Pod's watch and the snapshot's bring the next visit.
+		return ctrl.Result{RequeueAfter: backstop}, nil
+	}
+	controllerutil.RemoveFinalizer(sandbox, v1alpha1.SandboxFinalizer)
+	if err := client.IgnoreNotFound(r.Client.Update(ctx, sandbox)); err != nil {
+		return ctrl.Result{}, fmt.Errorf("remove the finalizer of sandbox %s/%s: %w", sandbox.Namespace, sandbox.Name, err)
+	}
+	r.holds.forget(client.ObjectKeyFromObject(sandbox))
+	return ctrl.Result{}, nil
+}
+
+// graceOf is what a Pod gets to end when its sandbox goes: what it asks for, unless a finished
+// commit left it frozen. Then nobody would hear the signal.
+func graceOf(pod *corev1.Pod, snapshots []v1alpha1.SandboxSnapshot) *int64 {
+	for i := range snapshots {
+		if snapshots[i].Status.Phase == v1alpha1.SnapshotSucceed && snapshots[i].Status.SourcePodUID == pod.UID {
+			return ptr.To[int64](removalGrace)
+		}
+	}
+	return nil
+}
+
+// anyPod is the sandbox's Pod as the API has it, also where the status does not tell of one:
+// its creation may have been the last thing that an earlier visit did.
+func (r *Reconciler) anyPod(ctx context.Context, sandbox *v1alpha1.Sandbox) (*corev1.Pod, error) {
+	pod := &corev1.Pod{}
+	err := r.HostLive.Get(ctx, client.ObjectKeyFromObject(sandbox), pod)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read Pod %s/%s: %w", sandbox.Namespace, sandbox.Name, err)
+	}
+	if !ours(pod, sandbox) {
+		return nil, nil
+	}
+	return pod, nil
+}
+
+// prune deletes pause snapshots beyond spec.snapshot.historyLimit, the oldest first, and failed
+// ones but the last. The one that the next resume needs stays whatever the limit says, and
+// after a loss of data so do all: one of them may be the last that holds it.
+func (r *Reconciler) prune(ctx context.Context, sandbox *v1alpha1.Sandbox) error {
+	if meta.IsStatusConditionTrue(sandbox.Status.Conditions, v1alpha1.ConditionDataLost) {
+		return nil
+	}
+	snapshots, err := r.owned(ctx, r.Client, sandbox)
+	if err != nil {
+		return err
+	}
+	for _, snapshot := range beyond(snapshots, sandbox) {
+		if err := r.deleteSnapshot(ctx, snapshot); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// beyond are the snapshots that a sandbox keeps no longer.
+func beyond(snapshots []v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) []*v1alpha1.SandboxSnapshot {
+	limit := v1alpha1.DefaultHistoryLimit
+	if sandbox.Spec.Snapshot.HistoryLimit != nil {
+		limit = *sandbox.Spec.Snapshot.HistoryLimit
+	}
+	slices.SortFunc(snapshots, func(a, b v1alpha1.SandboxSnapshot) int {
+		return int(naming.Attempt(b.Name) - naming.Attempt(a.Name))
+	})
+	var old []*v1alpha1.SandboxSnapshot
+	succeeded, failed := int32(0), 0
+	for i := range snapshots {
+		switch snapshots[i].Status.Phase {
+		case v1alpha1.SnapshotSucceed:
+			succeeded++
+			if succeeded > limit && snapshots[i].Name != sandbox.Status.SnapshotName {
+				old = append(old, &snapshots[i])
+			}
+		case v1alpha1.SnapshotFailed:
+			failed++
+			if failed > 1 {
+				old = append(old, &snapshots[i])
+			}
+		}
+	}
+	return old
+}
+
+// owned are the snapshots that pauses of this sandbox made.
+func (r *Reconciler) owned(ctx context.Context, reader client.Reader, sandbox *v1alpha1.Sandbox) ([]v1alpha1.SandboxSnapshot, error) {
+	list := &v1alpha1.SandboxSnapshotList{}
+	// The API server and the cache both know this field.
+	if err := reader.List(ctx, list, client.InNamespace(sandbox.Namespace), client.MatchingFields{sandboxsnapshot.IndexSandbox: sandbox.Name}); err != nil {
+		return nil, fmt.Errorf("list the snapshots of sandbox %s/%s: %w", sandbox.Namespace, sandbox.Name, err)
+	}
+	return slices.DeleteFunc(list.Items, func(s v1alpha1.SandboxSnapshot) bool { return !metav1.IsControlledBy(&s, sandbox) }), nil
+}
+
+func (r *Reconciler) deleteSnapshot(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) error {
+	if snapshot.DeletionTimestamp != nil {
+		return nil
+	}
+	err := r.Client.Delete(ctx, snapshot, client.Preconditions{UID: &snapshot.UID})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("delete snapshot %s/%s: %w", snapshot.Namespace, snapshot.Name, err)
+	}
+	return nil
+}
+
+func finished(snapshot *v1alpha1.SandboxSnapshot) bool {
+	return snapshot.Status.Phase == v1alpha1.SnapshotSucceed || snapshot.Status.Phase == v1alpha1.SnapshotFailed
+}

@@ -1,0 +1,190 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandboxsnapshot
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
+)
+
+// refusal is why a commit cannot be done: final, for this attempt.
+type refusal struct {
+	reason, message string
+}
+
+func (r *refusal) Error() string { return r.message }
+
+func refuse(reason, format string, args ...any) *refusal {
+	return &refusal{reason: reason, message: fmt.Sprintf(format, args...)}
+}
+
+// source checks everything that a commit needs and can be known without the node, and returns
+// what is to be committed. A *refusal is final; any other error is worth another try.
+func (r *Reconciler) source(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) (*commitjob.Source, error) {
+	if !r.Images.Configured() {
+		return nil, refuse(v1alpha1.ReasonRegistryNotConfigured, "the server has no registry to push to: start it with --snapshot-registry")
+	}
+	if err := r.checkPushSecret(ctx); err != nil {
+		return nil, err
+	}
+	pod, err := r.sourcePod(ctx, sandbox)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.checkRuntime(ctx, pod); err != nil {
+		return nil, err
+	}
+	if err := r.checkNode(ctx, pod.Spec.NodeName); err != nil {
+		return nil, err
+	}
+	containers, err := chooseContainers(snapshot, sandbox, pod)
+	if err != nil {
+		return nil, err
+	}
+	for i := range containers {
+		containers[i].ImageURI = r.Images.Reference(naming.Image{
+			Namespace: snapshot.Namespace, Sandbox: sandbox.Name, Container: containers[i].ContainerName,
+			Attempt: naming.Attempt(snapshot.Name), SnapshotUID: snapshot.UID,
+		})
+	}
+	return &commitjob.Source{PodName: pod.Name, PodUID: pod.UID, NodeName: pod.Spec.NodeName, Containers: containers}, nil
+}
+
+func (r *Reconciler) checkPushSecret(ctx context.Context) error {
+	name := r.Jobs.PushSecret
+	if name == "" {
+		return nil
+	}
+	secret := &corev1.Secret{}
+	key := client.ObjectKey{Namespace: r.Jobs.Namespace, Name: name}
+	if err := r.HostLive.Get(ctx, key, secret); err != nil {
+		if apierrors.IsNotFound(err) {
+			return refuse(v1alpha1.ReasonPushSecretNotFound, "Secret %s (--snapshot-push-secret) does not exist: create it as kubernetes.io/dockerconfigjson", key)
+		}
+		return fmt.Errorf("read Secret %s: %w", key, err)
+	}
+	if secret.Type != corev1.SecretTypeDockerConfigJson {
+		return refuse(v1alpha1.ReasonPushSecretInvalid, "Secret %s (--snapshot-push-secret) is of type %q, it must be %q: create it with kubectl create secret docker-registry", key, secret.Type, corev1.SecretTypeDockerConfigJson)
+	}
+	// What is wrong with the content is not repeated: the content is secret.
+	if !json.Valid(secret.Data[corev1.DockerConfigJsonKey]) {
+		return refuse(v1alpha1.ReasonPushSecretInvalid, "Secret %s (--snapshot-push-secret) holds no JSON under %s", key, corev1.DockerConfigJsonKey)
+	}
+	return nil
+}
+
+// sourcePod is the Pod that the sandbox's status tells of, and no other of its name.
+func (r *Reconciler) sourcePod(ctx context.Context, sandbox *v1alpha1.Sandbox) (*corev1.Pod, error) {
+	if sandbox.Status.PodUID == "" {
+		return nil, refuse(v1alpha1.ReasonSourcePodNotFound, "sandbox %s has no Pod (phase %s)", sandbox.Name, sandbox.Status.Phase)
+	}
+	pod := &corev1.Pod{}
+	if err := r.HostLive.Get(ctx, client.ObjectKey{Namespace: sandbox.Namespace, Name: sandbox.Status.PodName}, pod); err != nil {
+		if apierrors.IsNotFound(err) {
+			return nil, refuse(v1alpha1.ReasonSourcePodNotFound, "Pod %s does not exist any more", sandbox.Status.PodName)
+		}
+		return nil, fmt.Errorf("read Pod %s/%s: %w", sandbox.Namespace, sandbox.Status.PodName, err)
+	}
+	if pod.UID != sandbox.Status.PodUID || pod.Labels[v1alpha1.LabelSandboxUID] != string(sandbox.UID) {
+		return nil, refuse(v1alpha1.ReasonSourcePodReplaced, "Pod %s has UID %s, but the sandbox ran in the one with UID %s", pod.Name, pod.UID, sandbox.Status.PodUID)
+	}
+	if pod.DeletionTimestamp != nil {
+		return nil, refuse(v1alpha1.ReasonSourcePodNotFound, "Pod %s is being deleted", pod.Name)
+	}
+	if pod.Spec.NodeName == "" {
+		return nil, refuse(v1alpha1.ReasonSourcePodNotFound, "Pod %s has not been scheduled yet", pod.Name)
+	}
+	return pod, nil
+}
+
+// checkRuntime refuses runtimes that keep files where no upperdir shows them: a commit of those
+// would succeed and hold nothing. A Pod without a runtime class is looked at by the committer.
+func (r *Reconciler) checkRuntime(ctx context.Context, pod *corev1.Pod) error {
+	if pod.Spec.RuntimeClassName == nil || *pod.Spec.RuntimeClassName == "" {
+		return nil
+	}
+	class := &nodev1.RuntimeClass{}
+	if err := r.HostLive.Get(ctx, client.ObjectKey{Name: *pod.Spec.RuntimeClassName}, class); err != nil {
+		if apierrors.IsNotFound(err) {
+			return refuse(v1alpha1.ReasonRuntimeNotSupported, "RuntimeClass %s of Pod %s does not exist, so its handler is not known", *pod.Spec.RuntimeClassName, pod.Name)
+		}
+		return fmt.Errorf("read RuntimeClass %s: %w", *pod.Spec.RuntimeClassName, err)
+	}
+	if !slices.Contains(r.Runtimes, class.Handler) {
+		return refuse(v1alpha1.ReasonRuntimeNotSupported, "Pod %s runs under runtime handler %q, whose files cannot be committed: --commit-runtimes has %q", pod.Name, class.Handler, r.Runtimes)
+	}
+	return nil
+}
+
+func (r *Reconciler) checkNode(ctx context.Context, name string) error {
+	node := &corev1.Node{}
+	if err := r.HostLive.Get(ctx, client.ObjectKey{Name: name}, node); err != nil {
+		if apierrors.IsNotFound(err) {
+			return refuse(v1alpha1.ReasonSourceNodeLost, "node %s does not exist any more", name)
+		}
+		return fmt.Errorf("read Node %s: %w", name, err)
+	}
+	for _, condition := range node.Status.Conditions {
+		if condition.Type == corev1.NodeReady && condition.Status != corev1.ConditionTrue {
+			return refuse(v1alpha1.ReasonSourceNodeLost, "node %s is not ready: %s: %s", name, condition.Reason, condition.Message)
+		}
+	}
+	return nil
+}
+
+// chooseContainers are the containers to commit with their runtime IDs: those that the snapshot
+// names, else those that the sandbox names, else all of the template's (and so none that
+// something else injected into the Pod).
+func chooseContainers(snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox, pod *corev1.Pod) ([]v1alpha1.ContainerSnapshot, error) {
+	names := snapshot.Spec.Containers
+	if len(names) == 0 {
+		names = sandbox.Spec.Snapshot.Containers
+	}
+	if len(names) == 0 && sandbox.Spec.Template != nil {
+		for i := range sandbox.Spec.Template.Spec.Containers {
+			names = append(names, sandbox.Spec.Template.Spec.Containers[i].Name)
+		}
+	}
+	if len(names) == 0 {
+		return nil, refuse(v1alpha1.ReasonNoContainers, "there is no container to commit: neither the snapshot nor the sandbox names one")
+	}
+	chosen := make([]v1alpha1.ContainerSnapshot, 0, len(names))
+	for _, name := range names {
+		at := slices.IndexFunc(pod.Status.ContainerStatuses, func(status corev1.ContainerStatus) bool { return status.Name == name })
+		if at < 0 || pod.Status.ContainerStatuses[at].ContainerID == "" {
+			return nil, refuse(v1alpha1.ReasonContainerNotFound, "container %s of Pod %s has not been started", name, pod.Name)
+		}
+		runtime, id, ok := strings.Cut(pod.Status.ContainerStatuses[at].ContainerID, "://")
+		if !ok || runtime != "containerd" {
+			return nil, refuse(v1alpha1.ReasonRuntimeNotSupported, "container %s of Pod %s is run by %q: only containerd's can be committed", name, pod.Name, runtime)
+		}
+		chosen = append(chosen, v1alpha1.ContainerSnapshot{ContainerName: name, ContainerID: id})
+	}
+	return chosen, nil
+}

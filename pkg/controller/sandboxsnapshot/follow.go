@@ -1,0 +1,177 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandboxsnapshot
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+)
+
+// follow watches over a commit until it has ended, and what it froze is thawed where it failed.
+//
+// An attempt that ends badly without a report that everything is thawed first gets the
+// condition Failed=Unknown with the reason that it will end with. From then on the snapshot
+// can only fail, and it says Failed only when nothing is frozen any more.
+func (r *Reconciler) follow(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (ctrl.Result, error) {
+	if ending := meta.FindStatusCondition(snapshot.Status.Conditions, v1alpha1.ConditionFailed); ending != nil {
+		ended, err := r.stopAndThaw(ctx, snapshot)
+		if err != nil || !ended {
+			return ctrl.Result{RequeueAfter: backstop}, err
+		}
+		r.Recorder.Eventf(snapshot, nil, corev1.EventTypeNormal, v1alpha1.EventThawed, "Thaw", "nothing that the commit froze is frozen any more")
+		return ctrl.Result{}, r.fail(ctx, snapshot, ending.Reason, ending.Message)
+	}
+
+	if _, err := r.sandbox(ctx, snapshot); isRefusal(err) {
+		if _, pause := ownedByPause(snapshot); pause {
+			return ctrl.Result{}, r.ending(ctx, snapshot, v1alpha1.ReasonCanceled, err.Error())
+		}
+	} else if err != nil {
+		return ctrl.Result{}, err
+	}
+
+	outcome, err := r.Jobs.Observe(ctx, snapshot)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	switch {
+	case outcome.State == commitjob.Active:
+		return ctrl.Result{RequeueAfter: backstop}, r.progress(ctx, snapshot, outcome.Message)
+	case outcome.State == commitjob.Succeeded:
+		if err := adopt(&snapshot.Status, outcome.Result); err != nil {
+			return ctrl.Result{}, r.ending(ctx, snapshot, v1alpha1.ReasonResultMissing, err.Error())
+		}
+		return ctrl.Result{}, r.succeed(ctx, snapshot)
+	case outcome.Thawed:
+		return ctrl.Result{}, r.fail(ctx, snapshot, outcome.Reason, outcome.Message)
+	}
+	return ctrl.Result{}, r.ending(ctx, snapshot, outcome.Reason, outcome.Message)
+}
+
+// stopAndThaw ends the commit Job and says whether it runs no more and left nothing frozen.
+func (r *Reconciler) stopAndThaw(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (bool, error) {
+	outcome, err := r.Jobs.Observe(ctx, snapshot)
+	if err != nil {
+		return false, err
+	}
+	if outcome.State == commitjob.Active {
+		return false, r.Jobs.Stop(ctx, snapshot)
+	}
+	if outcome.Thawed {
+		return true, nil
+	}
+	return r.Jobs.Thaw(ctx, snapshot)
+}
+
+// progress tells of a commit Pod that does not start: its Job's deadline ends it, but the
+// reason is wanted before.
+func (r *Reconciler) progress(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, problem string) error {
+	ready := meta.FindStatusCondition(snapshot.Status.Conditions, v1alpha1.ConditionReady)
+	if problem == "" || ready != nil && ready.Message == problem {
+		return nil
+	}
+	setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonCommitting, "%s", problem)
+	return r.writeStatus(ctx, snapshot)
+}
+
+// adopt takes the committer's report over, if it has a digest for every container and no other.
+func adopt(status *v1alpha1.SandboxSnapshotStatus, report result.Result) error {
+	if len(report.Containers) != len(status.Containers) {
+		return fmt.Errorf("image-committer reports %d containers, %d were to be committed", len(report.Containers), len(status.Containers))
+	}
+	adopted := slices.Clone(status.Containers)
+	for i := range adopted {
+		at := slices.IndexFunc(report.Containers, func(c result.Container) bool { return c.Name == adopted[i].ContainerName })
+		if at < 0 || report.Containers[at].Digest == "" || report.Containers[at].Image != adopted[i].ImageURI {
+			return fmt.Errorf("image-committer reports no digest of container %s in %s", adopted[i].ContainerName, adopted[i].ImageURI)
+		}
+		adopted[i].ImageDigest = report.Containers[at].Digest
+		adopted[i].LayerBytes = report.Containers[at].LayerBytes
+		adopted[i].Layers = int32(report.Containers[at].Layers) //nolint:gosec // bounded by what a runtime can mount
+	}
+	status.Containers = adopted
+	status.FrozenDuration = &metav1.Duration{Duration: time.Duration(report.FrozenMillis) * time.Millisecond}
+	return nil
+}
+
+func (r *Reconciler) succeed(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) error {
+	snapshot.Status.Phase = v1alpha1.SnapshotSucceed
+	snapshot.Status.CompletionTime = r.now()
+	setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonSucceeded, "%d images are in the registry", len(snapshot.Status.Containers))
+	setCondition(snapshot, v1alpha1.ConditionFailed, metav1.ConditionFalse, v1alpha1.ReasonSucceeded, "the commit succeeded")
+	if err := r.writeStatus(ctx, snapshot); err != nil {
+		return err
+	}
+	r.Recorder.Eventf(snapshot, nil, corev1.EventTypeNormal, v1alpha1.ReasonSucceeded, "Commit", "committed %s", images(snapshot))
+	r.release(client.ObjectKeyFromObject(snapshot))
+	return nil
+}
+
+// ending records that the attempt has failed before anything is done about it, so that the
+// reason outlives the Job.
+func (r *Reconciler) ending(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, reason, message string) error {
+	setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonThawing, "the attempt ended (%s); making sure that nothing stays frozen", reason)
+	setCondition(snapshot, v1alpha1.ConditionFailed, metav1.ConditionUnknown, reason, "%s", message)
+	return r.writeStatus(ctx, snapshot)
+}
+
+func (r *Reconciler) fail(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, reason, message string) error {
+	snapshot.Status.Phase = v1alpha1.SnapshotFailed
+	snapshot.Status.CompletionTime = r.now()
+	setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, reason, "%s", message)
+	setCondition(snapshot, v1alpha1.ConditionFailed, metav1.ConditionTrue, reason, "%s", message)
+	if err := r.writeStatus(ctx, snapshot); err != nil {
+		return err
+	}
+	r.Recorder.Eventf(snapshot, nil, corev1.EventTypeWarning, reason, "Commit", "%s", message)
+	r.release(client.ObjectKeyFromObject(snapshot))
+	return nil
+}
+
+func (r *Reconciler) now() *metav1.Time {
+	now := metav1.NewTime(r.Clock.Now())
+	return &now
+}
+
+func images(snapshot *v1alpha1.SandboxSnapshot) string {
+	list := ""
+	for i := range snapshot.Status.Containers {
+		if i > 0 {
+			list += ", "
+		}
+		list += snapshot.Status.Containers[i].ImageURI + "@" + snapshot.Status.Containers[i].ImageDigest
+	}
+	return list
+}
+
+func sandboxUID(job *batchv1.Job) types.UID {
+	return types.UID(job.Labels[v1alpha1.LabelSandboxUID])
+}

@@ -1,0 +1,365 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandboxsnapshot
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+)
+
+const (
+	committing = "Committing Ready=False/Committing"
+	succeeded  = "Succeed Ready=True/Succeeded Failed=False/Succeeded"
+
+	commit  = commitjob.ComponentCommit
+	unpause = commitjob.ComponentUnpause
+
+	lastWord = `{"error":{"reason":"RegistryUnavailable","message":"it does not answer"},"thawed":true}`
+)
+
+// report is what a committer says that pushed the container main of a snapshot.
+func report(snapshot *v1alpha1.SandboxSnapshot) string {
+	return fmt.Sprintf(`{"containers":[{"name":"main","image":%q,"digest":"sha256:abc","layerBytes":123,"layers":2}],"frozenMillis":150}`,
+		snapshot.Status.Containers[0].ImageURI)
+}
+
+func TestCommit(t *testing.T) {
+	f := newFixture(t, pausing("demo"), podOf("demo"), attemptOf("demo"))
+
+	snapshot := f.visits("demo-gen1")
+	f.is(snapshot, committing)
+	job := f.hasJobs(commit)
+	status := snapshot.Status
+	if status.JobUID != job.UID || status.SandboxUID != "demo-uid" || status.SourcePodName != "demo" || status.SourcePodUID != "demo-pod" ||
+		status.SourceNodeName != "node-1" || status.StartTime == nil || status.Template == nil || snapshot.Status.ObservedGeneration != 1 {
+		t.Errorf("recorded %+v", status)
+	}
+	want := v1alpha1.ContainerSnapshot{ContainerName: "main", ContainerID: "c1", ImageURI: "registry.example.com/default/demo-main:snap-gen1-demogen1"}
+	if len(status.Containers) != 1 || status.Containers[0] != want {
+		t.Errorf("containers %+v, want %+v", status.Containers, want)
+	}
+	if !slices.Contains(job.Spec.Template.Spec.Containers[0].Args, "--leave-frozen") {
+		t.Error("the commit of a pause thaws when it has succeeded")
+	}
+
+	pod := f.runs(job)
+	f.is(f.visits("demo-gen1"), committing)
+	f.ends(pod, 0, report(snapshot))
+	snapshot = f.visits("demo-gen1")
+	f.is(snapshot, succeeded)
+	want.ImageDigest, want.LayerBytes, want.Layers = "sha256:abc", 123, 2
+	if snapshot.Status.Containers[0] != want || snapshot.Status.FrozenDuration.Milliseconds() != 150 || !snapshot.Status.CompletionTime.Time.Equal(epoch) {
+		t.Errorf("recorded %+v", snapshot.Status)
+	}
+	f.hasJobs(commit)
+
+	before := snapshot.ResourceVersion
+	if snapshot = f.visits("demo-gen1"); snapshot.ResourceVersion != before {
+		t.Error("a final snapshot was written again")
+	}
+}
+
+func TestCommitForAUser(t *testing.T) {
+	f := newFixture(t, pausing("demo"), podOf("demo"), snapshotOf("demo", "mine"))
+	f.is(f.visits("mine"), "Pending Ready=False/Queued")
+	f.hasJobs()
+
+	f.change("demo", running)
+	f.is(f.visits("mine"), committing)
+	if slices.Contains(f.hasJobs(commit).Spec.Template.Spec.Containers[0].Args, "--leave-frozen") {
+		t.Error("the commit of a running sandbox leaves it frozen")
+	}
+}
+
+func TestACrashBetweenJobAndStatus(t *testing.T) {
+	f := newFixture(t, pausing("demo"), podOf("demo"), attemptOf("demo"))
+	f.refuseStatus = true
+	if err := f.visit("demo-gen1"); err == nil {
+		t.Fatal("the status was written")
+	}
+	job := f.hasJobs(commit)
+
+	// What the Job commits counts, not what would be chosen now.
+	f.restart()
+	f.change("demo", func(s *v1alpha1.Sandbox) { s.Status.PodUID = "another" })
+	snapshot := f.visits("demo-gen1")
+	f.is(snapshot, committing)
+	if snapshot.Status.JobUID != job.UID || snapshot.Status.SourcePodUID != "demo-pod" || snapshot.Status.SandboxUID != "demo-uid" || len(snapshot.Status.Containers) != 1 {
+		t.Errorf("recorded %+v", snapshot.Status)
+	}
+	f.hasJobs(commit)
+}
+
+func TestACrashAndACancel(t *testing.T) {
+	f := newFixture(t, pausing("demo"), podOf("demo"), attemptOf("demo"))
+	f.refuseStatus = true
+	if err := f.visit("demo-gen1"); err == nil {
+		t.Fatal("the status was written")
+	}
+	f.restart()
+	f.change("demo", canceling)
+	f.is(f.visits("demo-gen1"), committing)
+	f.is(f.visits("demo-gen1"), "Committing Ready=False/Thawing Failed=Unknown/Canceled")
+}
+
+func TestAFailureThatThawed(t *testing.T) {
+	f := newFixture(t, pausing("demo"), podOf("demo"), attemptOf("demo"))
+	f.visits("demo-gen1")
+	f.ends(f.runs(f.hasJobs(commit)), 1, lastWord)
+	f.is(f.visits("demo-gen1"), "Failed Ready=False/RegistryUnavailable Failed=True/RegistryUnavailable")
+	f.hasJobs(commit)
+}
+
+func TestAFailureThatMayHaveLeftSomethingFrozen(t *testing.T) {
+	for name, report := range map[string]string{
+		"without a report":   "",
+		"with garbage":       "panic: runtime error",
+		"that says it froze": `{"error":{"reason":"CommitJobFailed","message":"could not thaw"}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			const ending = "Committing Ready=False/Thawing Failed=Unknown/CommitJobFailed"
+			f := newFixture(t, pausing("demo"), podOf("demo"), attemptOf("demo"))
+			f.visits("demo-gen1")
+			f.ends(f.runs(f.hasJobs(commit)), 137, report)
+
+			// The reason is written before anything is done about it.
+			f.is(f.visits("demo-gen1"), ending)
+			f.hasJobs(commit)
+			f.is(f.visits("demo-gen1"), ending)
+			job := f.hasJobs(commit, unpause)
+			f.is(f.visits("demo-gen1"), ending)
+			pod := f.runs(job)
+			f.is(f.visits("demo-gen1"), ending)
+			f.ends(pod, 0, `{"thawed":true}`)
+			f.is(f.visits("demo-gen1"), "Failed Ready=False/CommitJobFailed Failed=True/CommitJobFailed")
+		})
+	}
+}
+
+func TestAThawThatFailsIsTriedAgain(t *testing.T) {
+	f := newFixture(t, pausing("demo"), podOf("demo"), attemptOf("demo"))
+	f.visits("demo-gen1")
+	f.ends(f.runs(f.hasJobs(commit)), 137, "")
+	f.visits("demo-gen1")
+	f.visits("demo-gen1")
+	first := f.hasJobs(commit, unpause)
+	f.ends(f.runs(first), 1, "")
+	if err := f.visit("demo-gen1"); err == nil || !strings.Contains(err.Error(), "thaw the containers of Pod default/demo on node node-1") {
+		t.Errorf("error %v", err)
+	}
+	f.hasJobs(commit)
+	f.is(f.visits("demo-gen1"), "Committing Ready=False/Thawing Failed=Unknown/CommitJobFailed")
+	if again := f.hasJobs(commit, unpause); again.UID == first.UID {
+		t.Error("the Job that failed is still there")
+	}
+}
+
+func TestNothingIsFrozenInAPodThatIsGone(t *testing.T) {
+	f := newFixture(t, pausing("demo"), podOf("demo"), attemptOf("demo"))
+	f.visits("demo-gen1")
+	f.ends(f.runs(f.hasJobs(commit)), 137, "")
+	f.visits("demo-gen1")
+	if err := f.host.Delete(t.Context(), podOf("demo")); err != nil {
+		t.Fatal(err)
+	}
+	f.is(f.visits("demo-gen1"), "Failed Ready=False/CommitJobFailed Failed=True/CommitJobFailed")
+	f.hasJobs(commit)
+}
+
+func TestASuccessWithoutItsResult(t *testing.T) {
+	for name, report := range map[string]string{
+		"nothing":           "",
+		"another container": `{"containers":[{"name":"other","image":"registry.example.com/default/demo-main:snap-gen1-demogen1","digest":"sha256:abc"}]}`,
+		"another image":     `{"containers":[{"name":"main","image":"registry.example.com/other/demo-main:latest","digest":"sha256:abc"}]}`,
+		"no digest":         `{"containers":[{"name":"main","image":"registry.example.com/default/demo-main:snap-gen1-demogen1"}]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, pausing("demo"), podOf("demo"), attemptOf("demo"))
+			f.visits("demo-gen1")
+			f.ends(f.runs(f.hasJobs(commit)), 0, report)
+			f.is(f.visits("demo-gen1"), "Committing Ready=False/Thawing Failed=Unknown/ResultMissing")
+			f.visits("demo-gen1")
+			f.hasJobs(commit, unpause)
+		})
+	}
+}
+
+func TestACommitPodThatDoesNotStart(t *testing.T) {
+	f := newFixture(t, pausing("demo"), podOf("demo"), attemptOf("demo"))
+	f.visits("demo-gen1")
+	pod := f.runs(f.hasJobs(commit))
+	pod.Status.Phase = corev1.PodPending
+	pod.Status.ContainerStatuses[0].State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff", Message: "no such image"}}
+	f.shows(pod)
+	snapshot := f.visits("demo-gen1")
+	f.is(snapshot, committing)
+	if !strings.Contains(snapshot.Status.Conditions[0].Message, "no such image") {
+		t.Errorf("the snapshot says %q", snapshot.Status.Conditions[0].Message)
+	}
+}
+
+func TestCancelWhileCommitting(t *testing.T) {
+	const ending = "Committing Ready=False/Thawing Failed=Unknown/Canceled"
+	f := newFixture(t, pausing("demo"), podOf("demo"), attemptOf("demo"))
+	f.visits("demo-gen1")
+	f.runs(f.hasJobs(commit))
+	f.change("demo", canceling)
+
+	f.is(f.visits("demo-gen1"), ending)
+	f.hasJobs(commit)
+	f.is(f.visits("demo-gen1"), ending)
+	f.hasJobs() // stopped
+	f.is(f.visits("demo-gen1"), ending)
+	f.ends(f.runs(f.hasJobs(unpause)), 0, `{"thawed":true}`)
+	f.is(f.visits("demo-gen1"), "Failed Ready=False/Canceled Failed=True/Canceled")
+}
+
+func TestCancelBeforeTheCommit(t *testing.T) {
+	f := newFixture(t, pausing("demo", canceling), podOf("demo"), attemptOf("demo"))
+	f.is(f.visits("demo-gen1"), "Failed Ready=False/Canceled Failed=True/Canceled")
+	f.hasJobs()
+}
+
+func TestDeleteWhileCommitting(t *testing.T) {
+	f := newFixture(t, pausing("demo"), podOf("demo"), attemptOf("demo"))
+	f.visits("demo-gen1")
+	f.runs(f.hasJobs(commit))
+	f.deletes(attemptOf("demo"))
+
+	f.is(f.visits("demo-gen1"), committing)
+	f.hasJobs() // stopped
+	f.is(f.visits("demo-gen1"), committing)
+	f.ends(f.runs(f.hasJobs(unpause)), 0, `{"thawed":true}`)
+	f.is(f.visits("demo-gen1"), "Failed Ready=False/Canceled Failed=True/Canceled")
+	f.hasJobs()
+	f.is(f.visits("demo-gen1"), "gone")
+	f.hasJobs()
+}
+
+func TestDelete(t *testing.T) {
+	tests := map[string]struct {
+		sandbox  *v1alpha1.Sandbox
+		snapshot *v1alpha1.SandboxSnapshot
+		want     string
+		jobs     []string
+	}{
+		"pending":                                {pausing("demo"), attemptOf("demo"), "gone", nil},
+		"succeeded, of no sandbox any more":      {pausing("other"), attemptOf("demo", committed), "gone", nil},
+		"succeeded, and its sandbox is not here": {pausing("demo", running), attemptOf("demo", committed), "gone", nil},
+		"succeeded, and a later attempt goes on": {pausing("demo", func(s *v1alpha1.Sandbox) { s.Status.SnapshotAttempts = 2 }), attemptOf("demo", committed), "gone", nil},
+		"succeeded, of a user":                   {pausing("demo"), snapshotOf("demo", "demo-gen1", committed), "gone", nil},
+		// What it froze would stay frozen without anybody who knows of it.
+		"succeeded, and its containers are frozen": {pausing("demo"), attemptOf("demo", committed), "Succeed", []string{unpause}},
+		"succeeded, and its pause is cancelled":    {pausing("demo", canceling), attemptOf("demo", committed), "Succeed", []string{unpause}},
+		"in use": {
+			pausing("demo", func(s *v1alpha1.Sandbox) { s.Status.SnapshotName = "demo-gen1" }), attemptOf("demo", committed),
+			"Succeed Ready=True/InUse", nil,
+		},
+		"in use by one that is to start from it": {
+			pausing("other", func(s *v1alpha1.Sandbox) {
+				s.Spec.RestoreFrom = &v1alpha1.SandboxRestoreSource{SnapshotName: "demo-gen1"}
+			}), attemptOf("demo"), "Pending Ready=False/InUse", nil,
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, test.sandbox, podOf("demo"), test.snapshot)
+			f.deletes(test.snapshot)
+			f.is(f.visits("demo-gen1"), test.want)
+			f.hasJobs(test.jobs...)
+		})
+	}
+}
+
+func TestDeleteThawsWhatTheCommitFroze(t *testing.T) {
+	f := newFixture(t, pausing("demo"), podOf("demo"), attemptOf("demo", committed))
+	f.deletes(attemptOf("demo"))
+	f.visits("demo-gen1")
+	f.ends(f.runs(f.hasJobs(unpause)), 0, `{"thawed":true}`)
+	f.is(f.visits("demo-gen1"), "Succeed Ready=False/Canceled")
+	f.is(f.visits("demo-gen1"), "gone")
+	f.hasJobs()
+}
+
+func TestQueue(t *testing.T) {
+	f := newFixture(t, pausing("one"), podOf("one"), attemptOf("one"), pausing("two"), podOf("two"), attemptOf("two"))
+	f.is(f.visits("one-gen1"), committing)
+	f.is(f.visits("two-gen1"), "Pending Ready=False/Queued")
+	job := f.hasJobs(commit)
+
+	// A commit that was there before the controller counts as well.
+	f.restart()
+	f.is(f.visits("two-gen1"), "Pending Ready=False/Queued")
+	f.is(f.visits("one-gen1"), committing)
+
+	f.ends(f.runs(job), 1, lastWord)
+	f.visits("one-gen1")
+	select {
+	case woken := <-f.r.wake:
+		if woken.Object.GetName() != "two-gen1" {
+			t.Errorf("%s was woken", woken.Object.GetName())
+		}
+	default:
+		t.Fatal("nobody was woken")
+	}
+	f.is(f.visits("two-gen1"), committing)
+}
+
+func TestAJobThatIsRefused(t *testing.T) {
+	f := newFixture(t, pausing("demo"), podOf("demo"), attemptOf("demo"))
+	f.refuseJob = apierrors.NewForbidden(schema.GroupResource{Resource: "jobs"}, "x", nil)
+	f.is(f.visits("demo-gen1"), "Failed Ready=False/CommitPodRejected Failed=True/CommitPodRejected")
+	f.hasJobs()
+}
+
+func TestAJobOfThatNameServesAnother(t *testing.T) {
+	f := newFixture(t, pausing("demo"), podOf("demo"), attemptOf("demo"))
+	f.visits("demo-gen1")
+	job := f.hasJobs(commit)
+	job.Labels[v1alpha1.LabelSnapshotUID] = "another"
+	if err := f.host.Update(t.Context(), job); err != nil {
+		t.Fatal(err)
+	}
+	f.restart()
+	if _, err := f.r.Jobs.Find(t.Context(), job.Name, attemptOf("demo")); err == nil {
+		t.Error("the Job of another snapshot was taken for this one's")
+	}
+}
+
+func TestServed(t *testing.T) {
+	job := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Namespace: jobs, Annotations: map[string]string{
+		v1alpha1.AnnotationNamespace: namespace, v1alpha1.AnnotationSnapshot: "demo-gen1",
+	}}}
+	if got := served(job); len(got) != 1 || got[0].NamespacedName != (client.ObjectKey{Namespace: namespace, Name: "demo-gen1"}) {
+		t.Errorf("a Job brings %v", got)
+	}
+	if got := served(podOf("demo")); got != nil {
+		t.Errorf("a Pod of no snapshot brings %v", got)
+	}
+}

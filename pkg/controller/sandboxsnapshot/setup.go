@@ -1,0 +1,127 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandboxsnapshot
+
+import (
+	"context"
+	"fmt"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+)
+
+// Indexes of the cache of our own objects.
+const (
+	// IndexSandbox finds snapshots by spec.sandboxName.
+	IndexSandbox = "spec.sandboxName"
+	// IndexPhase finds snapshots by status.phase.
+	IndexPhase = "status.phase"
+	// IndexSnapshot finds sandboxes by the snapshots that they need.
+	IndexSnapshot = "snapshots in use"
+)
+
+// AddIndexes registers the indexes that both controllers list by.
+func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
+	for _, index := range []struct {
+		object client.Object
+		field  string
+		values client.IndexerFunc
+	}{
+		{&v1alpha1.SandboxSnapshot{}, IndexSandbox, func(o client.Object) []string {
+			return []string{o.(*v1alpha1.SandboxSnapshot).Spec.SandboxName}
+		}},
+		{&v1alpha1.SandboxSnapshot{}, IndexPhase, func(o client.Object) []string {
+			return []string{string(o.(*v1alpha1.SandboxSnapshot).Status.Phase)}
+		}},
+		{&v1alpha1.Sandbox{}, IndexSnapshot, func(o client.Object) []string {
+			return needed(o.(*v1alpha1.Sandbox))
+		}},
+	} {
+		if err := indexer.IndexField(ctx, index.object, index.field, index.values); err != nil {
+			return fmt.Errorf("index %T by %s: %w", index.object, index.field, err)
+		}
+	}
+	return nil
+}
+
+// needed are the snapshots that a sandbox cannot do without: the next resume's, and the one
+// that it was created from until it has one of its own.
+func needed(sandbox *v1alpha1.Sandbox) []string {
+	var names []string
+	if sandbox.Status.SnapshotName != "" {
+		names = append(names, sandbox.Status.SnapshotName)
+	} else if sandbox.Spec.RestoreFrom != nil {
+		names = append(names, sandbox.Spec.RestoreFrom.SnapshotName)
+	}
+	return names
+}
+
+// Add adds the controller to the manager. host is the cache of the host cluster's Pods and Jobs.
+func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueue.TypedRateLimiter[reconcile.Request]) error {
+	r.wake = make(chan event.GenericEvent, 1024)
+	return builder.ControllerManagedBy(mgr).
+		Named("sandboxsnapshot").
+		For(&v1alpha1.SandboxSnapshot{}).
+		Watches(&v1alpha1.Sandbox{}, handler.EnqueueRequestsFromMapFunc(r.unfinishedOf)).
+		WatchesRawSource(source.Kind(host, &batchv1.Job{}, handler.TypedEnqueueRequestsFromMapFunc(
+			func(_ context.Context, job *batchv1.Job) []reconcile.Request { return served(job) }))).
+		WatchesRawSource(source.Kind(host, &corev1.Pod{}, handler.TypedEnqueueRequestsFromMapFunc(
+			func(_ context.Context, pod *corev1.Pod) []reconcile.Request { return served(pod) }))).
+		WatchesRawSource(source.Channel(r.wake, &handler.EnqueueRequestForObject{})).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 4, RateLimiter: limiter}).
+		Complete(r)
+}
+
+// unfinishedOf are the snapshots that a change of their sandbox may cancel, start or release.
+func (r *Reconciler) unfinishedOf(ctx context.Context, sandbox client.Object) []reconcile.Request {
+	snapshots := &v1alpha1.SandboxSnapshotList{}
+	// From the cache, by an index that is always there: an error has no cause to tell of.
+	if err := r.Client.List(ctx, snapshots, client.InNamespace(sandbox.GetNamespace()), client.MatchingFields{IndexSandbox: sandbox.GetName()}); err != nil {
+		return nil
+	}
+	var requests []reconcile.Request
+	for i := range snapshots.Items {
+		snapshot := &snapshots.Items[i]
+		finished := snapshot.Status.Phase == v1alpha1.SnapshotSucceed || snapshot.Status.Phase == v1alpha1.SnapshotFailed
+		if !finished || snapshot.DeletionTimestamp != nil {
+			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(snapshot)})
+		}
+	}
+	return requests
+}
+
+// served is the snapshot that a Job or its Pod serves.
+func served(object client.Object) []reconcile.Request {
+	annotations := object.GetAnnotations()
+	namespace, name := annotations[v1alpha1.AnnotationNamespace], annotations[v1alpha1.AnnotationSnapshot]
+	if namespace == "" || name == "" {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: client.ObjectKey{Namespace: namespace, Name: name}}}
+}

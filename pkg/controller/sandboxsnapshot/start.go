@@ -1,0 +1,191 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandboxsnapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/template"
+)
+
+// start checks a snapshot that has no commit yet, and creates its Job.
+func (r *Reconciler) start(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (ctrl.Result, error) {
+	sandbox, err := r.sandbox(ctx, snapshot)
+	if err == nil && sandbox.Spec.Template == nil {
+		sandbox.Spec.Template, err = template.Read(ctx, r.Live, sandbox)
+		if errors.Is(err, template.ErrNone) || apierrors.IsNotFound(err) {
+			err = nil // the checks say what a sandbox without a template lacks
+		}
+	}
+	if err != nil && !isRefusal(err) {
+		return ctrl.Result{}, err
+	}
+
+	// A Job that exists already is what is being committed, whatever the checks would say now.
+	job, findErr := r.Jobs.Find(ctx, naming.CommitJob(snapshot.Namespace, snapshot.Name, snapshot.UID), snapshot)
+	if findErr != nil {
+		return ctrl.Result{}, findErr
+	}
+	if job != nil {
+		return ctrl.Result{}, r.committing(ctx, snapshot, sandbox, job)
+	}
+
+	if _, pause := ownedByPause(snapshot); err == nil && !pause && sandbox.Status.Phase == v1alpha1.SandboxPausing {
+		// A commit that thaws must not come between a pause's commit and the removal of the Pod.
+		return ctrl.Result{RequeueAfter: backstop}, r.queued(ctx, snapshot, fmt.Sprintf("sandbox %s is being paused", sandbox.Name))
+	}
+
+	var source *commitjob.Source
+	if err == nil {
+		source, err = r.source(ctx, snapshot, sandbox)
+	}
+	if why := (*refusal)(nil); errors.As(err, &why) {
+		return ctrl.Result{}, r.fail(ctx, snapshot, why.reason, why.message)
+	}
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+
+	if free, why, err := r.acquire(ctx, snapshot, source); err != nil || !free {
+		if err == nil {
+			err = r.queued(ctx, snapshot, why)
+		}
+		return ctrl.Result{RequeueAfter: backstop}, err
+	}
+	snapshot.Status.SandboxUID = sandbox.UID
+	_, pause := ownedByPause(snapshot)
+	job, err = r.Jobs.Commit(snapshot, source, pause)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	switch err := r.Jobs.Client.Create(ctx, job); {
+	case apierrors.IsInvalid(err), apierrors.IsForbidden(err):
+		return ctrl.Result{}, r.fail(ctx, snapshot, v1alpha1.ReasonCommitPodRejected,
+			fmt.Sprintf("the commit Job is refused in namespace %s: %v", job.Namespace, err))
+	case err != nil:
+		// Also where it exists by now: the next visit finds it and takes it up.
+		return ctrl.Result{}, fmt.Errorf("create Job %s/%s: %w", job.Namespace, job.Name, err)
+	}
+	return ctrl.Result{}, r.committing(ctx, snapshot, sandbox, job)
+}
+
+// sandbox is the sandbox to commit. A pause's snapshot belongs to one sandbox by UID and to its
+// current attempt, or its commit is cancelled before it starts.
+func (r *Reconciler) sandbox(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (*v1alpha1.Sandbox, error) {
+	sandbox := &v1alpha1.Sandbox{}
+	if err := r.Live.Get(ctx, client.ObjectKey{Namespace: snapshot.Namespace, Name: snapshot.Spec.SandboxName}, sandbox); err != nil {
+		if apierrors.IsNotFound(err) {
+			return nil, refuse(v1alpha1.ReasonSandboxNotFound, "sandbox %s does not exist", snapshot.Spec.SandboxName)
+		}
+		return nil, fmt.Errorf("read sandbox %s/%s: %w", snapshot.Namespace, snapshot.Spec.SandboxName, err)
+	}
+	if why := canceled(snapshot, sandbox); why != "" {
+		return nil, refuse(v1alpha1.ReasonCanceled, "%s", why)
+	}
+	return sandbox, nil
+}
+
+// canceled says why a pause's snapshot is not wanted any more, empty where it is. A snapshot
+// that a user asked for is wanted until it is deleted.
+func canceled(snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) string {
+	owner, pause := ownedByPause(snapshot)
+	if !pause {
+		return ""
+	}
+	condition := meta.FindStatusCondition(sandbox.Status.Conditions, v1alpha1.ConditionPaused)
+	switch {
+	case sandbox.UID != owner.UID:
+		return fmt.Sprintf("sandbox %s was deleted and created anew", sandbox.Name)
+	case sandbox.DeletionTimestamp != nil:
+		return fmt.Sprintf("sandbox %s is being deleted", sandbox.Name)
+	case sandbox.Status.Phase != v1alpha1.SandboxPausing || naming.PauseSnapshot(sandbox.Name, sandbox.Status.SnapshotAttempts) != snapshot.Name:
+		return fmt.Sprintf("sandbox %s does not wait for this attempt", sandbox.Name)
+	case condition != nil && condition.Reason == v1alpha1.ReasonCanceling:
+		return fmt.Sprintf("a resume of sandbox %s cancelled the pause", sandbox.Name)
+	}
+	return ""
+}
+
+func (r *Reconciler) acquire(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, source *commitjob.Source) (bool, string, error) {
+	committing := &v1alpha1.SandboxSnapshotList{}
+	if err := r.Client.List(ctx, committing, client.MatchingFields{IndexPhase: string(v1alpha1.SnapshotCommitting)}); err != nil {
+		return false, "", fmt.Errorf("list the snapshots under way: %w", err)
+	}
+	free, why := r.slots.acquire(client.ObjectKeyFromObject(snapshot), slot{pod: source.PodUID, node: source.NodeName}, committing.Items, r.MaxPerNode, r.MaxTotal)
+	return free, why, nil
+}
+
+func (r *Reconciler) queued(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, why string) error {
+	if condition := meta.FindStatusCondition(snapshot.Status.Conditions, v1alpha1.ConditionReady); condition != nil && condition.Reason == v1alpha1.ReasonQueued {
+		return nil
+	}
+	setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonQueued, "waiting: %s", why)
+	return r.writeStatus(ctx, snapshot)
+}
+
+// committing records what the Job commits. The Job comes first and its source is read back from
+// it, so that one status write is enough and a crash between the two loses nothing.
+func (r *Reconciler) committing(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox, job *batchv1.Job) error {
+	if err := record(snapshot, job); err != nil {
+		return err
+	}
+	if sandbox != nil {
+		snapshot.Status.Template = sandbox.Spec.Template
+	}
+	setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonCommitting,
+		"Job %s/%s commits Pod %s on node %s", job.Namespace, job.Name, snapshot.Status.SourcePodName, snapshot.Status.SourceNodeName)
+	if err := r.writeStatus(ctx, snapshot); err != nil {
+		return err
+	}
+	r.Recorder.Eventf(snapshot, nil, corev1.EventTypeNormal, v1alpha1.EventCommitJobCreated, "Commit",
+		"created Job %s/%s, which commits Pod %s on node %s", job.Namespace, job.Name, snapshot.Status.SourcePodName, snapshot.Status.SourceNodeName)
+	return nil
+}
+
+// record takes over into the status what the Job commits.
+func record(snapshot *v1alpha1.SandboxSnapshot, job *batchv1.Job) error {
+	source, err := commitjob.SourceOf(job)
+	if err != nil {
+		return err
+	}
+	status := &snapshot.Status
+	status.Phase = v1alpha1.SnapshotCommitting
+	status.SandboxUID = sandboxUID(job)
+	status.SourcePodName, status.SourcePodUID, status.SourceNodeName = source.PodName, source.PodUID, source.NodeName
+	status.Containers = source.Containers
+	status.JobUID = job.UID
+	status.StartTime = &job.CreationTimestamp
+	return nil
+}
+
+func isRefusal(err error) bool {
+	why := (*refusal)(nil)
+	return errors.As(err, &why)
+}
