@@ -1,0 +1,293 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandbox
+
+import (
+	"fmt"
+	"time"
+
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+)
+
+// state is a row of the verbs' table: all that a verb's answer depends on, beside the snapshot
+// that a resume names.
+type state string
+
+const (
+	statePending   state = "Pending"
+	stateRunning   state = "Running"
+	stateEnded     state = "Running, all containers ended"
+	statePausing   state = "Pausing"
+	stateCanceling state = "Pausing, cancelling"
+	stateMarked    state = "Pausing, Pod marked for removal"
+	statePaused    state = "Paused"
+	stateResuming  state = "Resuming"
+	stateFailed    state = "Failed"
+	stateDeleting  state = "being deleted"
+)
+
+func stateOf(sandbox *lifecycle.Sandbox) state {
+	if sandbox.DeletionTimestamp != nil {
+		return stateDeleting
+	}
+	switch sandbox.Status.Phase {
+	case lifecycle.SandboxRunning:
+		if reasonOf(sandbox, v1alpha1.ConditionReady) == v1alpha1.ReasonContainersEnded {
+			return stateEnded
+		}
+		return stateRunning
+	case lifecycle.SandboxPausing:
+		switch reasonOf(sandbox, v1alpha1.ConditionPaused) {
+		case v1alpha1.ReasonCanceling:
+			return stateCanceling
+		case v1alpha1.ReasonRemovingPod:
+			return stateMarked
+		}
+		return statePausing
+	case lifecycle.SandboxPaused:
+		return statePaused
+	case lifecycle.SandboxResuming:
+		return stateResuming
+	case lifecycle.SandboxFailed:
+		return stateFailed
+	}
+	return statePending
+}
+
+// Pause decides what a pause makes of the sandbox: the sandbox as it shall be, which is the same
+// object where nothing changes, or a refusal. It changes nothing that it is given.
+func Pause(sandbox *lifecycle.Sandbox, now time.Time) (*lifecycle.Sandbox, *Refusal) {
+	switch stateOf(sandbox) {
+	case stateDeleting:
+		return nil, refuse(CauseDeleting, "the sandbox is being deleted")
+	case statePending:
+		return nil, refuse(CausePhase, "the sandbox is Pending and has no files yet; pause it once it is Running")
+	case stateRunning, stateEnded:
+		return startPause(sandbox, now), nil
+	case stateCanceling:
+		return nil, refuse(CauseCanceling, "the previous pause is being cancelled; pause again once the sandbox is Running")
+	case statePausing, stateMarked, statePaused:
+		return keepPaused(sandbox, now), nil
+	case stateResuming:
+		return nil, refuse(CausePhase, "the sandbox is Resuming; pause it once it is Running")
+	default: // stateFailed
+		if sandbox.Status.PodUID == "" {
+			return nil, refuse(CausePhase, "the sandbox is Failed and has no Pod to pause; resume it from a snapshot or from its template")
+		}
+		return startPause(sandbox, now), nil
+	}
+}
+
+// Resume decides what a resume makes of the sandbox, like Pause. snapshot is the one that the
+// request names, nil where there is none of that name.
+func Resume(sandbox *lifecycle.Sandbox, request *lifecycle.SandboxResume, snapshot *lifecycle.SandboxSnapshot, now time.Time) (*lifecycle.Sandbox, *Refusal) {
+	at := stateOf(sandbox)
+	if at == stateDeleting {
+		return nil, refuse(CauseDeleting, "the sandbox is being deleted")
+	}
+	from, refusal := chooseSource(sandbox, request, snapshot)
+	if refusal != nil {
+		return nil, refusal
+	}
+	if from.chosen && !from.possible(sandbox, at) {
+		return nil, refuseAt(from.field, CausePhase, fmt.Sprintf(
+			"the sandbox is %s and its files are those it has; pause it first, then resume it from elsewhere", at))
+	}
+
+	switch at {
+	case statePending, stateRunning:
+		return withdrawPause(sandbox, now), nil
+	case stateEnded:
+		if !from.chosen {
+			return nil, refuse(CauseContainersEnded, "all containers have ended, and a start from a snapshot would lose what they wrote since; "+
+				"pause the sandbox to keep it, or set snapshotName or fromTemplate to give it up")
+		}
+		next := startResume(sandbox, from, now)
+		// The ended Pod holds the name of the new one: the controller removes it first.
+		setCondition(next, v1alpha1.ConditionPaused, v1alpha1.ReasonRemovingPod, "The Pod whose containers have ended is being removed.", now)
+		return next, nil
+	case statePausing:
+		return cancelPause(sandbox, now), nil
+	case stateCanceling:
+		return keepRunning(sandbox, now), nil
+	case stateMarked, stateResuming:
+		return requestRunning(sandbox, now), nil
+	case statePaused:
+		return startResume(sandbox, from, now), nil
+	default: // stateFailed
+		if !from.chosen && sandbox.Status.SnapshotName == "" {
+			return nil, refuse(CauseNoSnapshot, "the sandbox is Failed and has no snapshot; set fromTemplate to start afresh from its template")
+		}
+		return startResume(sandbox, from, now), nil
+	}
+}
+
+// source is what a resume starts from.
+type source struct {
+	// chosen says that the request names it; else it is what the sandbox says.
+	chosen bool
+	// field of the request names it.
+	field string
+	// snapshotName is empty for the template.
+	snapshotName string
+}
+
+func chooseSource(sandbox *lifecycle.Sandbox, request *lifecycle.SandboxResume, snapshot *lifecycle.SandboxSnapshot) (source, *Refusal) {
+	switch {
+	case request.FromTemplate:
+		if sandbox.Spec.Template == nil {
+			return source{}, refuseAt("fromTemplate", CauseNoTemplate, "the sandbox has no template of its own; set spec.template or resume from a snapshot")
+		}
+		return source{chosen: true, field: "fromTemplate"}, nil
+	case request.SnapshotName != "":
+		if refusal := refuseSnapshot(sandbox, request.SnapshotName, snapshot); refusal != nil {
+			return source{}, refusal
+		}
+		return source{chosen: true, field: "snapshotName", snapshotName: request.SnapshotName}, nil
+	}
+	return source{snapshotName: sandbox.Status.SnapshotName}, nil
+}
+
+func refuseSnapshot(sandbox *lifecycle.Sandbox, name string, snapshot *lifecycle.SandboxSnapshot) *Refusal {
+	const field = "snapshotName"
+	switch {
+	case snapshot == nil:
+		return refuseAt(field, CauseSnapshotNotFound, fmt.Sprintf("snapshot %q does not exist in this namespace", name))
+	case snapshot.Status.Phase != lifecycle.SnapshotSucceed:
+		phase := snapshot.Status.Phase
+		if phase == "" {
+			phase = lifecycle.SnapshotPending
+		}
+		return refuseAt(field, CauseSnapshotNotReady, fmt.Sprintf("snapshot %q is %s; name one that is %s", name, phase, lifecycle.SnapshotSucceed))
+	case snapshot.Status.SandboxUID != sandbox.UID:
+		return refuseAt(field, CauseSnapshotOfAnother, fmt.Sprintf(
+			"snapshot %q was made of another sandbox; create a sandbox with spec.restoreFrom to start from it", name))
+	case snapshot.DeletionTimestamp != nil:
+		return refuseAt(field, CauseSnapshotNotFound, fmt.Sprintf("snapshot %q is being deleted", name))
+	}
+	return nil
+}
+
+// possible says whether a sandbox in this state can start from the source.
+func (s source) possible(sandbox *lifecycle.Sandbox, at state) bool {
+	switch at {
+	case stateEnded, statePaused, stateFailed:
+		return true
+	case stateResuming:
+		// A repeat of the resume that is under way.
+		return s.snapshotName == sandbox.Status.SnapshotName
+	}
+	return false
+}
+
+// startPause begins an attempt. The phase Pausing is entered only together with a new attempt,
+// so that while it lasts the attempt under way is <sandbox>-gen<snapshotAttempts>.
+func startPause(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
+	next := want(sandbox, lifecycle.DesiredStatePaused, now)
+	next.Status.Phase = lifecycle.SandboxPausing
+	next.Status.SnapshotAttempts++
+	setBoth(next, v1alpha1.ReasonPausing, "A pause has been requested.", now)
+	return next
+}
+
+// keepPaused answers a pause of a sandbox that is paused or on its way there.
+func keepPaused(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
+	if sandbox.Spec.DesiredState == lifecycle.DesiredStatePaused {
+		return sandbox
+	}
+	return want(sandbox, lifecycle.DesiredStatePaused, now)
+}
+
+// keepRunning answers a resume of a sandbox that is on its way to Running.
+func keepRunning(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
+	if sandbox.Spec.DesiredState == lifecycle.DesiredStateRunning {
+		return sandbox
+	}
+	return requestRunning(sandbox, now)
+}
+
+// requestRunning has the controller try at once, even where nothing but the time changes.
+func requestRunning(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
+	return want(sandbox, lifecycle.DesiredStateRunning, now)
+}
+
+// withdrawPause takes back a pause that was asked for by an update, or waits for its next try.
+func withdrawPause(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
+	if sandbox.Spec.DesiredState != lifecycle.DesiredStatePaused {
+		return sandbox
+	}
+	next := want(sandbox, lifecycle.DesiredStateRunning, now)
+	next.Status.FailedAttempts = 0
+	setCondition(next, v1alpha1.ConditionPaused, v1alpha1.ReasonRunning, "The pause has been withdrawn.", now)
+	return next
+}
+
+// cancelPause asks for the end of the commit under way. The phase stays Pausing until the thaw
+// is confirmed.
+func cancelPause(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
+	next := want(sandbox, lifecycle.DesiredStateRunning, now)
+	setBoth(next, v1alpha1.ReasonCanceling, "The pause is being cancelled.", now)
+	return next
+}
+
+func startResume(sandbox *lifecycle.Sandbox, from source, now time.Time) *lifecycle.Sandbox {
+	next := want(sandbox, lifecycle.DesiredStateRunning, now)
+	next.Status.Phase = lifecycle.SandboxResuming
+	next.Status.SnapshotName = from.snapshotName
+	next.Status.FailedAttempts = 0
+	setBoth(next, v1alpha1.ReasonResuming, "A resume has been requested.", now)
+	return next
+}
+
+// want copies the sandbox with another desired state and a new time of request.
+func want(sandbox *lifecycle.Sandbox, desired lifecycle.SandboxDesiredState, now time.Time) *lifecycle.Sandbox {
+	next := sandbox.DeepCopy()
+	next.Spec.DesiredState = desired
+	requested := metav1.NewMicroTime(now)
+	next.Status.LastRequestTime = &requested
+	// What the strategy will say too; the conditions below need to know it.
+	raiseGeneration(next, sandbox)
+	return next
+}
+
+func setBoth(sandbox *lifecycle.Sandbox, reason, message string, now time.Time) {
+	setCondition(sandbox, v1alpha1.ConditionReady, reason, message, now)
+	setCondition(sandbox, v1alpha1.ConditionPaused, reason, message, now)
+}
+
+// setCondition sets a condition to False: a verb only ever begins something.
+func setCondition(sandbox *lifecycle.Sandbox, condition, reason, message string, now time.Time) {
+	apimeta.SetStatusCondition(&sandbox.Status.Conditions, metav1.Condition{
+		Type:               condition,
+		Status:             metav1.ConditionFalse,
+		Reason:             reason,
+		Message:            message,
+		ObservedGeneration: sandbox.Generation,
+		LastTransitionTime: metav1.NewTime(now),
+	})
+}
+
+func reasonOf(sandbox *lifecycle.Sandbox, condition string) string {
+	if found := apimeta.FindStatusCondition(sandbox.Status.Conditions, condition); found != nil {
+		return found.Reason
+	}
+	return ""
+}

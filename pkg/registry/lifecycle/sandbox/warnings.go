@@ -1,0 +1,79 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandbox
+
+import (
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
+)
+
+// volumeWarnings names each volume that goes with the Pod.
+func volumeWarnings(sandbox *lifecycle.Sandbox) []string {
+	if sandbox.Spec.Template == nil {
+		return nil
+	}
+	var warnings []string
+	volumes := field.NewPath("spec", "template", "spec", "volumes")
+	for i, volume := range sandbox.Spec.Template.Spec.Volumes {
+		if kind := lostOnPause(volume); kind != "" {
+			warnings = append(warnings, fmt.Sprintf("%s: the content of the %s volume %q does not survive a pause",
+				volumes.Index(i), kind, volume.Name))
+		}
+	}
+	return warnings
+}
+
+// lostOnPause names the kind of a volume whose content is bound to the life of one Pod and was
+// written there. What the kubelet fills in (configMap, secret, projected) comes back by itself.
+func lostOnPause(volume corev1.Volume) string {
+	switch {
+	case volume.EmptyDir != nil:
+		return "emptyDir"
+	case volume.Ephemeral != nil:
+		return "ephemeral"
+	case volume.CSI != nil && (volume.CSI.ReadOnly == nil || !*volume.CSI.ReadOnly):
+		return "inline CSI"
+	}
+	return ""
+}
+
+// imageWarnings names each container whose changed image the snapshot in use will replace.
+func imageWarnings(sandbox, old *lifecycle.Sandbox) []string {
+	if sandbox.Status.SnapshotName == "" || sandbox.Spec.Template == nil || old.Spec.Template == nil {
+		return nil
+	}
+	before := make(map[string]string)
+	for _, container := range old.Spec.Template.Spec.Containers {
+		before[container.Name] = container.Image
+	}
+	var warnings []string
+	containers := field.NewPath("spec", "template", "spec", "containers")
+	for i, container := range sandbox.Spec.Template.Spec.Containers {
+		image, existed := before[container.Name]
+		committed := len(sandbox.Spec.Snapshot.Containers) == 0 || slices.Contains(sandbox.Spec.Snapshot.Containers, container.Name)
+		if existed && committed && image != container.Image {
+			warnings = append(warnings, fmt.Sprintf("%s: the next resume uses the image of snapshot %s instead; resume with fromTemplate to use this one",
+				containers.Index(i).Child("image"), sandbox.Status.SnapshotName))
+		}
+	}
+	return warnings
+}

@@ -1,0 +1,67 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandboxsnapshot
+
+import (
+	"context"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/validation"
+)
+
+// StatusStrategy is how sandboxsnapshots/status is updated: the status and nothing else.
+type StatusStrategy struct {
+	Strategy
+}
+
+var (
+	_ rest.RESTUpdateStrategy  = StatusStrategy{}
+	_ rest.ResetFieldsStrategy = StatusStrategy{}
+)
+
+// NewStatusStrategy makes the status strategy of a strategy.
+func NewStatusStrategy(strategy Strategy) StatusStrategy {
+	return StatusStrategy{Strategy: strategy}
+}
+
+// GetResetFields names what a status update cannot set.
+func (StatusStrategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
+	return map[fieldpath.APIVersion]*fieldpath.Set{
+		apiVersion: fieldpath.NewSet(fieldpath.MakePathOrDie("metadata"), fieldpath.MakePathOrDie("spec")),
+	}
+}
+
+// PrepareForUpdate keeps spec and metadata.
+func (StatusStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
+	snapshot, oldSnapshot := obj.(*lifecycle.SandboxSnapshot), old.(*lifecycle.SandboxSnapshot)
+	// Ownership of the status fields is part of the metadata and does change.
+	managedFields := snapshot.ManagedFields
+	// That this takes over the resource version is safe: it was compared before.
+	snapshot.ObjectMeta = *oldSnapshot.ObjectMeta.DeepCopy()
+	snapshot.ManagedFields = managedFields
+	snapshot.Spec = *oldSnapshot.Spec.DeepCopy()
+}
+
+// ValidateUpdate checks a status update.
+func (StatusStrategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
+	return validation.ValidateSandboxSnapshotStatusUpdate(obj.(*lifecycle.SandboxSnapshot), old.(*lifecycle.SandboxSnapshot))
+}

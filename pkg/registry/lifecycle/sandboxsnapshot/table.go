@@ -1,0 +1,130 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandboxsnapshot
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/meta/table"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/duration"
+	"k8s.io/apiserver/pkg/registry/rest"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
+)
+
+// TableConvertor shows snapshots as kubectl get prints them.
+type TableConvertor struct{}
+
+var _ rest.TableConvertor = TableConvertor{}
+
+var columns = []metav1.TableColumnDefinition{
+	{Name: "Name", Type: "string", Format: "name", Description: "Name of the snapshot."},
+	{Name: "Phase", Type: "string", Description: "Where the snapshot stands, in one word."},
+	{Name: "Sandbox_ID", Type: "string", Description: "The sandbox that the snapshot was made of."},
+	{Name: "Age", Type: "string", Description: "Time since the snapshot was created."},
+	{Name: "Node", Type: "string", Priority: 1, Description: "The node that the commit ran on."},
+	{Name: "Size", Type: "string", Priority: 1, Description: "Compressed size of the layers that the snapshot added."},
+	{Name: "Frozen", Type: "string", Priority: 1, Description: "How long the commit kept the containers frozen."},
+	{Name: "Duration", Type: "string", Priority: 1, Description: "How long the commit took."},
+	{Name: "Image", Type: "string", Priority: 1, Description: "The images, by digest."},
+}
+
+// ConvertToTable makes a table of a snapshot or a list of them.
+func (TableConvertor) ConvertToTable(_ context.Context, obj, options runtime.Object) (*metav1.Table, error) {
+	result := &metav1.Table{}
+	if opt, ok := options.(*metav1.TableOptions); !ok || !opt.NoHeaders {
+		result.ColumnDefinitions = columns
+	}
+	switch accessor, err := apimeta.ListAccessor(obj); {
+	case err == nil:
+		result.ResourceVersion = accessor.GetResourceVersion()
+		result.Continue = accessor.GetContinue()
+		result.RemainingItemCount = accessor.GetRemainingItemCount()
+	default:
+		if accessor, err := apimeta.CommonAccessor(obj); err == nil {
+			result.ResourceVersion = accessor.GetResourceVersion()
+		}
+	}
+	var err error
+	result.Rows, err = table.MetaToTableRow(obj, func(obj runtime.Object, _ metav1.Object, name, age string) ([]any, error) {
+		snapshot := obj.(*lifecycle.SandboxSnapshot)
+		status := &snapshot.Status
+		return []any{
+			name, string(status.Phase), snapshot.Spec.SandboxName, age,
+			status.SourceNodeName, size(status.Containers), frozen(status.FrozenDuration),
+			took(status.StartTime, status.CompletionTime), images(status.Containers),
+		}, nil
+	})
+	return result, err
+}
+
+func size(containers []lifecycle.ContainerSnapshot) string {
+	var bytes int64
+	for _, container := range containers {
+		bytes += container.LayerBytes
+	}
+	if bytes == 0 {
+		return ""
+	}
+	// Rounded up to whole Ki or Mi: a quantity that is not a multiple prints all its digits.
+	unit := int64(1)
+	for _, next := range []int64{1 << 10, 1 << 20} {
+		if bytes >= next {
+			unit = next
+		}
+	}
+	return resource.NewQuantity((bytes+unit-1)/unit*unit, resource.BinarySI).String()
+}
+
+func frozen(frozen *metav1.Duration) string {
+	if frozen == nil {
+		return ""
+	}
+	return frozen.Round(time.Millisecond).String()
+}
+
+func took(start, completion *metav1.Time) string {
+	if start == nil || completion == nil {
+		return ""
+	}
+	return duration.HumanDuration(completion.Sub(start.Time))
+}
+
+func images(containers []lifecycle.ContainerSnapshot) string {
+	var references []string
+	for _, container := range containers {
+		if container.ImageDigest == "" {
+			continue
+		}
+		references = append(references, repository(container.ImageURI)+"@"+container.ImageDigest)
+	}
+	return strings.Join(references, ",")
+}
+
+// repository cuts the tag off an image reference. A colon before the last slash is a port.
+func repository(reference string) string {
+	if colon := strings.LastIndex(reference, ":"); colon > strings.LastIndex(reference, "/") {
+		return reference[:colon]
+	}
+	return reference
+}

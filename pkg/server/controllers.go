@@ -1,0 +1,164 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/selection"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/cluster"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller"
+)
+
+// controllers run beside the API: on the loopback connection for our own objects, on the host
+// cluster for Pods and Jobs.
+type controllers struct {
+	loopback  *rest.Config
+	host      *rest.Config
+	namespace string
+	options   controller.Options
+}
+
+// controllerShutdown bounds how long reconciles under way may take to end.
+const controllerShutdown = 10 * time.Second
+
+// errLeadershipLost ends the process: another replica does the work now, and only a fresh start
+// is certain to hold nothing of the old one.
+var errLeadershipLost = errors.New("the lease of the controllers was lost to another replica; ending to start afresh")
+
+// run leads when it is its turn, until ctx ends.
+func (c *controllers) run(ctx context.Context) error {
+	ctrl.SetLogger(klog.NewKlogr())
+	scheme, err := controllerScheme()
+	if err != nil {
+		return err
+	}
+	host, err := c.hostCluster(scheme)
+	if err != nil {
+		return err
+	}
+	mgr, err := c.manager(scheme)
+	if err != nil {
+		return err
+	}
+	if err := mgr.Add(host); err != nil {
+		return fmt.Errorf("adding the host cluster to the controllers: %w", err)
+	}
+	if err := controller.Add(ctx, mgr, host, c.options); err != nil {
+		return fmt.Errorf("setting up the controllers: %w", err)
+	}
+	err = mgr.Start(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case err != nil:
+		return fmt.Errorf("running the controllers: %w", err)
+	}
+	return errLeadershipLost
+}
+
+// controllerScheme knows our types and the host's: events about our objects go to the host.
+func controllerScheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	if err := clientgoscheme.AddToScheme(scheme); err != nil {
+		return nil, err
+	}
+	return scheme, v1alpha1.AddToScheme(scheme)
+}
+
+func (c *controllers) manager(scheme *runtime.Scheme) (manager.Manager, error) {
+	loopback := rest.CopyConfig(c.loopback)
+	// Our group speaks JSON alone.
+	loopback.ContentType = runtime.ContentTypeJSON
+	loopback.AcceptContentTypes = runtime.ContentTypeJSON
+
+	grace := controllerShutdown
+	mgr, err := ctrl.NewManager(loopback, manager.Options{
+		Scheme: scheme,
+		// What there is to know is known here: discovery would race with the start of the server.
+		MapperProvider: func(*rest.Config, *http.Client) (apimeta.RESTMapper, error) { return ownMapper(), nil },
+		// The API server serves both.
+		Metrics:                metricsserver.Options{BindAddress: "0"},
+		HealthProbeBindAddress: "0",
+		// Also with the embedded store: while a Pod is replaced there may be two for a moment.
+		LeaderElection:                true,
+		LeaderElectionConfig:          c.host,
+		LeaderElectionNamespace:       c.namespace,
+		LeaderElectionID:              ServiceName,
+		LeaderElectionReleaseOnCancel: true,
+		GracefulShutdownTimeout:       &grace,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("making the controllers: %w", err)
+	}
+	return mgr, nil
+}
+
+// ownMapper maps our two kinds to their resources.
+func ownMapper() apimeta.RESTMapper {
+	mapper := apimeta.NewDefaultRESTMapper(nil)
+	version := v1alpha1.SchemeGroupVersion
+	mapper.AddSpecific(version.WithKind("Sandbox"), version.WithResource("sandboxes"), version.WithResource("sandbox"), apimeta.RESTScopeNamespace)
+	mapper.AddSpecific(version.WithKind("SandboxSnapshot"), version.WithResource("sandboxsnapshots"), version.WithResource("sandboxsnapshot"), apimeta.RESTScopeNamespace)
+	return mapper
+}
+
+// hostCluster caches the Pods and Jobs that serve sandboxes, and nothing else of the cluster.
+func (c *controllers) hostCluster(scheme *runtime.Scheme) (cluster.Cluster, error) {
+	ours, err := labels.NewRequirement(v1alpha1.LabelSandboxUID, selection.Exists, nil)
+	if err != nil {
+		return nil, err
+	}
+	selector := labels.NewSelector().Add(*ours)
+	host, err := cluster.New(c.host, func(o *cluster.Options) {
+		o.Scheme = scheme
+		o.Cache.ByObject = map[client.Object]cache.ByObject{
+			&corev1.Pod{}: {Label: selector},
+			&batchv1.Job{}: {
+				Label:      selector,
+				Namespaces: map[string]cache.Config{c.options.CommitJobNamespace: {}},
+			},
+		}
+		// Read one by one when they are needed, never listed: least privilege, and memory.
+		o.Client.Cache = &client.CacheOptions{DisableFor: []client.Object{
+			&corev1.Secret{}, &corev1.ConfigMap{}, &corev1.Node{}, &corev1.Namespace{},
+		}}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("connecting the controllers to the kube-apiserver: %w", err)
+	}
+	return host, nil
+}

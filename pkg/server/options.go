@@ -1,0 +1,197 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package server is the program sandbox-apiserver: its flags, its embedded etcd, the identity of
+// its store, its serving certificate, and the controllers that run beside the API in one process.
+package server
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/pflag"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	genericoptions "k8s.io/apiserver/pkg/server/options"
+	"k8s.io/client-go/kubernetes"
+	cliflag "k8s.io/component-base/cli/flag"
+	"k8s.io/component-base/logs"
+	logsapi "k8s.io/component-base/logs/api/v1"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
+)
+
+// Names of what the server keeps in its own namespace.
+const (
+	// ServiceName is the Service in front of the server, and the name of its Lease.
+	ServiceName = "sandbox-apiserver"
+	// StoreConfigMapName is the ConfigMap that mirrors the identity of the store.
+	StoreConfigMapName = "sandbox-apiserver-store"
+	// APIServiceName is the registration of the API with the kube-apiserver.
+	APIServiceName = "v1alpha1.lifecycle.opensandbox.io"
+)
+
+// defaultEtcdPrefix begins every key of the API.
+const defaultEtcdPrefix = "/registry/lifecycle.opensandbox.io"
+
+// Options is everything that the server can be told.
+type Options struct {
+	Run         *genericoptions.ServerRunOptions
+	Recommended *genericoptions.RecommendedOptions
+	Logs        *logs.Options
+
+	// DataDir holds the embedded etcd, unless --etcd-servers names a cluster.
+	DataDir string
+	// AcceptNewStorage takes the store as it is, whatever the ConfigMap knows.
+	AcceptNewStorage bool
+	// ServingCertSecret is the Secret of the server's namespace that holds its certificate.
+	// Empty: the server keeps none there.
+	ServingCertSecret string
+	// KubeAPIQPS and KubeAPIBurst bound the requests of the controllers to the kube-apiserver.
+	KubeAPIQPS   float32
+	KubeAPIBurst int
+	Controller   controller.Options
+
+	// Namespace is the server's own, from the environment variable POD_NAMESPACE.
+	Namespace string
+
+	// Standalone runs the server without a cluster: tests that serve the API alone set it.
+	Standalone *Standalone
+}
+
+// Standalone replaces the cluster around the server. It has no flag.
+type Standalone struct {
+	Authenticator authenticator.Request
+	Authorizer    authorizer.Authorizer
+	// Client is the kube-apiserver that knows the identity of the store. Nil: any store will do.
+	Client kubernetes.Interface
+}
+
+// NewOptions returns the options with their defaults.
+func NewOptions() *Options {
+	o := &Options{
+		Run:               genericoptions.NewServerRunOptions(),
+		Recommended:       genericoptions.NewRecommendedOptions(defaultEtcdPrefix, apiserver.Codecs.LegacyCodec(v1alpha1.SchemeGroupVersion)),
+		Logs:              logs.NewOptions(),
+		DataDir:           "/var/lib/sandbox-apiserver",
+		ServingCertSecret: "sandbox-apiserver-serving-cert",
+		KubeAPIQPS:        50,
+		KubeAPIBurst:      100,
+		Controller: controller.Options{
+			SnapshotImageTemplate: naming.DefaultImageTemplate,
+			CommitterImage:        "image-committer:dev",
+			CommitJobTimeout:      10 * time.Minute,
+			// A Pod without a runtime class has the empty handler. gVisor and Kata keep files
+			// where a commit cannot see them.
+			CommitRuntimes:       []string{"", "runc", "crun"},
+			ContainerdSocketPath: "/run/containerd/containerd.sock",
+			ContainerdRoot:       "/var/lib/containerd",
+			MaxCommitsPerNode:    2,
+			MaxCommits:           100,
+		},
+	}
+	// A port below 1024 would need a privilege that nothing else here needs.
+	o.Recommended.SecureServing.BindPort = 8443
+	// A certificate that no file holds is kept in the Secret, or in memory.
+	o.Recommended.SecureServing.ServerCert.CertDirectory = ""
+	o.Recommended.SecureServing.ServerCert.PairName = ""
+	// On the way down, tell clients to come back instead of cutting them off, and end watches
+	// early: without, every open watch would hold up a restart for a minute.
+	o.Run.ShutdownSendRetryAfter = true
+	o.Run.ShutdownWatchTerminationGracePeriod = 3 * time.Second
+	return o
+}
+
+// Flags returns the flags in groups, as --help shows them.
+func (o *Options) Flags() cliflag.NamedFlagSets {
+	var sets cliflag.NamedFlagSets
+	o.addSnapshotFlags(sets.FlagSet("snapshot"))
+	o.addStorageFlags(sets.FlagSet("storage"))
+	o.addServingFlags(sets.FlagSet("serving"))
+	o.addHostFlags(sets.FlagSet("kubernetes"))
+	o.Recommended.Authentication.AddFlags(sets.FlagSet("authentication"))
+	o.Recommended.Authorization.AddFlags(sets.FlagSet("authorization"))
+	o.Recommended.Audit.AddFlags(sets.FlagSet("audit"))
+	o.Recommended.Admission.AddFlags(sets.FlagSet("admission"))
+	o.Recommended.Features.AddFlags(sets.FlagSet("features"))
+	o.Recommended.Traces.AddFlags(sets.FlagSet("tracing"))
+	o.Recommended.EgressSelector.AddFlags(sets.FlagSet("egress"))
+	o.Run.AddUniversalFlags(sets.FlagSet("generic"))
+	logsapi.AddFlags(o.Logs, sets.FlagSet("logging"))
+	return sets
+}
+
+func (o *Options) addSnapshotFlags(fs *pflag.FlagSet) {
+	c := &o.Controller
+	fs.StringVar(&c.SnapshotRegistry, "snapshot-registry", c.SnapshotRegistry,
+		"Where snapshot images go: a registry, optionally with a path, for example registry.example.com/sandboxes. "+
+			"Without it every pause fails with RegistryNotConfigured.")
+	fs.BoolVar(&c.SnapshotRegistryInsecure, "snapshot-registry-insecure", c.SnapshotRegistryInsecure,
+		"Allow plain HTTP, and certificates that do not verify, for the snapshot registry.")
+	fs.StringVar(&c.SnapshotRegistryCA, "snapshot-registry-ca", c.SnapshotRegistryCA,
+		"ConfigMap of the commit Jobs' namespace whose key ca.crt holds the certificates that the snapshot registry is verified with. "+
+			"Without it, the public roots.")
+	fs.StringVar(&c.SnapshotPushSecret, "snapshot-push-secret", c.SnapshotPushSecret,
+		"Secret of the commit Jobs' namespace, of type kubernetes.io/dockerconfigjson, that pushes use. Without it they are anonymous.")
+	fs.StringVar(&c.ResumePullSecret, "resume-pull-secret", c.ResumePullSecret,
+		"Name of a Secret in the sandbox's own namespace that is added to the imagePullSecrets of a resumed Pod. Without it none is added.")
+	fs.StringVar(&c.SnapshotImageTemplate, "snapshot-image-template", c.SnapshotImageTemplate,
+		"How image references are made. It must hold the namespace and the UID of the snapshot, so that no two snapshots share an image.")
+	fs.StringVar(&c.CommitterImage, "image-committer-image", c.CommitterImage,
+		"Image of the Jobs that commit and thaw containers. The API cannot change it.")
+	fs.StringVar(&c.CommitJobNamespace, "commit-job-namespace", c.CommitJobNamespace,
+		"Namespace of commit and unpause Jobs and of the push secret. Whoever may exec or read secrets there can reach every sandbox: "+
+			"never a namespace of sandboxes. By default the server's own, from the environment variable POD_NAMESPACE.")
+	fs.DurationVar(&c.CommitJobTimeout, "commit-job-timeout", c.CommitJobTimeout,
+		"How long a commit may take, counted from the start of its container.")
+	fs.StringSliceVar(&c.CommitRuntimes, "commit-runtimes", c.CommitRuntimes,
+		"Runtime handlers whose files a commit can see; the empty one is that of Pods without a runtime class.")
+	fs.StringVar(&c.ContainerdSocketPath, "containerd-socket-path", c.ContainerdSocketPath,
+		"The socket of containerd on the nodes.")
+	fs.StringVar(&c.ContainerdRoot, "containerd-root", c.ContainerdRoot,
+		"The root directory of containerd on the nodes. Commit Jobs mount it read-only.")
+	fs.IntVar(&c.MaxCommitsPerNode, "max-commits-per-node", c.MaxCommitsPerNode,
+		"How many commits run on one node at a time. The others wait and say so.")
+	fs.IntVar(&c.MaxCommits, "max-commits", c.MaxCommits,
+		"How many commits run at a time.")
+}
+
+func (o *Options) addStorageFlags(fs *pflag.FlagSet) {
+	fs.StringVar(&o.DataDir, "data-dir", o.DataDir,
+		"Directory of the embedded etcd, which runs unless --etcd-servers names a cluster. One replica only.")
+	fs.BoolVar(&o.AcceptNewStorage, "accept-new-storage", o.AcceptNewStorage, fmt.Sprintf(
+		"Take the store as it is, even where the ConfigMap %s knows another. Pods of sandboxes that the store does not know are reported, never deleted.",
+		StoreConfigMapName))
+	o.Recommended.Etcd.AddFlags(fs)
+}
+
+func (o *Options) addServingFlags(fs *pflag.FlagSet) {
+	o.Recommended.SecureServing.AddFlags(fs)
+	fs.StringVar(&o.ServingCertSecret, "serving-cert-secret", o.ServingCertSecret,
+		"Secret of the server's namespace in which it keeps a certificate authority and a serving certificate of its own, renews them, "+
+			"and tells the APIService. Not used with --tls-cert-file. Empty: a self-signed certificate in memory.")
+}
+
+func (o *Options) addHostFlags(fs *pflag.FlagSet) {
+	o.Recommended.CoreAPI.AddFlags(fs)
+	fs.Float32Var(&o.KubeAPIQPS, "kube-api-qps", o.KubeAPIQPS,
+		"How many requests a second the controllers may send to the kube-apiserver.")
+	fs.IntVar(&o.KubeAPIBurst, "kube-api-burst", o.KubeAPIBurst,
+		"How many requests the controllers may send to the kube-apiserver at once, above --kube-api-qps.")
+}

@@ -1,0 +1,268 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"k8s.io/apiserver/pkg/endpoints/discovery"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	aggregator "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset"
+	"k8s.io/utils/clock"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver"
+)
+
+// Server is the whole program, started by Run.
+type Server struct {
+	options *Options
+	generic *apiserver.Server
+
+	// etcd is nil where the store is a cluster of its own.
+	etcd *embeddedEtcd
+	gate *storeGate
+	// identity is nil where any store will do.
+	identity    *storeIdentity
+	controllers *controllers
+
+	// stop ends everything, with the error that the program ends with.
+	stop context.CancelCauseFunc
+}
+
+// Run serves until ctx ends or something fails that the server cannot go on without.
+func Run(ctx context.Context, options *Options) error {
+	server, err := New(ctx, options)
+	if err != nil {
+		return err
+	}
+	return server.Run(ctx)
+}
+
+// New starts the store and makes the server. The options must be complete and valid. A server
+// that was made must be run: only that ends its store.
+func New(ctx context.Context, options *Options) (_ *Server, err error) {
+	s := &Server{options: options, gate: newStoreGate()}
+	defer func() {
+		if err != nil {
+			s.stopStore()
+		}
+	}()
+	if options.embedsEtcd() {
+		if s.etcd, err = startEtcd(ctx, options.DataDir); err != nil {
+			return nil, err
+		}
+		options.Recommended.Etcd.StorageConfig.Transport.ServerList = []string{s.etcd.endpoint()}
+	}
+
+	generic, err := s.genericConfig()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.connectHost(generic); err != nil {
+		return nil, err
+	}
+	s.generic, err = (&apiserver.Config{GenericConfig: generic}).Complete().New()
+	if err != nil {
+		return nil, err
+	}
+	installMetrics(s.generic.Handler.NonGoRestfulMux)
+	return s, s.addHooks()
+}
+
+// Loopback is a connection to the server with all rights.
+func (s *Server) Loopback() *rest.Config { return rest.CopyConfig(s.generic.LoopbackClientConfig) }
+
+// Run serves until ctx ends or something fails, and ends the store last.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.stopStore()
+	ctx, s.stop = context.WithCancelCause(ctx)
+	defer s.stop(nil)
+	if s.etcd != nil {
+		go func() {
+			select {
+			case err, open := <-s.etcd.failed():
+				if open {
+					s.stop(fmt.Errorf("the embedded etcd has ended: %w", err))
+				}
+			case <-ctx.Done():
+			}
+		}()
+	}
+	if err := s.generic.PrepareRun().RunWithContext(ctx); err != nil {
+		return err
+	}
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
+}
+
+func (s *Server) stopStore() {
+	if s.identity != nil {
+		_ = s.identity.etcd.Close()
+	}
+	if s.etcd != nil {
+		s.etcd.stop()
+	}
+}
+
+// genericConfig applies the options to the configuration of the generic server.
+func (s *Server) genericConfig() (*genericapiserver.RecommendedConfig, error) {
+	o := s.options
+	config := genericapiserver.NewRecommendedConfig(apiserver.Codecs)
+	config.OpenAPIConfig = apiserver.OpenAPIConfig()
+	config.OpenAPIV3Config = apiserver.OpenAPIV3Config()
+	// installMetrics serves them together with those of the controllers.
+	config.EnableMetrics = false
+	config.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
+		handler = apiserver.WithVerbRequests(handler)
+		handler = withStoreGate(handler, s.gate)
+		return genericapiserver.DefaultBuildHandlerChain(handler, c)
+	}
+	config.AddReadyzChecks(s.gate.readyzCheck())
+
+	if err := o.Run.DefaultAdvertiseAddress(o.Recommended.SecureServing.SecureServingOptions); err != nil {
+		return nil, fmt.Errorf("--advertise-address: %w", err)
+	}
+	if err := o.Run.ApplyTo(&config.Config); err != nil {
+		return nil, err
+	}
+	if err := o.Recommended.SecureServing.MaybeDefaultWithSelfSignedCerts("localhost", nil, nil); err != nil {
+		return nil, fmt.Errorf("making a self-signed certificate: %w", err)
+	}
+	if err := o.Recommended.ApplyTo(config); err != nil {
+		return nil, err
+	}
+	if o.Standalone != nil {
+		config.Authentication.Authenticator = o.Standalone.Authenticator
+		config.Authorization.Authorizer = o.Standalone.Authorizer
+	}
+	// Nobody calls the server by its own address but itself; clients come through the aggregator.
+	config.DiscoveryAddresses = discovery.DefaultAddresses{DefaultAddress: config.ExternalAddress}
+	return config, nil
+}
+
+// connectHost sets up what needs the cluster around the server.
+func (s *Server) connectHost(config *genericapiserver.RecommendedConfig) error {
+	o := s.options
+	var client kubernetes.Interface
+	if o.Standalone != nil {
+		client = o.Standalone.Client
+	} else {
+		host := rest.CopyConfig(config.ClientConfig)
+		host.QPS, host.Burst = o.KubeAPIQPS, o.KubeAPIBurst
+		host = rest.AddUserAgent(host, ServiceName)
+		kube, err := kubernetes.NewForConfig(host)
+		if err != nil {
+			return fmt.Errorf("connecting to the kube-apiserver: %w", err)
+		}
+		client = kube
+		s.controllers = &controllers{host: host, namespace: o.Namespace, options: o.Controller}
+		if o.keepsCertificate() {
+			registrations, err := aggregator.NewForConfig(host)
+			if err != nil {
+				return fmt.Errorf("connecting to the kube-apiserver: %w", err)
+			}
+			certificate, key := config.SecureServing.Cert.CurrentCertKeyContent()
+			config.SecureServing.Cert = &servingCert{
+				kube: kube, aggregator: registrations, namespace: o.Namespace, secretName: o.ServingCertSecret,
+				clock: clock.RealClock{}, certificate: certificate, key: key,
+			}
+		}
+	}
+	if client == nil {
+		s.gate.open()
+		return nil
+	}
+	etcd, err := s.newEtcdClient()
+	if err != nil {
+		return err
+	}
+	s.identity = &storeIdentity{
+		etcd:      etcd,
+		key:       o.Recommended.Etcd.StorageConfig.Prefix + ".store-id",
+		client:    client,
+		namespace: o.Namespace,
+		acceptNew: o.AcceptNewStorage,
+		gate:      s.gate,
+	}
+	return nil
+}
+
+func (s *Server) newEtcdClient() (*clientv3.Client, error) {
+	transport := s.options.Recommended.Etcd.StorageConfig.Transport
+	tls, err := etcdTLS(transport.CertFile, transport.KeyFile, transport.TrustedCAFile)
+	if err != nil {
+		return nil, err
+	}
+	client, err := clientv3.New(clientv3.Config{Endpoints: transport.ServerList, TLS: tls, DialTimeout: 20 * time.Second, Logger: quiet()})
+	if err != nil {
+		return nil, fmt.Errorf("connecting to etcd: %w", err)
+	}
+	return client, nil
+}
+
+// addHooks starts, once the API is served, what uses it, and ends that before the API.
+func (s *Server) addHooks() error {
+	work := &background{}
+	work.ctx, work.cancel = context.WithCancel(context.Background())
+	if err := s.generic.AddPostStartHook("sandbox-controllers", func(genericapiserver.PostStartHookContext) error {
+		// A hook that has not returned keeps the server from being ready: both go on by themselves.
+		if s.identity != nil {
+			work.running.Go(func() { s.identity.confirm(work.ctx) })
+		}
+		if s.controllers != nil {
+			work.running.Go(func() { s.runControllers(work.ctx) })
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	return s.generic.AddPreShutdownHook("sandbox-controllers", func() error {
+		work.cancel()
+		work.running.Wait()
+		return nil
+	})
+}
+
+// background is what runs beside the API.
+type background struct {
+	ctx     context.Context
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+}
+
+// runControllers runs them as soon as the store is confirmed.
+func (s *Server) runControllers(ctx context.Context) {
+	select {
+	case <-s.gate.confirmed():
+	case <-ctx.Done():
+		return
+	}
+	s.controllers.loopback = s.Loopback()
+	if err := s.controllers.run(ctx); err != nil {
+		s.stop(err)
+	}
+}
