@@ -1,0 +1,107 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package main
+
+import (
+	"path/filepath"
+	"runtime"
+)
+
+// Addresses and names that Pods, manifests and tests rely on.
+const (
+	nodeName = "local"
+
+	bridgeName = "sbx0"
+	bridgeIP   = "10.88.0.1"
+	bridgeMAC  = "02:0a:58:00:00:01"
+	bridgeBits = "16"
+
+	networkName = "sandbox-local-cluster"
+	podCIDR     = "10.88.0.0/16"
+	serviceCIDR = "10.96.0.0/16"
+	serviceIP   = "10.96.0.1"
+
+	apiServer          = bridgeIP + ":16443"
+	registryOpen       = bridgeIP + ":15000"
+	registryAuth       = bridgeIP + ":15001"
+	registryUser       = "sandbox"
+	etcdClient         = "127.0.0.1:12379"
+	etcdPeer           = "127.0.0.1:12380"
+	kubeletAPI         = bridgeIP + ":10250"
+	kubeletHealth      = "127.0.0.1:10248"
+	controllerManager  = "127.0.0.1:10257"
+	scheduler          = "127.0.0.1:10259"
+	proxyHealth        = "127.0.0.1:10256"
+	proxyMetrics       = "127.0.0.1:10249"
+	containerdNS       = "k8s.io"
+	pauseImage         = "registry.local/pause:1"
+	busyboxImage       = "docker.io/library/busybox:local"
+	volumeCount        = 16
+	volumeStorageClass = "standard"
+)
+
+// layout knows where everything of one cluster lies. All of it is below dir, so that deleting is simple to reason about.
+type layout struct {
+	dir    string // absolute
+	source string // the directory of this Go module
+	bin    string // built programs; may be shared between clusters
+}
+
+func newLayout(dir, source, bin string) (layout, error) {
+	var err error
+	if bin == "" {
+		bin = filepath.Join(dir, "bin")
+	}
+	for _, path := range []*string{&dir, &source, &bin} {
+		if *path, err = filepath.Abs(*path); err != nil {
+			return layout{}, err
+		}
+	}
+	// The kernel reports mounts and executables by their real path, and those are compared with ours.
+	for _, path := range []*string{&dir, &source, &bin} {
+		if resolved, err := filepath.EvalSymlinks(*path); err == nil {
+			*path = resolved
+		}
+	}
+	return layout{dir: dir, source: source, bin: bin}, nil
+}
+
+func (l layout) path(elem ...string) string {
+	return filepath.Join(append([]string{l.dir}, elem...)...)
+}
+func (l layout) exe(name string) string    { return filepath.Join(l.bin, name) }
+func (l layout) kubeconfig() string        { return l.path("kubeconfig") }
+func (l layout) pki(name string) string    { return l.path("pki", name) }
+func (l layout) config(name string) string { return l.path("config", name) }
+func (l layout) log(name string) string    { return l.path("logs", name+".log") }
+func (l layout) containerdSocket() string  { return l.path("containerd", "containerd.sock") }
+func (l layout) passwordFile() string      { return l.path("registry", "auth-password") }
+func (l layout) debian(path string) string { return l.path("debian", path) }
+
+// state is what `down` deletes. Not in it: bin, debian and images (dear to make, the same next time) and logs.
+func (l layout) state() []string {
+	return []string{
+		l.path("cluster.env"), l.kubeconfig(), l.path("config"), l.path("pki"), l.path("etcd"), l.path("containerd"),
+		l.path("cni"), l.path("kubelet"), l.path("registry"), l.path("volumes"), l.path("run"),
+	}
+}
+
+// socketRoom is how long dir may be: a Unix socket's path has at most 107 bytes (unix(7)), and the longest one of the
+// cluster is the kubelet's for pod resources.
+const socketRoom = 107 - len("/kubelet/pod-resources/kubelet.sock.sock")
+
+func goarch() string { return runtime.GOARCH }
