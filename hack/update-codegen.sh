@@ -24,6 +24,7 @@ kube::codegen::gen_openapi \
     --output-pkg "${module}/generated/openapi" \
     --output-model-name-file zz_generated.model_name.go \
     --extra-pkgs k8s.io/api/core/v1 \
+    --extra-pkgs k8s.io/apimachinery/pkg/util/intstr \
     --report-filename hack/api-violations.list \
     --update-report \
     --boilerplate "${boilerplate}" \

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -o errexit -o nounset -o pipefail -c
+.DEFAULT_GOAL := help
+
+# One set of compiled packages for tests, linters and images: with other flags Go compiles every dependency again.
+export CGO_ENABLED := 0
+export GOFLAGS := $(strip $(shell go env GOFLAGS) -trimpath)
+
+# The local cluster: a directory with everything that it is.
+CLUSTER_DIR ?= .cluster
+CLUSTER := $(CLUSTER_DIR)/bin/cluster
+
+# Images. REGISTRY counts only on make's command line: .cluster/cluster.env sets a variable of that name, the registry of
+# the local cluster. PLATFORMS is what `make push` builds for.
+REGISTRY =
+export REGISTRY
+TAG ?= $(VERSION)
+PLATFORMS ?= linux/amd64,linux/arm64
+VERSION = $(shell hack/version.sh)
+REVISION = $(shell git rev-parse --verify --quiet HEAD)
+
+GOLANGCI_LINT_VERSION := v2.15.0
+GOLANGCI_LINT := bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
+
+# Everything is compiled the way the images are, so that it is compiled once. The race detector needs cgo:
+# make unit CGO_ENABLED=1 TEST_FLAGS=-race
+export CGO_ENABLED ?= 0
+export GOFLAGS ?= -trimpath
+
+# Further flags for every `go test`.
+TEST_FLAGS ?=
+
+##@ Try it
+
+.PHONY: demo
+demo: ## Pause and resume a sandbox on a real node: cluster, server, proof. Leaves the cluster running
+	@hack/demo.sh
+
+.PHONY: cluster-up
+cluster-up: $(CLUSTER) ## Build what is missing and start the local cluster (needs root)
+	@$(CLUSTER) up --dir $(CLUSTER_DIR)
+
+.PHONY: cluster-status
+cluster-status: $(CLUSTER) ## Show what runs of the local cluster
+	@$(CLUSTER) status --dir $(CLUSTER_DIR)
+
+.PHONY: cluster-down
+cluster-down: $(CLUSTER) ## End the local cluster and delete its state; keeps its programs and logs
+	@$(CLUSTER) down --dir $(CLUSTER_DIR)
+
+##@ Install it
+
+# KUBECONFIG on make's command line means a cluster of your own; a variable of the shell does not.
+define need_registry
+	@[[ "$(origin KUBECONFIG)" != command* || -n "$(REGISTRY)" ]] || \
+		{ echo "make $@: for a cluster of your own name the registry of the images too: REGISTRY=…" >&2; exit 2; }
+endef
+
+.PHONY: deploy
+deploy: ## Install the server: in the local cluster, or with KUBECONFIG=… REGISTRY=… in your own (hack/deploy.sh lists all)
+	$(need_registry)
+	@hack/deploy.sh apply
+
+.PHONY: undeploy
+undeploy: ## Remove the server again, from the same cluster
+	$(need_registry)
+	@hack/deploy.sh delete
+
+.PHONY: images
+images: ## Build the images as OCI archives in bin/images, without Docker
+	@go run ./hack/images build -platforms linux/$$(go env GOARCH) -version "$(VERSION)" -revision "$(REVISION)"
+
+.PHONY: push
+push: ## Build the images for PLATFORMS and push them to REGISTRY=…, with the credentials of `docker login`
+	@[[ -n "$(REGISTRY)" ]] || { echo "make push: say where to: REGISTRY=registry.example.com/team" >&2; exit 2; }
+	@go run ./hack/images push -registry "$(REGISTRY)" -tag "$(TAG)" -platforms "$(PLATFORMS)" -version "$(VERSION)" -revision "$(REVISION)"
+
+##@ Change it
+
+.PHONY: build
+build: ## Compile the programs into bin/
+	go build -ldflags "-X main.version=$(VERSION)" -o bin/ ./cmd/...
+
+.PHONY: generate
+generate: ## Generate deepcopy, defaults, conversion, OpenAPI and clients from the types in apis/
+	hack/update-codegen.sh
+
+.PHONY: verify-generate
+verify-generate: ## Fail when generated code is stale; changes nothing
+	hack/verify-codegen.sh
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) ## Run the linters of .golangci.yml
+	$(GOLANGCI_LINT) run ./...
+	cd hack/cluster && $(abspath $(GOLANGCI_LINT)) run --config ../../.golangci.yml . ./pause
+
+.PHONY: unit
+unit: ## Run the unit tests (no cluster, no network)
+	go test $(TEST_FLAGS) $$(go list ./... | grep -v -e /generated/ -e /test/)
+	go test $(TEST_FLAGS) -C hack/cluster .
+
+.PHONY: integration
+integration: ## Run the serving tests: the real server over an embedded etcd
+	go test $(TEST_FLAGS) -count=1 ./test/integration/...
+
+.PHONY: e2e
+e2e: $(CLUSTER) ## Run the end-to-end tests on the local cluster; starts it and ends it, unless it is up already (needs root)
+	hack/e2e.sh
+
+.PHONY: test
+test: $(CLUSTER) ## Everything: lint, verify-generate, unit, integration, e2e on a cluster of its own (needs root)
+	hack/test.sh
+
+.PHONY: clean
+clean: ## Delete what was built in bin/. For the cluster's programs and logs: make cluster-down, then delete .cluster
+	rm -rf bin
+
+.PHONY: help
+help: ## List all targets
+	@awk -F ':.*## ' '/^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
+
+# A program of few dependencies: the toolchain's cache makes asking every time cheap.
+.PHONY: $(CLUSTER)
+$(CLUSTER):
+	@mkdir -p $(@D)
+	@go build -C hack/cluster -o $(abspath $@) .
+
+$(GOLANGCI_LINT):
+	GOBIN=$(abspath bin)/golangci-lint.install go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	mv bin/golangci-lint.install/golangci-lint $@
+	rmdir bin/golangci-lint.install

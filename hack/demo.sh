@@ -1,0 +1,169 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+
+# Shows a sandbox on a real node lose its Pod and come back with its files. `make demo` calls this; it can be repeated.
+
+set -o errexit -o nounset -o pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cluster=${CLUSTER_DIR:-.cluster}
+sandbox=/apis/lifecycle.opensandbox.io/v1alpha1/namespaces/default/sandboxes/demo
+
+bold="" dim="" green="" red="" plain=""
+if [[ -t 1 ]]; then
+    bold=$'\e[1m' dim=$'\e[2m' green=$'\e[32m' red=$'\e[31m' plain=$'\e[0m'
+fi
+
+times=""
+step_begin=0
+step_name=""
+number=0
+
+# Begins a step: what it is, in a sentence. Ends the one before.
+step() {
+    end_step
+    number=$((number + 1))
+    step_name=$1
+    step_begin=$(now)
+    printf '\n%s%d. %s%s\n' "${bold}" "${number}" "$1" "${plain}"
+}
+
+end_step() {
+    [[ -n ${step_name} ]] || return 0
+    times+=$(printf '  %7s s  %s' "$(since "${step_begin}")" "${step_name}")$'\n'
+    step_name=""
+}
+
+now() { date +%s%N; }
+since() { awk -v from="$1" -v to="$(now)" 'BEGIN {printf "%.1f", (to - from) / 1e9}'; }
+
+# Runs a command and shows it first, so that it can be typed again.
+run() {
+    printf '%s$ %s%s\n' "${dim}" "$(shown "$@")" "${plain}"
+    "$@"
+}
+
+# The command as a person would type it: quoted only where a shell needs that.
+shown() {
+    local word line=""
+    for word in "$@"; do
+        [[ ${word} =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]] || word="'${word}'"
+        line+=" ${word}"
+    done
+    echo "${line# }"
+}
+
+proved() { printf '%s✓ %s%s\n' "${green}" "$*" "${plain}"; }
+fail() {
+    printf '%s✗ %s%s\n' "${red}" "$*" "${plain}" >&2
+    exit 1
+}
+
+explain_failure() {
+    local code=$?
+    [[ ${code} -ne 0 ]] || return 0
+    printf '\nThe demo failed at step %d. What there is:\n' "${number}" >&2
+    if [[ -f ${cluster}/cluster.env ]]; then
+        kubectl get sandboxes,sandboxsnapshots,pods --namespace default >&2 || true
+        kubectl get events --namespace default --sort-by=.lastTimestamp 2>/dev/null | tail -n 10 >&2 || true
+    fi
+    echo "The cluster, if it is up, is left as it is: KUBECONFIG=${cluster}/kubeconfig. End it with: make cluster-down" >&2
+}
+trap explain_failure EXIT
+
+# The tasks of containerd that carry the demo's Pod, as "container PID" lines.
+processes() {
+    local container
+    for container in "$@"; do
+        ctr --namespace k8s.io tasks list | awk -v id="${container}" '$1 == id {print $1, $2}'
+    done
+}
+
+# ---
+
+step "A Kubernetes node of its own: kubelet, containerd and a registry, built from source"
+if [[ -f ${cluster}/cluster.env ]] && make --silent cluster-status >/dev/null 2>&1; then
+    echo "It is up already."
+else
+    run make --silent cluster-up
+fi
+# shellcheck source=/dev/null
+source "${cluster}/cluster.env"
+export KUBECONFIG
+export CONTAINERD_ADDRESS=${CONTAINERD_ADDRESS#unix://}
+PATH=$(realpath "${cluster}/bin"):${PATH}
+
+step "The Sandbox API server, as a Pod on that node"
+run make --silent deploy
+
+if kubectl get sandbox demo >/dev/null 2>&1; then
+    step "Remove the sandbox of an earlier demo"
+    run kubectl delete sandbox demo --timeout=120s
+fi
+
+step "Create a sandbox"
+run kubectl apply -f artifacts/examples/sandbox.yaml
+run kubectl wait --for=condition=Ready sandbox/demo --timeout=120s
+run kubectl get sandboxes,pods
+
+step "Write files in it, change one of the image's own, delete another"
+run kubectl exec demo -- sh -c 'mkdir -p /work/src && echo "written at $(date)" > /work/src/notes.txt && ln -s src/notes.txt /work/latest'
+run kubectl exec demo -- sh -c 'echo "sandboxer:x:1000:1000::/work:/bin/sh" >> /etc/passwd && rm /bin/vi'
+run kubectl exec demo -- sh -c 'dd if=/dev/urandom of=/work/data bs=1M count=20 2>/dev/null && sha256sum /work/data > /work/data.sha256'
+before=$(kubectl exec demo -- sh -c 'cat /work/latest /etc/passwd /work/data.sha256')
+container=$(kubectl get pod demo -o 'jsonpath={.status.containerStatuses[0].containerID}')
+container=${container#containerd://}
+uid=$(kubectl get pod demo -o 'jsonpath={.metadata.uid}')
+pid=$(processes "${container}" | awk '{print $2}')
+[[ -n ${pid} && -d /proc/${pid} ]] || fail "the sandbox's process was not found on the node"
+echo "On the node the sandbox is process ${pid}: $(tr '\0' ' ' <"/proc/${pid}/cmdline")"
+
+step "Pause: freeze, commit the files to the registry, remove the Pod"
+run kubectl create --raw "${sandbox}/pause" -f /dev/null >/dev/null
+run kubectl wait --for=condition=Paused sandbox/demo --timeout=180s
+run kubectl get sandboxes,sandboxsnapshots
+
+step "Nothing of it is left on the node"
+run kubectl get pods
+[[ -z $(kubectl get pods --field-selector metadata.name=demo --output=name) ]] || fail "the Pod is still there"
+proved "there is no Pod demo"
+[[ ! -e /proc/${pid} ]] || fail "process ${pid} still runs"
+proved "process ${pid} is gone"
+run ctr --namespace k8s.io containers list "labels.\"io.kubernetes.pod.uid\"==${uid}"
+[[ -z $(ctr --namespace k8s.io containers list --quiet "labels.\"io.kubernetes.pod.uid\"==${uid}") ]] || fail "containerd still has containers of the Pod"
+proved "containerd has no container of it"
+
+step "Its files are an image in the registry"
+snapshot=$(kubectl get sandbox demo -o 'jsonpath={.status.snapshotName}')
+image=$(kubectl get sandboxsnapshot "${snapshot}" -o 'jsonpath={.status.containers[0].imageUri}')
+digest=$(kubectl get sandboxsnapshot "${snapshot}" -o 'jsonpath={.status.containers[0].imageDigest}')
+repository=${image#*/}
+repository=${repository%:*}
+run curl --fail --silent --show-error --head --header 'Accept: application/vnd.oci.image.manifest.v1+json' "http://${image%%/*}/v2/${repository}/manifests/${digest}"
+proved "${image} holds ${digest}"
+
+step "Resume: a new Pod of the same name from that image"
+run kubectl create --raw "${sandbox}/resume" -f /dev/null >/dev/null
+run kubectl wait --for=condition=Ready sandbox/demo --timeout=120s
+run kubectl get sandboxes,pods
+
+step "The files are back"
+run kubectl exec demo -- cat /work/latest
+run kubectl exec demo -- sh -c 'cd /work && sha256sum -c data.sha256'
+after=$(kubectl exec demo -- sh -c 'cat /work/latest /etc/passwd /work/data.sha256')
+[[ ${before} == "${after}" ]] || fail "the files differ from those before the pause"
+proved "what was written is there, to the byte"
+kubectl exec demo -- test ! -e /bin/vi || fail "the deleted file is back as well"
+proved "what was deleted stays deleted"
+end_step
+
+printf '\n%sHow long each step took%s\n%s' "${bold}" "${plain}" "${times}"
+cat <<EOF
+
+The cluster and the sandbox are yours now:
+  export KUBECONFIG=$(realpath "${cluster}/kubeconfig") PATH=$(realpath "${cluster}/bin"):\$PATH
+  kubectl exec -it demo -- sh
+  kubectl create --raw ${sandbox}/pause -f /dev/null
+  kubectl get sandboxes,sandboxsnapshots --watch
+End it: make cluster-down
+EOF

@@ -1,0 +1,210 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+
+# Installs or removes the server. `make deploy` and `make undeploy` call this.
+#
+# Without REGISTRY: into the local cluster (make cluster-up), with images built from this checkout.
+# With REGISTRY: into the cluster of KUBECONFIG, with the images that `make push REGISTRY=…` put there.
+
+set -o errexit -o nounset -o pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+usage='usage: hack/deploy.sh apply|render|delete
+
+  apply    install, or bring up to date, and wait until the API answers
+  render   write the manifests to standard output; only for REGISTRY=…
+  delete   remove all of it; refuses while there are sandboxes, because their Pods would be left behind (FORCE=true does not)
+
+for a cluster of your own:
+  REGISTRY                    registry and path of the images, as for `make push`; required
+  KUBECONFIG                  the cluster; empty: what kubectl takes by itself
+  TAG                         tag of the images (default: the version that `make push` uses)
+  SNAPSHOT_REGISTRY           registry and path that snapshots go to (local cluster: its own registry); empty: pauses
+                              fail with RegistryNotConfigured
+  SNAPSHOT_REGISTRY_INSECURE  "true": plain HTTP, or a certificate that does not verify
+  SNAPSHOT_REGISTRY_CA        ConfigMap in sandbox-system whose key ca.crt verifies that registry
+  PUSH_SECRET                 Secret in sandbox-system, of type kubernetes.io/dockerconfigjson, for pushing snapshots
+  PULL_SECRET                 name of the Secret in the namespaces of the sandboxes, for pulling snapshots
+  IMAGE_PULL_SECRET           Secret in sandbox-system for pulling the images of the server itself
+  CONTAINERD_SOCKET           socket of containerd on the nodes (default /run/containerd/containerd.sock)
+  CONTAINERD_ROOT             root directory of containerd on the nodes (default /var/lib/containerd)
+  EXTRA_ARGS                  further flags of the server, separated by spaces'
+
+namespace=sandbox-system
+apiservice=v1alpha1.lifecycle.opensandbox.io
+cluster=${CLUSTER_DIR:-.cluster}
+registry=${REGISTRY:-}
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "deploy: $*"; exit 1; }
+
+# Sets kubectl and the folder for the generated kustomization.
+choose_cluster() {
+    if [[ -n ${registry} ]]; then
+        out=bin/deploy
+        kubectl=(kubectl)
+        command -v kubectl >/dev/null || die "kubectl is not in the PATH"
+        # An empty variable is not an unset one to kubectl.
+        [[ -n ${KUBECONFIG:-} ]] || unset KUBECONFIG
+        "${kubectl[@]}" get --raw /version >/dev/null || die "kubectl cannot reach a cluster; name one with KUBECONFIG=…"
+        return
+    fi
+    out=${cluster}/deploy
+    kubectl=("${cluster}/bin/kubectl" --kubeconfig "${cluster}/kubeconfig")
+    [[ -f ${cluster}/cluster.env ]] || die "no local cluster is up: run \`make cluster-up\`, or name a registry for a cluster of your own (make deploy KUBECONFIG=… REGISTRY=…)"
+    # shellcheck source=/dev/null
+    source "${cluster}/cluster.env"
+    containerd_socket=${CONTAINERD_ADDRESS#unix://}
+    containerd_root=${CONTAINERD_ROOT}
+}
+
+# Builds the images and imports them into the local cluster, or looks them up in the registry. Sets server_image,
+# server_digest and committer_image.
+find_images() {
+    local references
+    if [[ -n ${registry} ]]; then
+        local flags=(-registry "${registry}" -tag "${TAG:-$(hack/version.sh)}")
+        [[ ${REGISTRY_INSECURE:-} != true ]] || flags+=(-insecure)
+        references=$(go run ./hack/images resolve "${flags[@]}")
+        server_image=$(grep '/sandbox-apiserver:' <<<"${references}")
+        committer_image=$(grep '/image-committer:' <<<"${references}")
+        return
+    fi
+    references=$(go run ./hack/images build -platforms "linux/$(go env GOARCH)" -version "$(hack/version.sh)")
+    "${cluster}/bin/cluster" load --dir "${cluster}" \
+        --image-archive bin/images/sandbox-apiserver.tar --image-archive bin/images/image-committer.tar >&2
+    server_image=$(grep '/sandbox-apiserver:' <<<"${references}")
+    committer_image=$(grep '/image-committer:' <<<"${references}")
+}
+
+# Lines of a patch that adds flags to the server.
+flag_patch() {
+    local flag
+    for flag in "$@"; do
+        printf '    - {op: add, path: /spec/template/spec/containers/0/args/-, value: "%s"}\n' "${flag//\"/\\\"}"
+    done
+}
+
+# Lines of a patch that lets the server read one object of its namespace by name.
+read_patch() {
+    printf '    - {op: add, path: /rules/-, value: {apiGroups: [""], resources: [%s], resourceNames: [%s], verbs: [get]}}\n' "$1" "$2"
+}
+
+# Writes a kustomization over the base or the local overlay.
+write_kustomization() {
+    local base=artifacts/base flags=() reads="" pull=""
+    if [[ -z ${registry} ]]; then
+        base=artifacts/overlays/local
+        flags+=("--containerd-socket-path=${containerd_socket}" "--containerd-root=${containerd_root}")
+    else
+        flags+=("--image-committer-image=${committer_image}")
+        [[ -z ${CONTAINERD_SOCKET:-} ]] || flags+=("--containerd-socket-path=${CONTAINERD_SOCKET}")
+        [[ -z ${CONTAINERD_ROOT:-} ]] || flags+=("--containerd-root=${CONTAINERD_ROOT}")
+        [[ -z ${IMAGE_PULL_SECRET:-} ]] || pull="    - {op: add, path: /imagePullSecrets, value: [{name: ${IMAGE_PULL_SECRET}}]}"
+    fi
+    [[ -z ${SNAPSHOT_REGISTRY:-} ]] || flags+=("--snapshot-registry=${SNAPSHOT_REGISTRY}")
+    [[ ${SNAPSHOT_REGISTRY_INSECURE:-} != true ]] || flags+=(--snapshot-registry-insecure)
+    [[ -z ${PULL_SECRET:-} ]] || flags+=("--resume-pull-secret=${PULL_SECRET}")
+    if [[ -n ${PUSH_SECRET:-} ]]; then
+        flags+=("--snapshot-push-secret=${PUSH_SECRET}")
+        reads+=$(read_patch secrets "${PUSH_SECRET}")$'\n'
+    fi
+    if [[ -n ${SNAPSHOT_REGISTRY_CA:-} ]]; then
+        flags+=("--snapshot-registry-ca=${SNAPSHOT_REGISTRY_CA}")
+        reads+=$(read_patch configmaps "${SNAPSHOT_REGISTRY_CA}")$'\n'
+    fi
+    local extra
+    read -r -a extra <<<"${EXTRA_ARGS:-}"
+    flags+=("${extra[@]}")
+
+    mkdir -p "${out}"
+    {
+        echo "# Written by hack/deploy.sh."
+        echo "apiVersion: kustomize.config.k8s.io/v1beta1"
+        echo "kind: Kustomization"
+        echo "resources:"
+        echo "- $(realpath --relative-to="${out}" "${base}")"
+        echo "patches:"
+        echo "- target: {kind: StatefulSet, name: sandbox-apiserver}"
+        echo "  patch: |"
+        [[ -z ${registry} ]] || echo "    - {op: replace, path: /spec/template/spec/containers/0/image, value: \"${server_image}\"}"
+        # A local image keeps its tag from build to build: its digest is what makes the Pod's template differ.
+        echo "    - {op: add, path: /spec/template/metadata/annotations, value: {lifecycle.opensandbox.io/image-digest: \"${server_image##*@}\"}}"
+        flag_patch "${flags[@]}"
+        if [[ -n ${reads} ]]; then
+            echo "- target: {kind: Role, name: sandbox-apiserver, namespace: ${namespace}}"
+            echo "  patch: |"
+            printf '%s' "${reads}"
+        fi
+        if [[ -n ${pull} ]]; then
+            echo "- target: {kind: ServiceAccount}"
+            echo "  patch: |"
+            echo "${pull}"
+        fi
+    } >"${out}/kustomization.yaml"
+}
+
+apply() {
+    choose_cluster
+    find_images
+    write_kustomization
+    "${kubectl[@]}" apply -k "${out}" >&2
+    if ! "${kubectl[@]}" --namespace "${namespace}" rollout status statefulset/sandbox-apiserver --timeout=180s >&2 ||
+        ! "${kubectl[@]}" wait --for=condition=Available "apiservice/${apiservice}" --timeout=60s >&2; then
+        diagnose
+        die "the server did not come up; what is known is above"
+    fi
+    say ""
+    say "The Sandbox API is served. Try:"
+    local shown="kubectl"
+    [[ -n ${registry} ]] || shown="export KUBECONFIG=$(realpath "${cluster}/kubeconfig"); kubectl"
+    say "  ${shown} api-resources --api-group=lifecycle.opensandbox.io"
+    if [[ -z ${registry} ]]; then
+        say "  kubectl apply -f artifacts/examples/sandbox.yaml        (or all of it: make demo)"
+    elif [[ -z ${SNAPSHOT_REGISTRY:-} ]]; then
+        say "No SNAPSHOT_REGISTRY was given: sandboxes run, and a pause fails with RegistryNotConfigured."
+    fi
+}
+
+# What a person would look at first.
+diagnose() {
+    set +o errexit
+    say "--- Pods of ${namespace}"
+    "${kubectl[@]}" --namespace "${namespace}" get pods -o wide >&2
+    say "--- events of ${namespace}"
+    "${kubectl[@]}" --namespace "${namespace}" get events --sort-by=.lastTimestamp 2>&1 | tail -n 15 >&2
+    say "--- log of the server"
+    "${kubectl[@]}" --namespace "${namespace}" logs statefulset/sandbox-apiserver --tail=30 >&2
+    say "--- log of its previous run"
+    "${kubectl[@]}" --namespace "${namespace}" logs statefulset/sandbox-apiserver --tail=30 --previous >&2
+    say "--- APIService"
+    "${kubectl[@]}" get apiservice "${apiservice}" -o 'jsonpath={range .status.conditions[*]}{.type}={.status} {.reason}: {.message}{"\n"}{end}' >&2
+    set -o errexit
+}
+
+delete() {
+    choose_cluster
+    local left kinds=sandboxes.lifecycle.opensandbox.io,sandboxsnapshots.lifecycle.opensandbox.io
+    if [[ ${FORCE:-} != true && -n $("${kubectl[@]}" get apiservice "${apiservice}" --ignore-not-found --output=name) ]]; then
+        left=$("${kubectl[@]}" get "${kinds}" --all-namespaces --output=name) ||
+            die "the server does not answer, so it is not known whether there are sandboxes. To remove it nevertheless and leave their Pods behind: FORCE=true"
+        [[ -z ${left} ]] ||
+            die "there are still $(wc -l <<<"${left}") sandboxes and snapshots. Delete them while the server can clean up after them: kubectl delete sandboxes,sandboxsnapshots --all --all-namespaces"
+    fi
+    # The base has every object that an overlay may have changed.
+    "${kubectl[@]}" delete --ignore-not-found -k artifacts/base >&2
+}
+
+case ${1:-} in
+apply) apply ;;
+delete) delete ;;
+render)
+    [[ -n ${registry} ]] || die "render is for a cluster of your own: name REGISTRY=…"
+    out=bin/deploy
+    find_images
+    write_kustomization
+    kubectl kustomize "${out}"
+    ;;
+*) say "${usage}"; exit 2 ;;
+esac
