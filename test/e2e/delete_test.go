@@ -1,0 +1,107 @@
+//go:build e2e
+
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+)
+
+func TestADeletedSandboxLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
+	for _, phase := range []struct {
+		name v1alpha1.SandboxPhase
+		// bring takes a new sandbox into the phase.
+		bring func(r *room)
+	}{
+		{v1alpha1.SandboxPending, func(r *room) {
+			r.create("demo", nowhere)
+			r.awaitReason("demo", v1alpha1.ConditionReady, v1alpha1.ReasonPodUnschedulable)
+		}},
+		{v1alpha1.SandboxRunning, func(r *room) {
+			r.start("demo")
+		}},
+		{v1alpha1.SandboxPausing, func(r *room) {
+			r.start("demo")
+			r.sh("demo", bigFile)
+			r.pause("demo")
+			r.awaitFrozen("demo/main")
+		}},
+		{v1alpha1.SandboxPaused, func(r *room) {
+			r.start("demo")
+			r.pause("demo")
+			r.awaitPaused("demo")
+		}},
+		{v1alpha1.SandboxResuming, func(r *room) {
+			r.start("demo")
+			r.pause("demo")
+			r.awaitPaused("demo")
+			r.edit("demo", nowhere)
+			r.resume("demo")
+			r.awaitReason("demo", v1alpha1.ConditionReady, v1alpha1.ReasonPodUnschedulable)
+		}},
+		{v1alpha1.SandboxFailed, func(r *room) {
+			r.start("demo")
+			r.pause("demo")
+			_, snapshot := r.awaitPaused("demo")
+			r.tearAway(snapshot.Name)
+			r.resume("demo")
+			r.await("demo", "Failed", func(s *v1alpha1.Sandbox) bool { return s.Status.Phase == v1alpha1.SandboxFailed })
+		}},
+	} {
+		t.Run(string(phase.name), func(t *testing.T) {
+			t.Parallel()
+			r := newRoom(t)
+			phase.bring(r)
+			if now := r.get("demo"); now.Status.Phase != phase.name {
+				t.Errorf("before it is deleted the sandbox is %s, want %s", describe(now), phase.name)
+			}
+			if err := r.sandboxes().Delete(t.Context(), "demo", metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "nothing is left of the sandbox", patience, func(ctx context.Context) (bool, string) {
+				left := r.left(ctx)
+				return left == "", left
+			})
+		})
+	}
+}
+
+// tearAway deletes a snapshot that is in use, which the server itself never does: it takes an
+// administrator who removes the finalizer.
+func (r *room) tearAway(snapshot string) {
+	r.t.Helper()
+	if err := r.snapshots().Delete(r.t.Context(), snapshot, metav1.DeleteOptions{}); err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := r.snapshots().Patch(r.t.Context(), snapshot, types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
+		r.t.Fatal(err)
+	}
+	eventually(r.t, "snapshot "+snapshot+" is gone", patience, func(ctx context.Context) (bool, string) {
+		_, err := r.snapshots().Get(ctx, snapshot, metav1.GetOptions{})
+		return apierrors.IsNotFound(err), fmt.Sprint(err)
+	})
+}

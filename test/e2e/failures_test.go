@@ -1,0 +1,198 @@
+//go:build e2e
+
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+)
+
+func TestAServerWithoutARegistrySaysSoAndPausesOnceItHasOne(t *testing.T) {
+	r := newRoom(t)
+	restore := r.withServerArgs(t, "--snapshot-registry=")
+	before := r.start("demo")
+	r.sh("demo", "echo kept > /root/file")
+
+	r.pause("demo")
+	failed := r.await("demo", "running on without a registry", func(s *v1alpha1.Sandbox) bool {
+		return s.Status.Phase == v1alpha1.SandboxRunning && reasonOf(s.Status.Conditions, v1alpha1.ConditionPaused) == v1alpha1.ReasonRegistryNotConfigured
+	})
+	if failed.Status.PodUID != before.Status.PodUID || !strings.Contains(messageOf(failed.Status.Conditions, v1alpha1.ConditionPaused), "--snapshot-registry") {
+		t.Errorf("without a registry the sandbox is %s", describe(failed))
+	}
+	if snapshot := r.snapshot("demo-gen1"); reasonOf(snapshot.Status.Conditions, v1alpha1.ConditionFailed) != v1alpha1.ReasonRegistryNotConfigured {
+		t.Errorf("without a registry the snapshot is %s: %v", snapshot.Status.Phase, snapshot.Status.Conditions)
+	}
+	r.mustNotBeFrozen()
+
+	// It is still wanted paused, so nobody has to ask again.
+	restore()
+	r.awaitPaused("demo")
+	r.resume("demo")
+	r.awaitReady("demo")
+	if got := r.sh("demo", "cat /root/file"); got != "kept\n" {
+		t.Errorf("after resume the file holds %q", got)
+	}
+}
+
+func TestAKilledCommitterLeavesNothingFrozenAndTheNextTrySucceeds(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	before := r.start("demo")
+	r.sh("demo", bigFile)
+	w := r.startWriter("demo")
+
+	r.pause("demo")
+	r.awaitFrozen("demo/main")
+	r.kill(t, systemNamespace, r.commitPod("demo-gen1"), "image-committer")
+
+	failed := r.await("demo", "running on after its committer was killed", func(s *v1alpha1.Sandbox) bool {
+		return s.Status.Phase == v1alpha1.SandboxRunning && s.Status.FailedAttempts == 1
+	})
+	if failed.Status.PodUID != before.Status.PodUID || reasonOf(failed.Status.Conditions, v1alpha1.ConditionPaused) != v1alpha1.ReasonCommitJobFailed {
+		t.Errorf("after its committer was killed the sandbox is %s", describe(failed))
+	}
+	r.mustNotBeFrozen()
+	r.awaitWrites(w, 50)
+	jobs, err := r.jobs(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	unpaused := false
+	for _, job := range jobs {
+		unpaused = unpaused || job.Labels[v1alpha1.LabelComponent] == "unpause" && job.Status.Succeeded == 1
+	}
+	if !unpaused {
+		t.Errorf("no unpause Job has succeeded; there are %d Jobs", len(jobs))
+	}
+
+	paused, _ := r.awaitPaused("demo")
+	if paused.Status.SnapshotAttempts != 2 || paused.Status.FailedAttempts != 0 {
+		t.Errorf("paused at last, the sandbox is %s", describe(paused))
+	}
+	<-w.ended
+	r.resume("demo")
+	r.awaitReady("demo")
+	r.sh("demo", checkBigFile)
+	if acknowledged, onDisk := w.acknowledged.Load(), r.lastLine("demo"); onDisk < acknowledged {
+		t.Errorf("the last line on disk is %d, the last one acknowledged was %d", onDisk, acknowledged)
+	}
+}
+
+// commitPod is the name of the Pod that commits a snapshot.
+func (r *room) commitPod(snapshot string) string {
+	r.t.Helper()
+	pods, err := r.jobPods(r.t.Context())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, pod := range pods {
+		if pod.Annotations[v1alpha1.AnnotationSnapshot] == snapshot && pod.Labels[v1alpha1.LabelComponent] == "commit" {
+			return pod.Name
+		}
+	}
+	r.t.Fatalf("no Pod commits snapshot %s", snapshot)
+	return ""
+}
+
+func TestAPodThatIsLostComesBackFromItsSnapshotAndTheLossIsTold(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	r.start("demo")
+	r.sh("demo", "echo saved > /root/saved")
+	before, _ := r.pauseAndResume("demo")
+	r.sh("demo", "echo lost > /root/lost")
+
+	if err := r.kube.CoreV1().Pods(r.namespace).Delete(t.Context(), "demo", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	after := r.await("demo", "running in another Pod", func(s *v1alpha1.Sandbox) bool {
+		return s.Status.Phase == v1alpha1.SandboxRunning && s.Status.PodUID != before.Status.PodUID && meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.ConditionReady)
+	})
+	if !meta.IsStatusConditionTrue(after.Status.Conditions, v1alpha1.ConditionDataLost) || !strings.Contains(messageOf(after.Status.Conditions, v1alpha1.ConditionDataLost), "demo-gen1") {
+		t.Errorf("after its Pod was lost the sandbox is %s", describe(after))
+	}
+	if got := r.sh("demo", "ls /root; cat /root/saved"); got != "saved\nsaved\n" {
+		t.Errorf("after its Pod was lost there is %q", got)
+	}
+	r.awaitEvent(corev1.EventTypeWarning, v1alpha1.ReasonPodLost)
+
+	r.pause("demo")
+	paused, _ := r.awaitPaused("demo")
+	if meta.IsStatusConditionTrue(paused.Status.Conditions, v1alpha1.ConditionDataLost) {
+		t.Errorf("paused again, the sandbox is %s", describe(paused))
+	}
+}
+
+func TestAPodThatIsLostWithoutASnapshotStartsFromTheTemplate(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	before := r.start("demo")
+	if err := r.kube.CoreV1().Pods(r.namespace).Delete(t.Context(), "demo", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.await("demo", "running in another Pod, with DataLost", func(s *v1alpha1.Sandbox) bool {
+		return s.Status.Phase == v1alpha1.SandboxRunning && s.Status.PodUID != before.Status.PodUID && meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.ConditionDataLost)
+	})
+}
+
+func (r *room) awaitEvent(kind, reason string) {
+	r.t.Helper()
+	eventually(r.t, kind+" event "+reason, patience, func(ctx context.Context) (bool, string) {
+		events, err := r.kube.CoreV1().Events(r.namespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return false, err.Error()
+		}
+		var seen []string
+		for _, event := range events.Items {
+			if event.Type == kind && event.Reason == reason {
+				return true, ""
+			}
+			seen = append(seen, event.Type+"/"+event.Reason)
+		}
+		return false, fmt.Sprint(seen)
+	})
+}
+
+func TestARejectedPodIsToldAndTheSandboxRecoversWhenItsTemplateIsMended(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	cpu := func(s *v1alpha1.Sandbox, request string) {
+		s.Spec.Template.Spec.Containers[0].Resources = corev1.ResourceRequirements{
+			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(request)},
+			Limits:   corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m")},
+		}
+	}
+	r.create("demo", func(s *v1alpha1.Sandbox) { cpu(s, "200m") })
+	rejected := r.awaitReason("demo", v1alpha1.ConditionReady, v1alpha1.ReasonPodRejected)
+	if rejected.Status.Phase != v1alpha1.SandboxPending || !strings.Contains(messageOf(rejected.Status.Conditions, v1alpha1.ConditionReady), "resources.requests") {
+		t.Errorf("with a Pod that the API refuses the sandbox is %s", describe(rejected))
+	}
+	r.edit("demo", func(s *v1alpha1.Sandbox) { cpu(s, "10m") })
+	r.awaitReady("demo")
+}

@@ -1,0 +1,173 @@
+//go:build e2e
+
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+)
+
+func TestAServerThatIsKilledInTheMiddleOfAPauseGoesOnAfterwards(t *testing.T) {
+	r := newRoom(t)
+	r.start("demo")
+	r.sh("demo", bigFile)
+
+	r.pause("demo")
+	r.awaitFrozen("demo/main")
+	r.kill(t, systemNamespace, serverPod, "server")
+
+	paused, _ := r.awaitPaused("demo")
+	if paused.Status.SnapshotAttempts != 1 {
+		t.Errorf("after the server was killed the sandbox is %s, want the first attempt to have been taken up", describe(paused))
+	}
+	r.resume("demo")
+	r.awaitReady("demo")
+	r.sh("demo", checkBigFile)
+}
+
+// The store of this test is put aside, not deleted: whoever works on the same cluster keeps what
+// is in it. That the old store comes back makes it the foreign one in its turn.
+func TestAServerThatFindsAnotherStoreAnswers503AndNoPodDies(t *testing.T) {
+	r := newRoom(t)
+	running := r.start("demo")
+	r.sh("demo", "echo kept > /root/file")
+	podLives := func() {
+		t.Helper()
+		pod, err := r.kube.CoreV1().Pods(r.namespace).Get(t.Context(), "demo", metav1.GetOptions{})
+		if err != nil || pod.UID != running.Status.PodUID || pod.DeletionTimestamp != nil {
+			t.Fatalf("the sandbox's Pod has not been left alone: %v, %v", pod, err)
+		}
+		if got := r.sh("demo", "cat /root/file"); got != "kept\n" {
+			t.Fatalf("in the sandbox the file holds %q", got)
+		}
+	}
+	store := r.storeDirectory(t)
+	args := r.serverArgs(t)
+	accepting := append(slices.Clone(args), "--accept-new-storage")
+
+	r.stopServer(t)
+	aside := putAside(t, store)
+	t.Cleanup(func() { r.returnStore(t, store, aside, args) })
+	r.startServer(t, args)
+	r.awaitRefusal(t)
+	podLives()
+
+	r.startServer(t, accepting)
+	r.awaitServer(t)
+	if list, err := r.sandboxes().List(t.Context(), metav1.ListOptions{}); err != nil || len(list.Items) != 0 {
+		t.Errorf("the new store has %d sandboxes (error %v), want none", len(list.Items), err)
+	}
+	// The controllers have started when a sandbox runs; the Pod that the store does not know stays.
+	r.start("other")
+	podLives()
+	if err := r.sandboxes().Delete(t.Context(), "other", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "sandbox other is gone", patience, func(ctx context.Context) (bool, string) {
+		_, err := r.sandboxes().Get(ctx, "other", metav1.GetOptions{})
+		return apierrors.IsNotFound(err), fmt.Sprint(err)
+	})
+
+	r.returnStore(t, store, aside, args)
+	if now := r.get("demo"); now.UID != running.UID || now.Status.PodUID != running.Status.PodUID || now.Status.Phase != v1alpha1.SandboxRunning {
+		t.Errorf("with its own store back the sandbox is %s", describe(now))
+	}
+	podLives()
+}
+
+// awaitRefusal waits until the API answers 503 and says what to do.
+func (c *cluster) awaitRefusal(t *testing.T) {
+	t.Helper()
+	eventually(t, "503 with --accept-new-storage in its message", patience, func(ctx context.Context) (bool, string) {
+		_, err := c.lifecycle.LifecycleV1alpha1().Sandboxes(systemNamespace).List(ctx, metav1.ListOptions{})
+		return apierrors.IsServiceUnavailable(err) && strings.Contains(err.Error(), "--accept-new-storage"), fmt.Sprint(err)
+	})
+}
+
+// putAside empties the store and returns the directory that has its content now: beside it, on
+// the same filesystem.
+func putAside(t *testing.T, store string) string {
+	t.Helper()
+	aside, err := os.MkdirTemp(filepath.Dir(store), "e2e-store-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	move(t, store, aside)
+	return aside
+}
+
+// returnStore puts the server's own store back and starts the server on it, if that has not been
+// done yet. The identity that was accepted last is the other store's, so it refuses this one too.
+func (c *cluster) returnStore(t *testing.T, store, aside string, args []string) {
+	t.Helper()
+	if _, err := os.Stat(aside); os.IsNotExist(err) {
+		return
+	}
+	c.stopServer(t)
+	for _, entry := range entries(t, store) {
+		if err := os.RemoveAll(filepath.Join(store, entry)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	move(t, aside, store)
+	if err := os.Remove(aside); err != nil {
+		t.Fatal(err)
+	}
+	if !t.Failed() {
+		c.startServer(t, args)
+		c.awaitRefusal(t)
+	}
+	c.startServer(t, append(slices.Clone(args), "--accept-new-storage"))
+	c.awaitServer(t)
+	c.startServer(t, args)
+	c.awaitServer(t)
+}
+
+// move moves what is in one directory into another.
+func move(t *testing.T, from, to string) {
+	t.Helper()
+	for _, entry := range entries(t, from) {
+		if err := os.Rename(filepath.Join(from, entry), filepath.Join(to, entry)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func entries(t *testing.T, directory string) []string {
+	t.Helper()
+	found, err := os.ReadDir(directory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := make([]string, 0, len(found))
+	for _, entry := range found {
+		names = append(names, entry.Name())
+	}
+	return names
+}

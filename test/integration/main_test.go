@@ -1,0 +1,175 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package integration tests the API that the real server serves over its embedded etcd, as
+// clients see it. It needs no cluster: where the controller would act, the tests write the status.
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/client-go/rest"
+
+	"github.com/opensandbox-io/sandbox-apiserver/generated/clientset/versioned"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/server"
+)
+
+// deadline bounds every wait of these tests.
+const deadline = 30 * time.Second
+
+// The users of the tests. Their token is their name.
+const (
+	admin      = "admin"        // may do everything
+	pauser     = "pauser"       // may pause and resume
+	restricted = "no-snapshots" // may do everything but get snapshots
+)
+
+// shared is the server of all tests that do not need one of their own. They keep out of each
+// other's way by their namespaces.
+var shared *running
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "sbx")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer func() { _ = os.RemoveAll(dir) }()
+		shared, err = start(dir, nil)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		code := m.Run()
+		if err := shared.stop(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return code
+	}())
+}
+
+// running is a server that serves.
+type running struct {
+	server *server.Server
+	cancel context.CancelFunc
+	ended  chan error
+}
+
+// start runs a server over a data directory. change, if not nil, changes its options.
+func start(dataDir string, change func(*server.Options)) (*running, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	options := server.NewOptions()
+	options.DataDir = dataDir
+	options.Recommended.SecureServing.Listener = listener
+	options.Recommended.SecureServing.BindAddress = net.IPv4(127, 0, 0, 1)
+	options.Standalone = &server.Standalone{
+		Authenticator: authenticator.RequestFunc(authenticate),
+		Authorizer:    authorizer.AuthorizerFunc(authorize),
+	}
+	if change != nil {
+		change(options)
+	}
+	if err := errors.Join(options.Complete(), options.Validate()); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s, err := server.New(ctx, options)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	r := &running{server: s, cancel: cancel, ended: make(chan error, 1)}
+	go func() { r.ended <- s.Run(ctx) }()
+	return r, r.waitUntilServing()
+}
+
+// waitUntilServing waits for the version endpoint, which answers whatever the store is.
+func (r *running) waitUntilServing() error {
+	client, err := versioned.NewForConfig(r.server.Loopback())
+	if err != nil {
+		return err
+	}
+	for end := time.Now().Add(deadline); ; {
+		_, err = client.Discovery().RESTClient().Get().AbsPath("/livez").DoRaw(context.Background())
+		if err == nil || time.Now().After(end) {
+			return err
+		}
+		select {
+		case err := <-r.ended:
+			return fmt.Errorf("the server ended while it started: %w", err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (r *running) stop() error {
+	r.cancel()
+	select {
+	case err := <-r.ended:
+		return err
+	case <-time.After(deadline):
+		return errors.New("the server did not end")
+	}
+}
+
+// as returns the connection of a user.
+func (r *running) as(name string) *rest.Config {
+	config := r.server.Loopback()
+	config.BearerToken = name
+	config.QPS, config.Burst = 1000, 1000
+	return config
+}
+
+func authenticate(req *http.Request) (*authenticator.Response, bool, error) {
+	name, found := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer ")
+	switch name {
+	case admin, pauser, restricted:
+		return &authenticator.Response{User: &user.DefaultInfo{Name: name}}, found, nil
+	}
+	return nil, false, nil
+}
+
+func authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+	allowed := false
+	switch a.GetUser().GetName() {
+	case admin, user.APIServerUser:
+		allowed = true
+	case pauser:
+		allowed = a.GetResource() == "sandboxes" && a.GetVerb() == "create" && (a.GetSubresource() == "pause" || a.GetSubresource() == "resume")
+	case restricted:
+		allowed = a.GetResource() != "sandboxsnapshots" || a.GetVerb() != "get"
+	}
+	if allowed {
+		return authorizer.DecisionAllow, "", nil
+	}
+	return authorizer.DecisionDeny, "no rule allows it", nil
+}
