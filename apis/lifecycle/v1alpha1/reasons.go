@@ -103,6 +103,8 @@ const (
 	ReasonSucceeded = "Succeeded"
 	// ReasonInUse: a sandbox needs the snapshot; its deletion waits.
 	ReasonInUse = "InUse"
+	// ReasonImageDeletionFailed: the snapshot is being deleted and its images could not be yet.
+	ReasonImageDeletionFailed = "ImageDeletionFailed"
 )
 
 // Reasons of a SandboxSnapshot's Failed condition, which a Sandbox's Paused condition repeats.
@@ -153,4 +155,6 @@ const (
 	EventCommitJobCreated = "CommitJobCreated"
 	// EventThawed: what a commit had frozen runs again.
 	EventThawed = "Thawed"
+	// EventImageLeft: an image of a deleted snapshot stays in the registry.
+	EventImageLeft = "ImageLeft"
 )

@@ -43,6 +43,9 @@ type Options struct {
 	ConfigFile string
 	// CAFile holds PEM certificates that are trusted beside the system's.
 	CAFile string
+	// Config and CA are the same as content, for who has no files; a file counts
+	// before them.
+	Config, CA []byte
 	// Insecure allows plain HTTP and unverified certificates. Without it there is
 	// no way down from verified TLS, whatever the registry's address.
 	Insecure bool
@@ -66,7 +69,7 @@ var retries = remote.Backoff{Duration: 500 * time.Millisecond, Factor: 3, Jitter
 
 // New returns a client; its errors have reasons.
 func New(o Options) (*Client, error) {
-	credentials, err := loadKeychain(o.ConfigFile)
+	credentials, err := loadKeychain(o)
 	if err != nil {
 		return nil, err
 	}

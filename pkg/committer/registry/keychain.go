@@ -44,13 +44,15 @@ type credential struct {
 var _ authn.Keychain = keychain(nil)
 
 // loadKeychain reads a .dockerconfigjson. Errors never carry its content.
-func loadKeychain(file string) (keychain, error) {
-	if file == "" {
+func loadKeychain(o Options) (keychain, error) {
+	data := o.Config
+	if o.ConfigFile != "" {
+		var err error
+		if data, err = os.ReadFile(o.ConfigFile); err != nil {
+			return nil, result.Errorf(result.PushSecretInvalid, "reading the registry credentials: %w", err)
+		}
+	} else if len(data) == 0 {
 		return nil, nil
-	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil, result.Errorf(result.PushSecretInvalid, "reading the registry credentials: %w", err)
 	}
 	return parseKeychain(data)
 }

@@ -51,8 +51,8 @@ func newTransport(o Options) (http.RoundTripper, error) {
 		DisableCompression: true,
 		TLSClientConfig:    &tls.Config{MinVersion: tls.VersionTLS12},
 	}
-	if o.CAFile != "" {
-		pool, err := trust(o.CAFile)
+	if o.CAFile != "" || len(o.CA) > 0 {
+		pool, err := trust(o)
 		if err != nil {
 			return nil, err
 		}
@@ -65,18 +65,22 @@ func newTransport(o Options) (http.RoundTripper, error) {
 	return secureTransport{t}, nil
 }
 
-// trust returns the system's certificates and those of a file.
-func trust(file string) (*x509.CertPool, error) {
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, result.Errorf(result.CommitJobFailed, "reading the registry's CA certificates: %w", err)
+// trust returns the system's certificates and those of the options.
+func trust(o Options) (*x509.CertPool, error) {
+	pem, where := o.CA, ""
+	if o.CAFile != "" {
+		var err error
+		if pem, err = os.ReadFile(o.CAFile); err != nil {
+			return nil, result.Errorf(result.CommitJobFailed, "reading the registry's CA certificates: %w", err)
+		}
+		where = " file " + o.CAFile
 	}
 	pool, err := x509.SystemCertPool()
 	if err != nil {
 		pool = x509.NewCertPool()
 	}
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, result.Errorf(result.CommitJobFailed, "the registry's CA file %s holds no PEM certificate", file)
+		return nil, result.Errorf(result.CommitJobFailed, "the registry's CA%s holds no PEM certificate", where)
 	}
 	return pool, nil
 }

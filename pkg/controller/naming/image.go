@@ -55,6 +55,9 @@ func ParseImageTemplate(registry, template string) (*ImageTemplate, error) {
 		template = DefaultImageTemplate
 	}
 	registry = strings.TrimSuffix(registry, "/")
+	if strings.Contains(registry, "://") {
+		return nil, fmt.Errorf("the registry %q (--snapshot-registry) must be named without a scheme, as in registry.example.com/path", registry)
+	}
 	if !strings.HasPrefix(template, "{registry}/") && !strings.HasPrefix(template, "{registry}:") {
 		return nil, fmt.Errorf("%q must start with {registry}: images go only below --snapshot-registry", template)
 	}

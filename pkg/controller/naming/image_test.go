@@ -1,3 +1,19 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
 package naming
 
 import (
@@ -7,10 +23,11 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
+const uid types.UID = "8a6bd6e6-9a3c-4a2e-8f8d-0a1b2c3d4e5f"
+
 const (
-	uid    types.UID = "8a6bd6e6-9a3c-4a2e-8f8d-0a1b2c3d4e5f"
-	hex              = "8a6bd6e69a3c4a2e8f8d0a1b2c3d4e5f"
-	digest           = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	uidHex = "8a6bd6e69a3c4a2e8f8d0a1b2c3d4e5f"
+	digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 )
 
 func TestReference(t *testing.T) {
@@ -23,10 +40,10 @@ func TestReference(t *testing.T) {
 		want               string
 	}{
 		{"registry.example.com", "", pause, "registry.example.com/team/demo-main:snap-gen3-8a6bd6e6"},
-		{"registry.example.com/", "", users, "registry.example.com/team/demo-main:snap-" + hex},
+		{"registry.example.com/", "", users, "registry.example.com/team/demo-main:snap-" + uidHex},
 		{"10.88.0.1:15000/sandboxes", "", pause, "10.88.0.1:15000/sandboxes/team/demo-main:snap-gen3-8a6bd6e6"},
-		{"registry.example.com/all", "{registry}:{namespace}-{sandbox}-{container}-{uid}", pause, "registry.example.com/all:team-demo-main-" + hex},
-		{"registry.example.com", "{registry}/{namespace}/{container}:{uid}", users, "registry.example.com/team/main:" + hex},
+		{"registry.example.com/all", "{registry}:{namespace}-{sandbox}-{container}-{uid}", pause, "registry.example.com/all:team-demo-main-" + uidHex},
+		{"registry.example.com", "{registry}/{namespace}/{container}:{uid}", users, "registry.example.com/team/main:" + uidHex},
 	}
 	for _, test := range tests {
 		parsed, err := ParseImageTemplate(test.registry, test.template)
@@ -57,7 +74,7 @@ func TestTemplateRefusals(t *testing.T) {
 		"an open brace":            {registry, "{registry}/{namespace}/{container}{:{tag}", "unknown placeholder"},
 		"capital letters":          {registry, "{registry}/Team-{namespace}/{container}:{tag}", "does not make an image reference"},
 		"a tag that is too long":   {registry, "{registry}/all:{namespace}-{container}-{uid}-" + strings.Repeat("x", 100), "does not make an image reference"},
-		"a scheme":                 {"https://" + registry, "", "does not make an image reference"},
+		"a scheme":                 {"https://" + registry, "", "without a scheme"},
 		"a space":                  {registry, "{registry}/{namespace}/{container} :{tag}", "does not make an image reference"},
 	}
 	for name, test := range tests {

@@ -1,3 +1,19 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
 package naming
 
 import (
@@ -11,7 +27,7 @@ import (
 func TestJobNames(t *testing.T) {
 	const uid types.UID = "8a6bd6e6-9a3c-4a2e-8f8d-0a1b2c3d4e5f"
 	long := strings.Repeat("a", 63) + "-gen12345"
-	for _, snapshot := range []string{"demo-gen1", "a", long, strings.Repeat("a", 42) + "-.b-gen1", strings.Repeat("a.b-", 15)} {
+	for _, snapshot := range []string{"demo-gen1", "a", long, strings.Repeat("a", 46) + ".b-gen1", strings.Repeat("a", 45) + ".b-gen1", strings.Repeat("a.b-", 15)} {
 		for _, name := range []string{CommitJob("default", snapshot, uid), UnpauseJob("default", snapshot, uid)} {
 			if problems := append(validation.IsDNS1123Subdomain(name), validation.IsValidLabelValue(name)...); len(problems) > 0 || len(name) > 63 {
 				t.Errorf("%s of %d characters: %v", name, len(name), problems)

@@ -30,7 +30,6 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 )
 
 // refusal is why a commit cannot be done: final, for this attempt.
@@ -68,10 +67,7 @@ func (r *Reconciler) source(ctx context.Context, snapshot *v1alpha1.SandboxSnaps
 		return nil, err
 	}
 	for i := range containers {
-		containers[i].ImageURI = r.Images.Reference(naming.Image{
-			Namespace: snapshot.Namespace, Sandbox: sandbox.Name, Container: containers[i].ContainerName,
-			Attempt: naming.Attempt(snapshot.Name), SnapshotUID: snapshot.UID,
-		})
+		containers[i].ImageURI = r.reference(snapshot, containers[i].ContainerName)
 	}
 	return &commitjob.Source{PodName: pod.Name, PodUID: pod.UID, NodeName: pod.Spec.NodeName, Containers: containers}, nil
 }

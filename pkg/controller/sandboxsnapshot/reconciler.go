@@ -51,6 +51,8 @@ type Reconciler struct {
 	HostLive client.Reader
 	Jobs     *commitjob.Runner
 	Images   *naming.ImageTemplate
+	// Registry connects to the registry with the credentials of now; Add sets it.
+	Registry func(context.Context) (Images, error)
 	// Runtimes are the runtime handlers whose files a commit can see.
 	Runtimes []string
 	// MaxPerNode and MaxTotal bound the commits under way.
@@ -106,6 +108,9 @@ func (r *Reconciler) finalize(ctx context.Context, snapshot *v1alpha1.SandboxSna
 	}
 	if left, err := r.Jobs.Cleanup(ctx, snapshot); err != nil || !left {
 		return ctrl.Result{RequeueAfter: backstop}, err
+	}
+	if gone, err := r.deleteImages(ctx, snapshot); err != nil || !gone {
+		return ctrl.Result{}, err
 	}
 	controllerutil.RemoveFinalizer(snapshot, v1alpha1.SnapshotFinalizer)
 	if err := client.IgnoreNotFound(r.Client.Update(ctx, snapshot)); err != nil {

@@ -85,6 +85,7 @@ func needed(sandbox *v1alpha1.Sandbox) []string {
 // Add adds the controller to the manager. host is the cache of the host cluster's Pods and Jobs.
 func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueue.TypedRateLimiter[reconcile.Request]) error {
 	r.wake = make(chan event.GenericEvent, 1024)
+	r.Registry = r.connect
 	return builder.ControllerManagedBy(mgr).
 		Named("sandboxsnapshot").
 		For(&v1alpha1.SandboxSnapshot{}).

@@ -57,13 +57,20 @@ func (r *Reconciler) start(ctx context.Context, snapshot *v1alpha1.SandboxSnapsh
 		return ctrl.Result{}, r.committing(ctx, snapshot, sandbox, job)
 	}
 
-	if _, pause := ownedByPause(snapshot); err == nil && !pause && sandbox.Status.Phase == v1alpha1.SandboxPausing {
+	_, pause := ownedByPause(snapshot)
+	if err == nil && !pause && sandbox.Status.Phase == v1alpha1.SandboxPausing {
 		// A commit that thaws must not come between a pause's commit and the removal of the Pod.
 		return ctrl.Result{RequeueAfter: backstop}, r.queued(ctx, snapshot, fmt.Sprintf("sandbox %s is being paused", sandbox.Name))
 	}
 
 	var source *commitjob.Source
-	if err == nil {
+	switch {
+	case err != nil:
+	case !pause && sandbox.Status.Phase == v1alpha1.SandboxPaused:
+		if err = r.duplicate(ctx, snapshot, sandbox); err == nil {
+			return ctrl.Result{}, nil
+		}
+	default:
 		source, err = r.source(ctx, snapshot, sandbox)
 	}
 	if why := (*refusal)(nil); errors.As(err, &why) {
@@ -80,7 +87,6 @@ func (r *Reconciler) start(ctx context.Context, snapshot *v1alpha1.SandboxSnapsh
 		return ctrl.Result{RequeueAfter: backstop}, err
 	}
 	snapshot.Status.SandboxUID = sandbox.UID
-	_, pause := ownedByPause(snapshot)
 	job, err = r.Jobs.Commit(snapshot, source, pause)
 	if err != nil {
 		return ctrl.Result{}, err

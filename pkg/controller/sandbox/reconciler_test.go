@@ -1,0 +1,282 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/events"
+	clocktesting "k8s.io/utils/clock/testing"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
+)
+
+// fixture is a Reconciler between two API servers in memory.
+type fixture struct {
+	*testing.T
+	r         *Reconciler
+	own, host client.Client
+	clock     *clocktesting.FakePassiveClock
+	// refusal is what the creation of a Pod answers.
+	refusal error
+	created int
+}
+
+type indexes struct{ *fake.ClientBuilder }
+
+func (i *indexes) IndexField(_ context.Context, object client.Object, field string, values client.IndexerFunc) error {
+	i.WithIndex(object, field, values)
+	return nil
+}
+
+func newFixture(t *testing.T, objects ...client.Object) *fixture {
+	t.Helper()
+	known := runtime.NewScheme()
+	if err := errors.Join(scheme.AddToScheme(known), v1alpha1.AddToScheme(known)); err != nil {
+		t.Fatal(err)
+	}
+	ours := &indexes{fake.NewClientBuilder().WithScheme(known).WithStatusSubresource(&v1alpha1.Sandbox{}, &v1alpha1.SandboxSnapshot{})}
+	if err := sandboxsnapshot.AddIndexes(t.Context(), ours); err != nil {
+		t.Fatal(err)
+	}
+	theirs := fake.NewClientBuilder().WithScheme(known)
+	for _, object := range objects {
+		if _, ok := object.(*corev1.Pod); ok {
+			theirs.WithObjects(object)
+		} else {
+			ours.WithObjects(object)
+		}
+	}
+	f := &fixture{T: t, own: ours.Build(), clock: clocktesting.NewFakePassiveClock(epoch)}
+	f.host = theirs.WithInterceptorFuncs(interceptor.Funcs{
+		Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
+			f.created++
+			if f.refusal != nil {
+				return f.refusal
+			}
+			object.SetUID(types.UID(fmt.Sprintf("made-%d", f.created)))
+			return c.Create(ctx, object, options...)
+		},
+	}).Build()
+	f.r = &Reconciler{
+		Client: f.own, Live: f.own, Host: f.host, HostLive: f.host,
+		Jobs:     &commitjob.Runner{Config: commitjob.Config{Namespace: "sandbox-system"}, Client: f.host, Live: f.host},
+		Recorder: events.NewFakeRecorder(100), Clock: f.clock,
+	}
+	return f
+}
+
+// visits reconciles the sandbox once, which must go well, and checks what has become of it.
+func (f *fixture) visits(want string) ctrl.Result {
+	f.Helper()
+	key := client.ObjectKey{Namespace: namespace, Name: name}
+	result, err := f.r.Reconcile(f.Context(), ctrl.Request{NamespacedName: key})
+	if err != nil {
+		f.Fatal(err)
+	}
+	sandbox := &v1alpha1.Sandbox{}
+	line := "gone"
+	if err := f.own.Get(f.Context(), key, sandbox); err == nil {
+		line = summary(&sandbox.Status)
+	} else if !apierrors.IsNotFound(err) {
+		f.Fatal(err)
+	}
+	if line != want {
+		f.Fatalf("the sandbox is\n     %s\nwant %s", line, want)
+	}
+	return result
+}
+
+// pod is the Pod, nil where there is none.
+func (f *fixture) pod() *corev1.Pod {
+	f.Helper()
+	pod := &corev1.Pod{}
+	if err := f.host.Get(f.Context(), client.ObjectKey{Namespace: namespace, Name: name}, pod); err != nil {
+		return nil
+	}
+	return pod
+}
+
+func (f *fixture) snapshots() string {
+	f.Helper()
+	list := &v1alpha1.SandboxSnapshotList{}
+	if err := f.own.List(f.Context(), list); err != nil {
+		f.Fatal(err)
+	}
+	var names []string
+	for i := range list.Items {
+		if list.Items[i].DeletionTimestamp == nil {
+			names = append(names, list.Items[i].Name)
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+func TestTheFirstPod(t *testing.T) {
+	f := newFixture(t, sandboxIn(v1alpha1.SandboxPending))
+	f.visits("Pending pod=demo")
+	pod := f.pod()
+	if pod == nil {
+		t.Fatal("there is no Pod")
+	}
+	podOf().Status.DeepCopyInto(&pod.Status)
+	if err := f.host.Status().Update(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	result := f.visits("Running Ready=True/PodReady Paused=False/Running pod=demo/made-1")
+	if result.RequeueAfter != 0 {
+		t.Errorf("a sandbox at rest is visited again after %s", result.RequeueAfter)
+	}
+}
+
+func TestAPodThatIsRefused(t *testing.T) {
+	resource := schema.GroupResource{Resource: "pods"}
+	tests := map[string]struct {
+		refusal error
+		objects []client.Object
+		reason  string
+	}{
+		"invalid":    {apierrors.NewInvalid(schema.GroupKind{Kind: "Pod"}, name, nil), nil, v1alpha1.ReasonPodRejected},
+		"forbidden":  {apierrors.NewForbidden(resource, name, errors.New("exceeded quota")), nil, v1alpha1.ReasonPodRejected},
+		"in the way": {nil, []client.Object{podOf(func(p *corev1.Pod) { p.Labels = nil })}, v1alpha1.ReasonPodNameConflict},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			refused := "Pending Ready=False/" + test.reason
+			f := newFixture(t, append(test.objects, sandboxIn(v1alpha1.SandboxPending))...)
+			f.refusal = test.refusal
+			f.visits(refused)
+
+			if result := f.visits(refused); f.created != 1 || result.RequeueAfter != firstRetry {
+				t.Errorf("tried %d times, and again after %s", f.created, result.RequeueAfter)
+			}
+			f.clock.SetTime(epoch.Add(firstRetry))
+			f.visits(refused)
+			if result := f.visits(refused); f.created != 2 || result.RequeueAfter != 2*firstRetry {
+				t.Errorf("tried %d times, and again after %s", f.created, result.RequeueAfter)
+			}
+			if pod := f.pod(); len(test.objects) > 0 && (pod == nil || pod.DeletionTimestamp != nil) {
+				t.Error("somebody else's Pod was deleted")
+			}
+		})
+	}
+}
+
+func TestAPause(t *testing.T) {
+	f := newFixture(t, sandboxIn(v1alpha1.SandboxPausing, wantsPaused, onPod, attempts(1)), podOf())
+	f.visits("Pausing pod=demo/pod-1 attempts=1")
+	if got := f.snapshots(); got != "demo-gen1" {
+		t.Fatalf("snapshots %q", got)
+	}
+	snapshot := &v1alpha1.SandboxSnapshot{}
+	if err := f.own.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: "demo-gen1"}, snapshot); err != nil {
+		t.Fatal(err)
+	}
+	if !metav1.IsControlledBy(snapshot, sandboxIn("")) || snapshot.Spec.SandboxName != name {
+		t.Errorf("made %+v", snapshot)
+	}
+	snapshotIn(v1alpha1.SnapshotSucceed).Status.DeepCopyInto(&snapshot.Status)
+	if err := f.own.Status().Update(t.Context(), snapshot); err != nil {
+		t.Fatal(err)
+	}
+	f.visits("Pausing Ready=False/Pausing Paused=False/RemovingPod pod=demo/pod-1 saved=demo-gen1 attempts=1")
+	if f.pod() != nil {
+		t.Fatal("the Pod is still there")
+	}
+	result := f.visits("Paused Ready=False/Paused Paused=True/Paused saved=demo-gen1 attempts=1")
+	if result.RequeueAfter != 0 {
+		t.Errorf("a sandbox at rest is visited again after %s", result.RequeueAfter)
+	}
+}
+
+func TestANameThatIsTaken(t *testing.T) {
+	f := newFixture(t, sandboxIn(v1alpha1.SandboxPausing, wantsPaused, onPod, attempts(1)), podOf(), snapshotIn(v1alpha1.SnapshotSucceed, notOurs))
+	f.visits("Pausing pod=demo/pod-1 attempts=2")
+	if got := f.snapshots(); got != "demo-gen1 demo-gen2" {
+		t.Errorf("snapshots %q", got)
+	}
+}
+
+func TestAPauseThatFailsForDays(t *testing.T) {
+	objects := []client.Object{sandboxIn(v1alpha1.SandboxRunning, wantsPaused, onPod, failedPause, attempts(4), failures(4)), podOf()}
+	for n := range 4 {
+		objects = append(objects, snapshotIn(v1alpha1.SnapshotFailed, named(fmt.Sprintf("demo-gen%d", n+1))))
+	}
+	f := newFixture(t, objects...)
+	const waits = "Running Ready=True/PodReady Paused=False/RegistryUnavailable pod=demo/pod-1 attempts=4 failed=4"
+	f.visits(waits)
+	if result := f.visits(waits); result.RequeueAfter != 80*time.Second {
+		t.Errorf("tries again after %s", result.RequeueAfter)
+	}
+	if got := f.snapshots(); got != "demo-gen4" {
+		t.Errorf("snapshots %q", got)
+	}
+}
+
+func TestDeletion(t *testing.T) {
+	leaves := func(s *v1alpha1.Sandbox) { s.DeletionTimestamp = &metav1.Time{Time: epoch} }
+	orphans := func(s *v1alpha1.Sandbox) { s.Finalizers = append(s.Finalizers, metav1.FinalizerOrphanDependents) }
+	held := func(s *v1alpha1.SandboxSnapshot) { s.Finalizers = []string{v1alpha1.SnapshotFinalizer} }
+	others := podOf(func(p *corev1.Pod) { p.Labels = nil })
+	tests := map[string]struct {
+		sandbox *v1alpha1.Sandbox
+		objects []client.Object
+		// first and second are the sandbox after each visit.
+		first, second string
+		snapshots     string
+		podStays      bool
+	}{
+		"nothing is there":              {sandboxIn(v1alpha1.SandboxPaused, leaves), nil, "gone", "gone", "", false},
+		"its Pod goes first":            {sandboxIn(v1alpha1.SandboxRunning, leaves), []client.Object{podOf()}, "Running", "gone", "", false},
+		"somebody else's Pod stays":     {sandboxIn(v1alpha1.SandboxRunning, leaves), []client.Object{others}, "gone", "gone", "", true},
+		"its snapshots go":              {sandboxIn(v1alpha1.SandboxPaused, leaves), []client.Object{snapshotIn(v1alpha1.SnapshotSucceed, held)}, "gone", "gone", "", false},
+		"a user's snapshot stays":       {sandboxIn(v1alpha1.SandboxPaused, leaves), []client.Object{snapshotIn(v1alpha1.SnapshotSucceed, notOurs)}, "gone", "gone", "demo-gen1", false},
+		"its snapshots stay as orphans": {sandboxIn(v1alpha1.SandboxPaused, leaves, orphans), []client.Object{snapshotIn(v1alpha1.SnapshotSucceed)}, "Paused", "Paused", "demo-gen1", false},
+		"a commit under way goes first": {sandboxIn(v1alpha1.SandboxPausing, leaves), []client.Object{podOf(), snapshotIn(v1alpha1.SnapshotCommitting, held)}, "Pausing", "Pausing", "", false},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, append(test.objects, test.sandbox)...)
+			f.visits(test.first)
+			f.visits(test.second)
+			if got := f.snapshots(); got != test.snapshots {
+				t.Errorf("snapshots %q, want %q", got, test.snapshots)
+			}
+			if stays := f.pod() != nil; stays != test.podStays {
+				t.Errorf("the Pod stays: %t", stays)
+			}
+		})
+	}
+}

@@ -1,0 +1,394 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandbox
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
+)
+
+// world is one sandbox with its Pod, its snapshots, and those who act on them.
+type world struct {
+	t     *testing.T
+	seed  uint64
+	rand  *rand.Rand
+	now   time.Time
+	calm  bool // commits succeed, and nobody asks for anything
+	past  []string
+	count int // of UIDs given
+
+	sandbox *v1alpha1.Sandbox
+	pod     *corev1.Pod
+	frozen  bool
+	// files counts the writes in the Pod's root filesystem, base those that it started with.
+	files, base int
+	// last is files of the Pod that went last; gaveUp: a person asked for fewer.
+	last   int
+	gaveUp bool
+	// unsaid: files were reset in place and DataLost has not said so yet.
+	unsaid bool
+
+	snapshots map[string]*v1alpha1.SandboxSnapshot
+	content   map[string]int // files in a snapshot that succeeded
+}
+
+func newWorld(t *testing.T, seed uint64) *world {
+	return &world{
+		t: t, seed: seed, rand: rand.New(rand.NewPCG(seed, 0)), now: epoch,
+		sandbox:   sandboxIn(v1alpha1.SandboxPending),
+		snapshots: map[string]*v1alpha1.SandboxSnapshot{}, content: map[string]int{},
+	}
+}
+
+func (w *world) createPod() {
+	if w.pod != nil {
+		w.fail("creates a second Pod")
+	}
+	if w.sandbox.Status.PodName == "" {
+		w.fail("creates a Pod before its name is written")
+	}
+	from := w.sandbox.Status.SnapshotName
+	w.base = w.content[from]
+	if w.base < w.last && !w.gaveUp && !meta.IsStatusConditionTrue(w.sandbox.Status.Conditions, v1alpha1.ConditionDataLost) {
+		w.fail("the Pod comes back with %d of %d writes, and DataLost does not say so", w.base, w.last)
+	}
+	w.gaveUp = false
+	w.files = w.base
+	w.pod = podOf(pendingPod, restored(from), func(p *corev1.Pod) { p.UID = w.uid("pod") })
+	if from == "" {
+		w.pod.Annotations = nil
+	}
+}
+
+func (w *world) createSnapshot() {
+	attempt := naming.PauseSnapshot(name, w.sandbox.Status.SnapshotAttempts)
+	if w.snapshots[attempt] == nil {
+		w.snapshots[attempt] = snapshotIn(v1alpha1.SnapshotPending, named(attempt), func(s *v1alpha1.SandboxSnapshot) {
+			s.UID = w.uid("snapshot")
+			s.Status.SourcePodUID = ""
+		})
+	}
+}
+
+// node is the kubelet's work.
+func (w *world) node() {
+	switch {
+	case w.pod == nil:
+	case w.pod.DeletionTimestamp != nil:
+		w.removePod()
+	case w.pod.Status.Phase == corev1.PodPending:
+		w.pod = podOf(func(p *corev1.Pod) { p.UID, p.Annotations = w.pod.UID, w.pod.Annotations })
+		w.note("node: Pod %s runs", w.pod.UID)
+	}
+}
+
+func (w *world) write() {
+	// A Pod that was never seen running has nothing that anybody could have seen.
+	if w.pod != nil && w.pod.Status.Phase == corev1.PodRunning && !w.frozen && w.sandbox.Status.PodUID == w.pod.UID &&
+		w.sandbox.Status.Phase != v1alpha1.SandboxPending && w.sandbox.Status.Phase != v1alpha1.SandboxResuming {
+		w.files++
+	}
+}
+
+func (w *world) terminate(grace *int64) {
+	if w.pod == nil {
+		return
+	}
+	seconds := int64(30)
+	if grace != nil {
+		seconds = *grace
+	}
+	w.pod = w.pod.DeepCopy()
+	terminating(seconds)(w.pod)
+}
+
+func (w *world) removePod() {
+	if w.pod == nil {
+		return
+	}
+	w.note("node: Pod %s is gone", w.pod.UID)
+	w.last, w.pod, w.frozen = w.files, nil, false
+}
+
+// commit is the snapshot controller's work, and the committer's, on the last attempt, and on
+// whatever is being deleted.
+func (w *world) commit() {
+	for _, snapshot := range w.snapshots {
+		if snapshot.DeletionTimestamp != nil {
+			w.letGo(snapshot)
+		}
+	}
+	attempt := w.snapshots[naming.PauseSnapshot(name, w.sandbox.Status.SnapshotAttempts)]
+	if attempt == nil || attempt.DeletionTimestamp != nil || finished(attempt) {
+		return
+	}
+	if !w.awaited(attempt) {
+		w.endCommit(attempt, v1alpha1.ReasonCanceled)
+		return
+	}
+	if attempt.Status.Phase == v1alpha1.SnapshotPending {
+		switch {
+		case w.pod == nil || w.pod.DeletionTimestamp != nil || w.pod.UID != w.sandbox.Status.PodUID:
+			w.endCommit(attempt, v1alpha1.ReasonSourcePodNotFound)
+		case w.chance(4):
+			queuedSnapshot(attempt)
+		case w.chance(6):
+			w.endCommit(attempt, v1alpha1.ReasonPushSecretNotFound)
+		default:
+			attempt.Status.Phase, attempt.Status.SourcePodUID = v1alpha1.SnapshotCommitting, w.pod.UID
+			attempt.Status.Conditions = nil
+			w.note("snapshot: %s commits", attempt.Name)
+		}
+		return
+	}
+	there := w.pod != nil && w.pod.UID == attempt.Status.SourcePodUID
+	switch {
+	case !there || w.chance(4):
+		w.endCommit(attempt, v1alpha1.ReasonCommitJobFailed)
+	case w.pod.Status.Phase == corev1.PodRunning && !w.frozen:
+		w.frozen = true
+		w.note("snapshot: frozen")
+	default:
+		attempt.Status.Phase, attempt.Status.CompletionTime = v1alpha1.SnapshotSucceed, &metav1.Time{Time: w.now}
+		w.content[attempt.Name] = w.files
+		w.note("snapshot: %s holds %d writes", attempt.Name, w.files)
+	}
+}
+
+// awaited says whether the sandbox waits for the attempt.
+func (w *world) awaited(attempt *v1alpha1.SandboxSnapshot) bool {
+	status := &w.sandbox.Status
+	paused := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionPaused)
+	return status.Phase == v1alpha1.SandboxPausing && attempt.Name == naming.PauseSnapshot(name, status.SnapshotAttempts) && paused.Reason != v1alpha1.ReasonCanceling
+}
+
+// endCommit is a snapshot's failure: it says so only when nothing is frozen.
+func (w *world) endCommit(attempt *v1alpha1.SandboxSnapshot, reason string) {
+	w.thawSource(attempt)
+	snapshotIn(v1alpha1.SnapshotFailed).Status.DeepCopyInto(&attempt.Status)
+	attempt.Status.Conditions[0].Reason = reason
+	attempt.Status.CompletionTime = &metav1.Time{Time: w.now}
+	w.note("snapshot: %s failed: %s", attempt.Name, reason)
+}
+
+// letGo is the end of a snapshot that is being deleted: never while a sandbox needs it, and
+// never with containers frozen by it.
+func (w *world) letGo(snapshot *v1alpha1.SandboxSnapshot) {
+	if w.sandbox.Status.SnapshotName == snapshot.Name {
+		return
+	}
+	if !finished(snapshot) {
+		w.endCommit(snapshot, v1alpha1.ReasonCanceled)
+		return
+	}
+	if snapshot.Status.Phase == v1alpha1.SnapshotSucceed && w.sandbox.Status.Phase == v1alpha1.SandboxPausing &&
+		snapshot.Name == naming.PauseSnapshot(name, w.sandbox.Status.SnapshotAttempts) {
+		w.thawSource(snapshot)
+	}
+	delete(w.snapshots, snapshot.Name)
+	w.note("snapshot: %s is gone", snapshot.Name)
+}
+
+func (w *world) thawSource(snapshot *v1alpha1.SandboxSnapshot) {
+	if w.pod != nil && w.pod.UID == snapshot.Status.SourcePodUID {
+		w.frozen = false
+	}
+}
+
+// What people do.
+
+func (w *world) pause() {
+	w.verb("pause", func(status *v1alpha1.SandboxStatus, reason string) bool {
+		switch {
+		case status.Phase == v1alpha1.SandboxRunning, status.Phase == v1alpha1.SandboxFailed && status.PodUID != "":
+			status.Phase = v1alpha1.SandboxPausing
+			status.SnapshotAttempts++
+			says(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonPausing)(w.sandbox)
+			says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonPausing)(w.sandbox)
+		case status.Phase == v1alpha1.SandboxPaused, status.Phase == v1alpha1.SandboxPausing && reason == v1alpha1.ReasonRemovingPod:
+		default:
+			return false
+		}
+		w.want(v1alpha1.DesiredStatePaused)
+		return true
+	})
+}
+
+func (w *world) resume() {
+	w.verb("resume", func(status *v1alpha1.SandboxStatus, reason string) bool {
+		switch status.Phase {
+		case v1alpha1.SandboxPending, v1alpha1.SandboxRunning:
+			if w.sandbox.Spec.DesiredState == v1alpha1.DesiredStateRunning || w.hasEnded() {
+				return false
+			}
+			status.FailedAttempts = 0
+			says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonRunning)(w.sandbox)
+		case v1alpha1.SandboxPausing:
+			if reason != v1alpha1.ReasonRemovingPod {
+				says(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonCanceling)(w.sandbox)
+				canceling(w.sandbox)
+			}
+		case v1alpha1.SandboxPaused:
+			w.comeBack()
+		case v1alpha1.SandboxFailed:
+			if status.SnapshotName == "" {
+				return false
+			}
+			w.comeBack()
+		}
+		w.want(v1alpha1.DesiredStateRunning)
+		return true
+	})
+}
+
+// resumeElsewhere goes back to an older snapshot, or to the template.
+func (w *world) resumeElsewhere() {
+	from := ""
+	for snapshot := range w.content {
+		if w.succeeded(snapshot) && w.snapshots[snapshot].DeletionTimestamp == nil {
+			from = max(from, snapshot)
+		}
+	}
+	if w.chance(2) {
+		from = ""
+	}
+	w.verb("resume from "+from, func(status *v1alpha1.SandboxStatus, _ string) bool {
+		switch {
+		case status.Phase == v1alpha1.SandboxRunning && w.hasEnded():
+			w.comeBack()
+			removing(w.sandbox)
+		case status.Phase == v1alpha1.SandboxPaused, status.Phase == v1alpha1.SandboxFailed:
+			w.comeBack()
+		default:
+			return false
+		}
+		w.gaveUp = true
+		status.SnapshotName = from
+		w.want(v1alpha1.DesiredStateRunning)
+		return true
+	})
+}
+
+func (w *world) comeBack() {
+	w.sandbox.Status.Phase = v1alpha1.SandboxResuming
+	says(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonResuming)(w.sandbox)
+	says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonResuming)(w.sandbox)
+}
+
+func (w *world) verb(what string, do func(status *v1alpha1.SandboxStatus, pausedReason string) bool) {
+	w.sandbox = w.sandbox.DeepCopy()
+	reason := ""
+	if paused := meta.FindStatusCondition(w.sandbox.Status.Conditions, v1alpha1.ConditionPaused); paused != nil {
+		reason = paused.Reason
+	}
+	if do(&w.sandbox.Status, reason) {
+		w.note("%s: %s", what, summary(&w.sandbox.Status))
+	}
+}
+
+func (w *world) hasEnded() bool {
+	ready := meta.FindStatusCondition(w.sandbox.Status.Conditions, v1alpha1.ConditionReady)
+	return ready != nil && ready.Reason == v1alpha1.ReasonContainersEnded
+}
+
+func (w *world) update() {
+	w.sandbox = w.sandbox.DeepCopy()
+	w.want([]v1alpha1.SandboxDesiredState{v1alpha1.DesiredStateRunning, v1alpha1.DesiredStatePaused}[w.rand.IntN(2)])
+	w.note("update: %s", w.sandbox.Spec.DesiredState)
+}
+
+func (w *world) want(state v1alpha1.SandboxDesiredState) {
+	if w.sandbox.Spec.DesiredState != state {
+		w.sandbox.Spec.DesiredState = state
+		w.sandbox.Generation++
+	}
+}
+
+func (w *world) deletePod() {
+	w.note("somebody deletes the Pod")
+	w.terminate(nil)
+}
+
+func (w *world) losePod() {
+	if w.chance(3) {
+		w.removePod()
+	}
+}
+
+func (w *world) evict() {
+	if w.pod != nil && w.chance(3) {
+		w.pod = w.pod.DeepCopy()
+		evictedPod(w.pod)
+		w.frozen = false
+		w.note("evicted")
+	}
+}
+
+func (w *world) end() {
+	if w.pod != nil && w.pod.Status.Phase == corev1.PodRunning && !w.frozen {
+		w.pod = w.pod.DeepCopy()
+		ended(w.pod)
+		w.note("containers end")
+	}
+}
+
+func (w *world) restart() {
+	if w.pod == nil || w.pod.Status.Phase != corev1.PodRunning || w.frozen {
+		return
+	}
+	w.pod = w.pod.DeepCopy()
+	restartedPod(w.pod)
+	w.unsaid = w.unsaid || w.files > w.base
+	w.files = w.base
+	w.note("a container is restarted in place")
+	for _, snapshot := range w.snapshots {
+		if snapshot.Status.Phase == v1alpha1.SnapshotCommitting && snapshot.Status.SourcePodUID == w.pod.UID {
+			w.endCommit(snapshot, v1alpha1.ReasonContainerRestarted)
+		}
+	}
+}
+
+func (w *world) deleteSnapshot() {
+	attempt := w.snapshots[naming.PauseSnapshot(name, w.sandbox.Status.SnapshotAttempts)]
+	if attempt != nil && attempt.DeletionTimestamp == nil {
+		deletedSnapshot(attempt)
+		w.note("somebody deletes %s", attempt.Name)
+	}
+}
+
+func (w *world) succeeded(snapshot string) bool {
+	found := w.snapshots[snapshot]
+	return found != nil && found.Status.Phase == v1alpha1.SnapshotSucceed
+}
+
+// chance is true once in n times, and never when the world is calm.
+func (w *world) chance(n int) bool { return !w.calm && w.rand.IntN(n) == 0 }
+
+func (w *world) uid(kind string) types.UID {
+	w.count++
+	return types.UID(fmt.Sprintf("%s-%d", kind, w.count))
+}
