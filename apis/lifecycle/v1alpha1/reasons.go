@@ -153,6 +153,8 @@ const (
 	EventPauseRetry = "PauseFailed"
 	// EventCommitJobCreated: the commit Job of a snapshot was created.
 	EventCommitJobCreated = "CommitJobCreated"
+	// EventSandboxUnknown: a Pod belongs to a sandbox that the server's store does not know.
+	EventSandboxUnknown = "SandboxUnknown"
 	// EventThawed: what a commit had frozen runs again.
 	EventThawed = "Thawed"
 	// EventImageLeft: an image of a deleted snapshot stays in the registry.

@@ -66,7 +66,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := r.Live.Get(ctx, req.NamespacedName, sandbox); err != nil {
 		if apierrors.IsNotFound(err) {
 			r.holds.forget(req.NamespacedName)
-			return ctrl.Result{}, nil
+			return ctrl.Result{}, r.reportStray(ctx, req.NamespacedName)
 		}
 		return ctrl.Result{}, fmt.Errorf("read sandbox %s: %w", req, err)
 	}
@@ -109,6 +109,20 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		}
 	}
 	return ctrl.Result{}, fmt.Errorf("sandbox %s does not settle: %d steps at one visit", req, maxSteps)
+}
+
+// reportStray tells of a Pod whose sandbox this store does not know. It is never deleted: that a
+// store was lost, or replaced by an older one, must not cost anybody a Pod.
+func (r *Reconciler) reportStray(ctx context.Context, key client.ObjectKey) error {
+	pod := &corev1.Pod{}
+	if err := r.Host.Get(ctx, key, pod); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	if pod.DeletionTimestamp == nil && pod.Labels[v1alpha1.LabelSandboxUID] != "" {
+		r.Recorder.Eventf(pod, nil, corev1.EventTypeWarning, v1alpha1.EventSandboxUnknown, "Reconcile",
+			"no sandbox %s is known here, though this Pod belongs to one: it is left alone; delete it if it is not needed", key.Name)
+	}
+	return nil
 }
 
 // rest ends a visit. Only a sandbox on its way needs the backstop.

@@ -280,3 +280,22 @@ func TestDeletion(t *testing.T) {
 		})
 	}
 }
+
+func TestAPodOfAnUnknownSandbox(t *testing.T) {
+	stray := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: "stray", Labels: map[string]string{
+		v1alpha1.LabelSandbox: name, v1alpha1.LabelSandboxUID: "lost-with-the-store",
+	}}}
+	f := newFixture(t, stray)
+	f.visits("gone")
+	if f.pod() == nil {
+		t.Error("the Pod was deleted")
+	}
+	select {
+	case event := <-f.r.Recorder.(*events.FakeRecorder).Events:
+		if !strings.Contains(event, v1alpha1.EventSandboxUnknown) {
+			t.Errorf("the event is %q", event)
+		}
+	default:
+		t.Error("no event tells of the Pod")
+	}
+}

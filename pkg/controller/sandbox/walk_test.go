@@ -188,8 +188,6 @@ func (w *world) told(event *note) {
 		w.fail("paused, and the next resume does not use this attempt")
 	case w.content[status.SnapshotName] != w.last:
 		w.fail("paused, and %d of %d writes are in the snapshot", w.content[status.SnapshotName], w.last)
-	case w.unsaid:
-		w.fail("paused after a reset in place that nobody was told of")
 	}
 }
 
@@ -203,6 +201,9 @@ func (w *world) mayDelete() {
 	paused := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionPaused)
 	if attempt == nil || attempt.Status.Phase != v1alpha1.SnapshotSucceed || attempt.Status.SourcePodUID != w.pod.UID || paused.Reason != v1alpha1.ReasonRemovingPod {
 		w.fail("deletes a Pod that is not saved")
+	}
+	if w.unsaid {
+		w.fail("deletes a Pod with a reset in place that nobody was told of")
 	}
 	if w.pod.Status.Phase == corev1.PodRunning && !w.frozen {
 		w.fail("deletes a Pod that was thawed after its commit")

@@ -132,6 +132,7 @@ func (w *world) removePod() {
 	}
 	w.note("node: Pod %s is gone", w.pod.UID)
 	w.last, w.pod, w.frozen = w.files, nil, false
+	w.unsaid = false // what only the Pod knew is not to be known any more
 }
 
 // commit is the snapshot controller's work, and the committer's, on the last attempt, and on

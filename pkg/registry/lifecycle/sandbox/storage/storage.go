@@ -116,7 +116,7 @@ var (
 func (*REST) ShortNames() []string { return []string{"sbx"} }
 
 // Categories are the groups of resources that kubectl get understands.
-func (*REST) Categories() []string { return []string{"sandbox"} }
+func (*REST) Categories() []string { return []string{"opensandbox"} }
 
 // Create creates a sandbox; one that starts from a snapshot only for those who may read that.
 func (r *REST) Create(ctx context.Context, obj runtime.Object, createValidation rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {

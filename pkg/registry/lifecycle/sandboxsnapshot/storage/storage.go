@@ -84,7 +84,7 @@ var (
 func (*REST) ShortNames() []string { return []string{"sbxsnap"} }
 
 // Categories are the groups of resources that kubectl get understands.
-func (*REST) Categories() []string { return []string{"sandbox"} }
+func (*REST) Categories() []string { return []string{"opensandbox"} }
 
 // StatusREST serves sandboxsnapshots/status.
 type StatusREST struct {
