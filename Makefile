@@ -4,7 +4,8 @@ SHELL := /usr/bin/env bash
 .SHELLFLAGS := -o errexit -o nounset -o pipefail -c
 .DEFAULT_GOAL := help
 
-# One set of compiled packages for tests, linters and images: with other flags Go compiles every dependency again.
+# One set of compiled packages for tests, linters and images: with other flags Go compiles every dependency again. The
+# race detector needs another: make unit CGO_ENABLED=1 TEST_FLAGS=-race
 export CGO_ENABLED := 0
 export GOFLAGS := $(strip $(shell go env GOFLAGS) -trimpath)
 
@@ -23,11 +24,6 @@ REVISION = $(shell git rev-parse --verify --quiet HEAD)
 
 GOLANGCI_LINT_VERSION := v2.15.0
 GOLANGCI_LINT := bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
-
-# Everything is compiled the way the images are, so that it is compiled once. The race detector needs cgo:
-# make unit CGO_ENABLED=1 TEST_FLAGS=-race
-export CGO_ENABLED ?= 0
-export GOFLAGS ?= -trimpath
 
 # Further flags for every `go test`.
 TEST_FLAGS ?=
@@ -99,7 +95,7 @@ lint: $(GOLANGCI_LINT) ## Run the linters of .golangci.yml
 .PHONY: unit
 unit: ## Run the unit tests (no cluster, no network)
 	go test $(TEST_FLAGS) $$(go list ./... | grep -v -e /generated/ -e /test/)
-	go test $(TEST_FLAGS) -C hack/cluster .
+	go test -C hack/cluster $(TEST_FLAGS) .
 
 .PHONY: integration
 integration: ## Run the serving tests: the real server over an embedded etcd

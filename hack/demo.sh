@@ -39,9 +39,17 @@ since() { awk -v from="$1" -v to="$(now)" 'BEGIN {printf "%.1f", (to - from) / 1
 
 # Runs a command and shows it first, so that it can be typed again.
 run() {
-    printf '%s$ %s%s\n' "${dim}" "$(shown "$@")" "${plain}"
+    show "$@"
     "$@"
 }
+
+# The same for a command whose output is of no interest.
+run_silently() {
+    show "$@"
+    "$@" >/dev/null
+}
+
+show() { printf '%s$ %s%s\n' "${dim}" "$(shown "$@")" "${plain}"; }
 
 # The command as a person would type it: quoted only where a shell needs that.
 shown() {
@@ -71,21 +79,19 @@ explain_failure() {
 }
 trap explain_failure EXIT
 
-# The tasks of containerd that carry the demo's Pod, as "container PID" lines.
-processes() {
-    local container
-    for container in "$@"; do
-        ctr --namespace k8s.io tasks list | awk -v id="${container}" '$1 == id {print $1, $2}'
-    done
-}
+# The tasks of containerd, that is its processes: a table with container, PID and status.
+tasks() { ctr --namespace k8s.io tasks list 2>/dev/null; } # it warns about cgroup v1 each time
 
 # ---
+
+command -v curl >/dev/null || fail "curl is not in the PATH, it asks the registry: apt-get install curl"
 
 step "A Kubernetes node of its own: kubelet, containerd and a registry, built from source"
 if [[ -f ${cluster}/cluster.env ]] && make --silent cluster-status >/dev/null 2>&1; then
     echo "It is up already."
 else
-    run make --silent cluster-up
+    show make cluster-up
+    make --silent cluster-up
 fi
 # shellcheck source=/dev/null
 source "${cluster}/cluster.env"
@@ -94,11 +100,13 @@ export CONTAINERD_ADDRESS=${CONTAINERD_ADDRESS#unix://}
 PATH=$(realpath "${cluster}/bin"):${PATH}
 
 step "The Sandbox API server, as a Pod on that node"
-run make --silent deploy
+show make deploy
+HINTS=false make --silent deploy
 
-if kubectl get sandbox demo >/dev/null 2>&1; then
+earlier=$(kubectl get sandboxes demo --ignore-not-found --output=name)
+if [[ -n ${earlier} ]]; then
     step "Remove the sandbox of an earlier demo"
-    run kubectl delete sandbox demo --timeout=120s
+    run kubectl delete sandboxes demo --timeout=120s
 fi
 
 step "Create a sandbox"
@@ -113,13 +121,12 @@ run kubectl exec demo -- sh -c 'dd if=/dev/urandom of=/work/data bs=1M count=20 
 before=$(kubectl exec demo -- sh -c 'cat /work/latest /etc/passwd /work/data.sha256')
 container=$(kubectl get pod demo -o 'jsonpath={.status.containerStatuses[0].containerID}')
 container=${container#containerd://}
-uid=$(kubectl get pod demo -o 'jsonpath={.metadata.uid}')
-pid=$(processes "${container}" | awk '{print $2}')
+pid=$(tasks | awk -v id="${container}" '$1 == id {print $2}')
 [[ -n ${pid} && -d /proc/${pid} ]] || fail "the sandbox's process was not found on the node"
 echo "On the node the sandbox is process ${pid}: $(tr '\0' ' ' <"/proc/${pid}/cmdline")"
 
 step "Pause: freeze, commit the files to the registry, remove the Pod"
-run kubectl create --raw "${sandbox}/pause" -f /dev/null >/dev/null
+run_silently kubectl create --raw "${sandbox}/pause" -f /dev/null
 run kubectl wait --for=condition=Paused sandbox/demo --timeout=180s
 run kubectl get sandboxes,sandboxsnapshots
 
@@ -129,21 +136,22 @@ run kubectl get pods
 proved "there is no Pod demo"
 [[ ! -e /proc/${pid} ]] || fail "process ${pid} still runs"
 proved "process ${pid} is gone"
-run ctr --namespace k8s.io containers list "labels.\"io.kubernetes.pod.uid\"==${uid}"
-[[ -z $(ctr --namespace k8s.io containers list --quiet "labels.\"io.kubernetes.pod.uid\"==${uid}") ]] || fail "containerd still has containers of the Pod"
-proved "containerd has no container of it"
+show ctr --namespace k8s.io tasks list
+tasks
+[[ -z $(tasks | awk -v id="${container}" '$1 == id') ]] || fail "containerd still runs container ${container}"
+proved "containerd does not run ${container:0:12}… any more"
 
 step "Its files are an image in the registry"
-snapshot=$(kubectl get sandbox demo -o 'jsonpath={.status.snapshotName}')
-image=$(kubectl get sandboxsnapshot "${snapshot}" -o 'jsonpath={.status.containers[0].imageUri}')
-digest=$(kubectl get sandboxsnapshot "${snapshot}" -o 'jsonpath={.status.containers[0].imageDigest}')
+snapshot=$(kubectl get sandboxes demo -o 'jsonpath={.status.snapshotName}')
+image=$(kubectl get sandboxsnapshots "${snapshot}" -o 'jsonpath={.status.containers[0].imageUri}')
+digest=$(kubectl get sandboxsnapshots "${snapshot}" -o 'jsonpath={.status.containers[0].imageDigest}')
 repository=${image#*/}
 repository=${repository%:*}
 run curl --fail --silent --show-error --head --header 'Accept: application/vnd.oci.image.manifest.v1+json' "http://${image%%/*}/v2/${repository}/manifests/${digest}"
 proved "${image} holds ${digest}"
 
 step "Resume: a new Pod of the same name from that image"
-run kubectl create --raw "${sandbox}/resume" -f /dev/null >/dev/null
+run_silently kubectl create --raw "${sandbox}/resume" -f /dev/null
 run kubectl wait --for=condition=Ready sandbox/demo --timeout=120s
 run kubectl get sandboxes,pods
 

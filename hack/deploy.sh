@@ -149,14 +149,17 @@ apply() {
     choose_cluster
     find_images
     write_kustomization
-    "${kubectl[@]}" apply -k "${out}" >&2
+    "${kubectl[@]}" apply -k "${out}" | { grep -v ' unchanged$' || true; } >&2
     if ! "${kubectl[@]}" --namespace "${namespace}" rollout status statefulset/sandbox-apiserver --timeout=180s >&2 ||
-        ! "${kubectl[@]}" wait --for=condition=Available "apiservice/${apiservice}" --timeout=60s >&2; then
+        ! "${kubectl[@]}" wait --for=condition=Available "apiservice/${apiservice}" --timeout=60s >&2 ||
+        ! answers; then
         diagnose
         die "the server did not come up; what is known is above"
     fi
+    say "The Sandbox API is served."
+    [[ ${HINTS:-true} == true ]] || return 0
     say ""
-    say "The Sandbox API is served. Try:"
+    say "Try:"
     local shown="kubectl"
     [[ -n ${registry} ]] || shown="export KUBECONFIG=$(realpath "${cluster}/kubeconfig"); kubectl"
     say "  ${shown} api-resources --api-group=lifecycle.opensandbox.io"
@@ -165,6 +168,19 @@ apply() {
     elif [[ -z ${SNAPSHOT_REGISTRY:-} ]]; then
         say "No SNAPSHOT_REGISTRY was given: sandboxes run, and a pause fails with RegistryNotConfigured."
     fi
+}
+
+# The condition may still be that of the Pod before this one: asks until the API answers itself.
+answers() {
+    local deadline=$((SECONDS + 60))
+    local ask=("${kubectl[@]}" get sandboxes.lifecycle.opensandbox.io --all-namespaces --request-timeout=5s)
+    until "${ask[@]}" >/dev/null 2>&1; do
+        if ((SECONDS > deadline)); then
+            "${ask[@]}" >&2
+            return
+        fi
+        sleep 0.5
+    done
 }
 
 # What a person would look at first.

@@ -12,6 +12,10 @@ if [[ -f ${cluster}/cluster.env ]]; then
     echo "test: a local cluster is up; the end-to-end tests want one of their own. End it first: make cluster-down" >&2
     exit 1
 fi
+command -v curl >/dev/null || {
+    echo "test: curl is not in the PATH, the end-to-end tests use it: apt-get install curl" >&2
+    exit 1
+}
 # Better now than after the parts that need no cluster.
 "${cluster}/bin/cluster" preflight --dir "${cluster}"
 

@@ -20,12 +20,11 @@ package e2e
 
 import (
 	"context"
-	"fmt"
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
@@ -64,11 +63,13 @@ func TestADeletedSandboxLeavesNothingBehind(t *testing.T) {
 			r.awaitReason("demo", v1alpha1.ConditionReady, v1alpha1.ReasonPodUnschedulable)
 		}},
 		{v1alpha1.SandboxFailed, func(r *room) {
+			// The Pod is lost while it is being paused, and so is its first snapshot.
 			r.start("demo")
+			r.sh("demo", bigFile)
 			r.pause("demo")
-			_, snapshot := r.awaitPaused("demo")
-			r.tearAway(snapshot.Name)
-			r.resume("demo")
+			r.awaitFrozen("demo/main")
+			r.kill(r.t, systemNamespace, r.commitPod("demo-gen1"), "image-committer")
+			r.deletePod("demo", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)})
 			r.await("demo", "Failed", func(s *v1alpha1.Sandbox) bool { return s.Status.Phase == v1alpha1.SandboxFailed })
 		}},
 	} {
@@ -90,18 +91,21 @@ func TestADeletedSandboxLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-// tearAway deletes a snapshot that is in use, which the server itself never does: it takes an
-// administrator who removes the finalizer.
-func (r *room) tearAway(snapshot string) {
-	r.t.Helper()
-	if err := r.snapshots().Delete(r.t.Context(), snapshot, metav1.DeleteOptions{}); err != nil {
-		r.t.Fatal(err)
+func TestANamespaceWithSandboxesCanBeDeleted(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	r.start("running")
+	r.start("paused")
+	r.pause("paused")
+	r.awaitPaused("paused")
+	if err := r.kube.CoreV1().Namespaces().Delete(t.Context(), r.namespace, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
 	}
-	if _, err := r.snapshots().Patch(r.t.Context(), snapshot, types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
-		r.t.Fatal(err)
-	}
-	eventually(r.t, "snapshot "+snapshot+" is gone", patience, func(ctx context.Context) (bool, string) {
-		_, err := r.snapshots().Get(ctx, snapshot, metav1.GetOptions{})
-		return apierrors.IsNotFound(err), fmt.Sprint(err)
+	eventually(t, "the namespace is gone", patience, func(ctx context.Context) (bool, string) {
+		namespace, err := r.kube.CoreV1().Namespaces().Get(ctx, r.namespace, metav1.GetOptions{})
+		if err != nil {
+			return apierrors.IsNotFound(err), err.Error()
+		}
+		return false, inYAML(namespace.Status)
 	})
 }

@@ -21,9 +21,11 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -79,17 +81,14 @@ func TestAKilledCommitterLeavesNothingFrozenAndTheNextTrySucceeds(t *testing.T) 
 	}
 	r.mustNotBeFrozen()
 	r.awaitWrites(w, 50)
-	jobs, err := r.jobs(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	unpaused := false
-	for _, job := range jobs {
-		unpaused = unpaused || job.Labels[v1alpha1.LabelComponent] == "unpause" && job.Status.Succeeded == 1
-	}
-	if !unpaused {
-		t.Errorf("no unpause Job has succeeded; there are %d Jobs", len(jobs))
-	}
+	// The controller reads the result from the Pod, so it may be ahead of the Job's own status.
+	eventually(t, "an unpause Job has succeeded", patience, func(ctx context.Context) (bool, string) {
+		jobs, err := r.jobs(ctx)
+		unpaused := slices.ContainsFunc(jobs, func(job batchv1.Job) bool {
+			return job.Labels[v1alpha1.LabelComponent] == "unpause" && job.Status.Succeeded == 1
+		})
+		return unpaused, fmt.Sprintf("%d Jobs, error %v", len(jobs), err)
+	})
 
 	paused, _ := r.awaitPaused("demo")
 	if paused.Status.SnapshotAttempts != 2 || paused.Status.FailedAttempts != 0 {
@@ -128,9 +127,7 @@ func TestAPodThatIsLostComesBackFromItsSnapshotAndTheLossIsTold(t *testing.T) {
 	before, _ := r.pauseAndResume("demo")
 	r.sh("demo", "echo lost > /root/lost")
 
-	if err := r.kube.CoreV1().Pods(r.namespace).Delete(t.Context(), "demo", metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	r.deletePod("demo", metav1.DeleteOptions{})
 	after := r.await("demo", "running in another Pod", func(s *v1alpha1.Sandbox) bool {
 		return s.Status.Phase == v1alpha1.SandboxRunning && s.Status.PodUID != before.Status.PodUID && meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.ConditionReady)
 	})
@@ -153,9 +150,7 @@ func TestAPodThatIsLostWithoutASnapshotStartsFromTheTemplate(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t)
 	before := r.start("demo")
-	if err := r.kube.CoreV1().Pods(r.namespace).Delete(t.Context(), "demo", metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	r.deletePod("demo", metav1.DeleteOptions{})
 	r.await("demo", "running in another Pod, with DataLost", func(s *v1alpha1.Sandbox) bool {
 		return s.Status.Phase == v1alpha1.SandboxRunning && s.Status.PodUID != before.Status.PodUID && meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.ConditionDataLost)
 	})

@@ -29,6 +29,9 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
 
+// busyboxLayers is how many layers the image busybox has.
+const busyboxLayers = 1
+
 // image reads a container's image by the digest in the status, from the registry itself.
 func (r *room) image(saved v1alpha1.ContainerSnapshot, credentials ...authn.Authenticator) v1.Image {
 	r.t.Helper()
@@ -71,8 +74,8 @@ func (r *room) checkLayers(saved v1alpha1.ContainerSnapshot, image v1.Image) err
 	if err != nil {
 		return err
 	}
-	if len(layers) != int(saved.Layers) || len(layers) != len(config.RootFS.DiffIDs) {
-		return fmt.Errorf("%d layers, %d diff IDs, the status says %d", len(layers), len(config.RootFS.DiffIDs), saved.Layers)
+	if len(layers) != busyboxLayers+int(saved.Layers) || len(layers) != len(config.RootFS.DiffIDs) {
+		return fmt.Errorf("%d layers and %d diff IDs; the status says %d above the base's %d", len(layers), len(config.RootFS.DiffIDs), saved.Layers, busyboxLayers)
 	}
 	last, err := layers[len(layers)-1].Size()
 	if err != nil {

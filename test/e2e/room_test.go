@@ -173,6 +173,14 @@ func (r *room) pauseAndResume(name string) (*v1alpha1.Sandbox, *v1alpha1.Sandbox
 	return r.awaitReady(name), snapshot
 }
 
+// deletePod deletes the Pod of a sandbox behind the server's back.
+func (r *room) deletePod(sandbox string, options metav1.DeleteOptions) {
+	r.t.Helper()
+	if err := r.kube.CoreV1().Pods(r.namespace).Delete(r.t.Context(), sandbox, options); err != nil {
+		r.t.Fatalf("delete the Pod of sandbox %s: %v", sandbox, err)
+	}
+}
+
 // sh runs a script in the sandbox's container main and returns what it printed.
 func (r *room) sh(sandbox, script string) string {
 	r.t.Helper()
@@ -231,7 +239,7 @@ func (r *room) leave() {
 		r.report()
 	}
 	r.freeVolumes()
-	if err := r.kube.CoreV1().Namespaces().Delete(context.Background(), r.namespace, metav1.DeleteOptions{}); err != nil {
+	if err := r.kube.CoreV1().Namespaces().Delete(context.Background(), r.namespace, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		r.t.Errorf("delete namespace %s: %v", r.namespace, err)
 	}
 }

@@ -233,8 +233,6 @@ func TestAPodThatIsNotOursIsNeverAdopted(t *testing.T) {
 	}
 	r.create("demo")
 	r.awaitReason("demo", v1alpha1.ConditionReady, v1alpha1.ReasonPodNameConflict)
-	if err := r.kube.CoreV1().Pods(r.namespace).Delete(t.Context(), "demo", metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	r.deletePod("demo", metav1.DeleteOptions{})
 	r.awaitReady("demo")
 }

@@ -60,7 +60,8 @@ type Reconciler struct {
 	Recorder             events.EventRecorder
 	Clock                clock.PassiveClock
 
-	slots slots
+	slots    slots
+	recovery recovery
 	// wake carries the snapshots that were queued when a slot becomes free.
 	wake chan event.GenericEvent
 }

@@ -22,13 +22,11 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
 
 // slots are the commits under way: one for a Pod, a few for a node, many in all. They are kept
-// in memory by the one controller that leads, and completed from the snapshots that say
-// Committing, which is all there is right after a start.
+// in memory by the one controller that leads; what an earlier process began is found once, before
+// the first is given (see recover).
 type slots struct {
 	mutex   sync.Mutex
 	held    map[client.ObjectKey]slot
@@ -41,26 +39,20 @@ type slot struct {
 }
 
 // acquire takes a slot for the snapshot, or says what it waits for.
-func (s *slots) acquire(key client.ObjectKey, wanted slot, committing []v1alpha1.SandboxSnapshot, perNode, total int) (ok bool, why string) {
+func (s *slots) acquire(key client.ObjectKey, wanted slot, perNode, total int) (ok bool, why string) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	s.init()
-	taken := map[client.ObjectKey]slot{}
-	for i := range committing {
-		other := &committing[i]
-		taken[client.ObjectKeyFromObject(other)] = slot{pod: other.Status.SourcePodUID, node: other.Status.SourceNodeName}
-	}
+	onNode, all := 0, 0
 	for other, its := range s.held {
-		taken[other] = its
-	}
-	delete(taken, key)
-
-	onNode := 0
-	for other, its := range taken {
+		if other == key {
+			continue
+		}
 		if its.pod == wanted.pod {
 			s.waiting[key] = struct{}{}
 			return false, fmt.Sprintf("snapshot %s commits the same Pod", other.Name)
 		}
+		all++
 		if its.node == wanted.node {
 			onNode++
 		}
@@ -68,8 +60,8 @@ func (s *slots) acquire(key client.ObjectKey, wanted slot, committing []v1alpha1
 	switch {
 	case onNode >= perNode:
 		why = fmt.Sprintf("%d commits run on node %s (--max-commits-per-node)", onNode, wanted.node)
-	case len(taken) >= total:
-		why = fmt.Sprintf("%d commits run in all (--max-commits)", len(taken))
+	case all >= total:
+		why = fmt.Sprintf("%d commits run in all (--max-commits)", all)
 	default:
 		s.held[key] = wanted
 		delete(s.waiting, key)

@@ -21,43 +21,25 @@ import (
 	"strings"
 	"testing"
 
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
 
 func key(name string) client.ObjectKey { return client.ObjectKey{Namespace: namespace, Name: name} }
 
-// under is a snapshot that says Committing, of a Pod on a node.
-func under(name string, pod types.UID, node string) v1alpha1.SandboxSnapshot {
-	return *snapshotOf("demo", name, func(s *v1alpha1.SandboxSnapshot) {
-		s.Status.Phase, s.Status.SourcePodUID, s.Status.SourceNodeName = v1alpha1.SnapshotCommitting, pod, node
-	})
-}
-
 func TestAcquire(t *testing.T) {
 	const perNode, total = 2, 3
 	tests := map[string]struct {
-		held       map[string]slot
-		committing []v1alpha1.SandboxSnapshot
-		want       slot
-		refusal    string
+		held    map[string]slot
+		want    slot
+		refusal string
 	}{
-		"all free":           {nil, nil, slot{"p", "n"}, ""},
-		"others elsewhere":   {map[string]slot{"a": {"p1", "m"}, "b": {"p2", "n"}}, nil, slot{"p", "n"}, ""},
-		"its own slot again": {map[string]slot{"it": {"p", "n"}, "a": {"p1", "n"}}, nil, slot{"p", "n"}, ""},
-		"its own commit":     {nil, []v1alpha1.SandboxSnapshot{under("it", "p", "n"), under("a", "p1", "n")}, slot{"p", "n"}, ""},
-		"the Pod is being committed": {
-			map[string]slot{"a": {"p", "n"}}, nil, slot{"p", "n"}, "snapshot a commits the same Pod"},
-		"the Pod is being committed since before the start": {
-			nil, []v1alpha1.SandboxSnapshot{under("a", "p", "n")}, slot{"p", "n"}, "snapshot a commits the same Pod"},
-		"the node is full": {
-			map[string]slot{"a": {"p1", "n"}}, []v1alpha1.SandboxSnapshot{under("b", "p2", "n")}, slot{"p", "n"}, "2 commits run on node n (--max-commits-per-node)"},
+		"all free":                   {nil, slot{"p", "n"}, ""},
+		"others elsewhere":           {map[string]slot{"a": {"p1", "m"}, "b": {"p2", "n"}}, slot{"p", "n"}, ""},
+		"its own slot again":         {map[string]slot{"it": {"p", "n"}, "a": {"p1", "n"}}, slot{"p", "n"}, ""},
+		"the Pod is being committed": {map[string]slot{"a": {"p", "n"}}, slot{"p", "n"}, "snapshot a commits the same Pod"},
+		"the node is full":           {map[string]slot{"a": {"p1", "n"}, "b": {"p2", "n"}}, slot{"p", "n"}, "2 commits run on node n (--max-commits-per-node)"},
 		"all is full": {
-			map[string]slot{"a": {"p1", "k"}, "b": {"p2", "l"}, "c": {"p3", "m"}}, nil, slot{"p", "n"}, "3 commits run in all (--max-commits)"},
-		"one that both know counts once": {
-			map[string]slot{"a": {"p1", "n"}}, []v1alpha1.SandboxSnapshot{under("a", "p1", "n")}, slot{"p", "n"}, ""},
+			map[string]slot{"a": {"p1", "k"}, "b": {"p2", "l"}, "c": {"p3", "m"}}, slot{"p", "n"}, "3 commits run in all (--max-commits)"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -65,7 +47,7 @@ func TestAcquire(t *testing.T) {
 			for holder, its := range test.held {
 				s.keep(key(holder), its)
 			}
-			ok, why := s.acquire(key("it"), test.want, test.committing, perNode, total)
+			ok, why := s.acquire(key("it"), test.want, perNode, total)
 			if ok != (test.refusal == "") || why != test.refusal {
 				t.Fatalf("acquired %t (%s), want %q", ok, why, test.refusal)
 			}
@@ -83,7 +65,7 @@ func TestRelease(t *testing.T) {
 	s := &slots{}
 	s.keep(key("a"), slot{"p1", "n"})
 	for _, name := range []string{"b", "c"} {
-		if ok, _ := s.acquire(key(name), slot{"p2", "n"}, nil, 1, 9); ok {
+		if ok, _ := s.acquire(key(name), slot{"p2", "n"}, 1, 9); ok {
 			t.Fatalf("%s got a slot", name)
 		}
 	}
@@ -103,7 +85,7 @@ func TestRelease(t *testing.T) {
 			t.Errorf("the release of %s wakes %q, want %q", step.release, got, step.wakes)
 		}
 	}
-	if ok, why := s.acquire(key("b"), slot{"p2", "n"}, nil, 1, 9); !ok {
+	if ok, why := s.acquire(key("b"), slot{"p2", "n"}, 1, 9); !ok {
 		t.Errorf("the one that was woken gets no slot: %s", why)
 	}
 }

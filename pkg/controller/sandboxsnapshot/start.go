@@ -140,11 +140,10 @@ func canceled(snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) str
 }
 
 func (r *Reconciler) acquire(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, source *commitjob.Source) (bool, string, error) {
-	committing := &v1alpha1.SandboxSnapshotList{}
-	if err := r.Client.List(ctx, committing, client.MatchingFields{IndexPhase: string(v1alpha1.SnapshotCommitting)}); err != nil {
-		return false, "", fmt.Errorf("list the snapshots under way: %w", err)
+	if err := r.recovery.once(func() error { return r.recover(ctx) }); err != nil {
+		return false, "", err
 	}
-	free, why := r.slots.acquire(client.ObjectKeyFromObject(snapshot), slot{pod: source.PodUID, node: source.NodeName}, committing.Items, r.MaxPerNode, r.MaxTotal)
+	free, why := r.slots.acquire(client.ObjectKeyFromObject(snapshot), slot{pod: source.PodUID, node: source.NodeName}, r.MaxPerNode, r.MaxTotal)
 	return free, why, nil
 }
 
