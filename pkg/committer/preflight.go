@@ -61,6 +61,10 @@ func (c *commit) preflight(ctx context.Context) error {
 		return err
 	}
 	for _, p := range c.parts {
+		if err := c.merge(ctx, p, sources); err != nil {
+			return err
+		}
+		c.doing = fmt.Sprintf("copying the base layers of container %q to %s", p.Name, p.target)
 		if err := ensureBase(ctx, p, sources); err != nil {
 			return fmt.Errorf("container %q: %w", p.Name, err)
 		}

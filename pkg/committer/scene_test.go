@@ -60,6 +60,7 @@ type fakeContainer struct {
 	name  string
 	state runtime.State
 	upper string
+	lower []string
 	base  *Base
 
 	checks          int
@@ -135,7 +136,7 @@ func (c *fakeContainer) Check(context.Context) error {
 	return nil
 }
 func (c *fakeContainer) Files(context.Context) (runtime.Files, error) {
-	return runtime.Files{Upperdir: c.upper}, nil
+	return runtime.Files{Upperdir: c.upper, Lowerdirs: c.lower}, nil
 }
 func (c *fakeContainer) Base(context.Context) (*Base, error) { return c.base, nil }
 

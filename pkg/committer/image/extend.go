@@ -96,22 +96,41 @@ func Extend(base *Base, layer Layer, snapshotUID string) (*Image, error) {
 // belongs to what the first sandbox was created from.
 func (b *Base) OwnLayers() int {
 	own := 0
-	for i := len(b.Config.History) - 1; i >= 0 && b.Config.History[i].CreatedBy == CreatedBy; i-- {
+	for i := len(b.Config.History) - 1; i >= 0 && isOwn(b.Config.History[i]); i-- {
 		own++
 	}
 	return min(own, len(b.Config.RootFS.DiffIDs))
 }
 
+func isOwn(entry ocispec.History) bool { return entry.CreatedBy == CreatedBy && !entry.EmptyLayer }
+
 func extendConfig(base *Base, layer Layer) ([]byte, error) {
+	entry, err := historyEntry(layer)
+	if err != nil {
+		return nil, err
+	}
+	return base.editConfig(func(history []json.RawMessage) []json.RawMessage {
+		return append(history, entry)
+	}, slices.Concat(base.Config.RootFS.DiffIDs, []digest.Digest{layer.DiffID}))
+}
+
+func historyEntry(layer Layer) (json.RawMessage, error) {
+	return marshal(ocispec.History{Created: &layer.Created, CreatedBy: CreatedBy})
+}
+
+// editConfig returns the configuration with another history and other diff IDs.
+// All else stays as it is, known here or not.
+func (b *Base) editConfig(edit func(history []json.RawMessage) []json.RawMessage, diffIDs []digest.Digest) ([]byte, error) {
 	var config struct {
 		fields  map[string]json.RawMessage
 		history []json.RawMessage
 		rootfs  map[string]json.RawMessage
 	}
-	if err := json.Unmarshal(base.RawConfig, &config.fields); err != nil {
+	if err := json.Unmarshal(b.RawConfig, &config.fields); err != nil {
 		return nil, err
 	}
-	if raw, ok := config.fields["history"]; ok {
+	raw, hasHistory := config.fields["history"]
+	if hasHistory {
 		if err := json.Unmarshal(raw, &config.history); err != nil {
 			return nil, fmt.Errorf("history: %w", err)
 		}
@@ -119,15 +138,12 @@ func extendConfig(base *Base, layer Layer) ([]byte, error) {
 	if err := json.Unmarshal(config.fields["rootfs"], &config.rootfs); err != nil {
 		return nil, fmt.Errorf("rootfs: %w", err)
 	}
-
-	entry, err := marshal(ocispec.History{Created: &layer.Created, CreatedBy: CreatedBy})
-	if err != nil {
-		return nil, err
+	var err error
+	if config.history = edit(config.history); hasHistory || len(config.history) > 0 {
+		if config.fields["history"], err = marshal(config.history); err != nil {
+			return nil, err
+		}
 	}
-	if config.fields["history"], err = marshal(append(config.history, entry)); err != nil {
-		return nil, err
-	}
-	diffIDs := slices.Concat(base.Config.RootFS.DiffIDs, []digest.Digest{layer.DiffID})
 	if config.rootfs["diff_ids"], err = marshal(diffIDs); err != nil {
 		return nil, err
 	}

@@ -73,6 +73,16 @@ func (t *Target) EnsureBaseLayer(ctx context.Context, base BaseLayer, sources *C
 	return t.fault("copying the base image's layer "+base.Digest.String()+" to", errors.Join(err, mountErr))
 }
 
+// OpenBaseLayer reads a base layer from wherever it is to be had.
+func (t *Target) OpenBaseLayer(ctx context.Context, base BaseLayer, sources *Client) (io.ReadCloser, error) {
+	l := &baseLayer{ctx: ctx, BaseLayer: base, target: t, sources: sources}
+	content, err := l.Compressed()
+	if err != nil {
+		return nil, result.Errorf(result.CommitJobFailed, "the layer %s of the base image cannot be read: %w; pulling the base image again brings it back", base.Digest, err)
+	}
+	return content, nil
+}
+
 // baseLayer is a v1.Layer whose bytes are looked for only when they are needed.
 type baseLayer struct {
 	ctx context.Context

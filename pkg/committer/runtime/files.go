@@ -39,6 +39,8 @@ const runcShim = "io.containerd.runc.v2"
 type Files struct {
 	// Upperdir is the overlay's upper directory.
 	Upperdir string
+	// Lowerdirs are the unpacked layers of its image, the topmost first.
+	Lowerdirs []string
 	// UserXattr is whether overlay's marks are user.overlay.* attributes.
 	UserXattr bool
 }
@@ -81,6 +83,8 @@ func overlayFiles(mounts []mount.Mount) (Files, error) {
 		switch key {
 		case "upperdir":
 			files.Upperdir = value
+		case "lowerdir":
+			files.Lowerdirs = strings.Split(value, ":")
 		case "uidmap", "gidmap":
 			return Files{}, fmt.Errorf("maps owners (%s)", option)
 		}

@@ -233,7 +233,7 @@ func TestFiles(t *testing.T) {
 		want   Files
 		reason result.Reason
 	}{
-		"overlay":       {overlay("index=off", "workdir=/w", "upperdir="+upper, "lowerdir=/a:/b"), nil, Files{Upperdir: upper}, ""},
+		"overlay":       {overlay("index=off", "workdir=/w", "upperdir="+upper, "lowerdir=/a:/b"), nil, Files{Upperdir: upper, Lowerdirs: []string{"/a", "/b"}}, ""},
 		"userxattr":     {overlay("userxattr", "upperdir="+upper), nil, Files{Upperdir: upper, UserXattr: true}, ""},
 		"mapped owners": {overlay("uidmap=0:1000:1", "upperdir="+upper), nil, Files{}, result.RuntimeNotSupported},
 		"read-only":     {overlay("lowerdir=/a:/b"), nil, Files{}, result.RuntimeNotSupported},
@@ -259,7 +259,7 @@ func TestFiles(t *testing.T) {
 				t.Fatal(err)
 			}
 			got, err := c.Files(context.Background())
-			if got != test.want || reasonOf(err) != test.reason {
+			if !cmp.Equal(got, test.want) || reasonOf(err) != test.reason {
 				t.Errorf("got %+v (%v), want %+v (%s)", got, err, test.want, test.reason)
 			}
 		})

@@ -1,0 +1,64 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package image
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Replace returns the image with one layer in the place of its layers from up to
+// to, counted from the lowest. What several of our own layers became is one of
+// ours in the history, too; a layer that takes the place of one other changes
+// nothing there.
+func (b *Base) Replace(from, to int, layer Layer) (*Base, error) {
+	layers := len(b.Config.RootFS.DiffIDs)
+	if from < 0 || to <= from || to > layers || len(b.Manifest.Layers) != layers {
+		return nil, fmt.Errorf("the image %s has no layers %d to %d to be replaced", b.Digest, from, to)
+	}
+	merged := to - from
+	if merged > 1 && layers-from > b.OwnLayers() {
+		return nil, fmt.Errorf("the layers %d to %d of the image %s are not all of earlier snapshots", from, to, b.Digest)
+	}
+	entry, err := historyEntry(layer)
+	if err != nil {
+		return nil, err
+	}
+	replaced := *b
+	replaced.Manifest.Layers = slices.Concat(b.Manifest.Layers[:from], []ocispec.Descriptor{layer.Descriptor}, b.Manifest.Layers[to:])
+	diffIDs := slices.Concat(b.Config.RootFS.DiffIDs[:from], []digest.Digest{layer.DiffID}, b.Config.RootFS.DiffIDs[to:])
+	replaced.RawConfig, err = b.editConfig(func(history []json.RawMessage) []json.RawMessage {
+		if merged == 1 {
+			return history
+		}
+		// Our own entries are the last ones, one for each layer.
+		first := len(history) - (layers - from)
+		return slices.Concat(history[:first], []json.RawMessage{entry}, history[first+merged:])
+	}, diffIDs)
+	if err != nil {
+		return nil, fmt.Errorf("replacing layers in the configuration %s: %w", b.Manifest.Config.Digest, err)
+	}
+	replaced.Config = ocispec.Image{}
+	if err := json.Unmarshal(replaced.RawConfig, &replaced.Config); err != nil {
+		return nil, err
+	}
+	return &replaced, nil
+}

@@ -1,0 +1,151 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package committer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/archive/compression"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/overlay"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/squash"
+)
+
+// maxOwnLayers is how many layers of ours an image has at most, the new one
+// included. Eight are promised; one less keeps an image whose every pause rewrites
+// all there is within one and a half times of what it was at its fifth.
+const maxOwnLayers = 7
+
+// merge makes room for the new layer where an image has as many of ours as it may
+// have. Nothing is frozen yet, and what is merged does not change any more.
+func (c *commit) merge(ctx context.Context, p *part, sources *registry.Client) error {
+	layers := p.base.Manifest.Layers
+	own := layers[len(layers)-p.base.OwnLayers():]
+	sizes := make([]int64, len(own))
+	for i, d := range own {
+		sizes[i] = d.Size
+	}
+	from := len(layers) - toMerge(sizes, maxOwnLayers)
+	if from == len(layers) {
+		return nil
+	}
+	c.doing = fmt.Sprintf("merging the layers that earlier snapshots of container %q added", p.Name)
+	began := time.Now()
+	if len(p.files.Lowerdirs) != len(layers) {
+		return c.unmerged(p, fmt.Errorf("%w: the node has %d directories for %d layers", squash.ErrNotMergeable, len(p.files.Lowerdirs), len(layers)))
+	}
+	below, err := overlay.OpenLower(p.files.Lowerdirs[len(layers)-from:], p.readOptions())
+	if err != nil {
+		return err
+	}
+	defer below.Close()
+	var parts []squash.Layer
+	for i := from; i < len(layers); i++ {
+		open, err := opener(p, layers[i], sources)
+		if err != nil {
+			return err
+		}
+		parts = append(parts, squash.Layer{DiffID: p.base.Config.RootFS.DiffIDs[i], Open: open})
+	}
+	plan, err := squash.Plan(ctx, parts, below)
+	if err != nil {
+		return c.unmerged(p, err)
+	}
+	l, err := upload(ctx, p.target, plan.Write, c.Log)
+	if err != nil {
+		return c.unmerged(p, err)
+	}
+	merged, err := describe(l)
+	if err != nil {
+		return err
+	}
+	base := *p.base
+	if base.Base, err = p.base.Replace(from, len(layers), merged); err != nil {
+		return err
+	}
+	p.base = &base
+	c.Log.Info("layers merged", "container", p.Name, "layers", len(parts), "digest", merged.Descriptor.Digest,
+		"bytes", merged.Descriptor.Size, "took", time.Since(began))
+	return nil
+}
+
+// unmerged goes on with the layers as they are when they are no tar that we would
+// have written: an image of many layers is better than none for ever.
+func (c *commit) unmerged(p *part, err error) error {
+	if errors.Is(err, squash.ErrNotMergeable) {
+		c.Log.Warn("the layers of earlier snapshots stay as they are", "container", p.Name, "layers", p.base.OwnLayers(), "error", err)
+		return nil
+	}
+	return fmt.Errorf("container %q: merging the layers of earlier snapshots: %w", p.Name, err)
+}
+
+// toMerge is how many of the topmost own layers are to become one, given their
+// sizes from the lowest to the topmost, so that with the new one there are at most
+// limit. It takes as many as cost little: a layer that is much larger than all above
+// it is left alone, and taken when they have grown.
+func toMerge(sizes []int64, limit int) int {
+	if len(sizes) < limit {
+		return 0
+	}
+	// Half of them at least, or the next pause would have to merge again.
+	least := len(sizes) - limit/2 + 1
+	taken, sum := 0, int64(0)
+	for _, size := range slices.Backward(sizes) {
+		if taken >= least && size > 2*sum {
+			break
+		}
+		taken++
+		sum += size
+	}
+	return taken
+}
+
+// opener opens a layer of the image, decompressed.
+func opener(p *part, d ocispec.Descriptor, sources *registry.Client) (func(context.Context) (io.ReadCloser, error), error) {
+	l, err := baseLayer(p.base, d)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) (io.ReadCloser, error) {
+		compressed, err := p.target.OpenBaseLayer(ctx, l, sources)
+		if err != nil {
+			return nil, err
+		}
+		plain, err := compression.DecompressStream(compressed)
+		if err != nil {
+			_ = compressed.Close()
+			return nil, fmt.Errorf("decompressing the layer %s: %w", d.Digest, err)
+		}
+		return &decompressed{DecompressReadCloser: plain, compressed: compressed}, nil
+	}, nil
+}
+
+type decompressed struct {
+	compression.DecompressReadCloser
+	compressed io.Closer
+}
+
+func (d *decompressed) Close() error {
+	return errors.Join(d.DecompressReadCloser.Close(), d.compressed.Close())
+}

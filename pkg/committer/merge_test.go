@@ -1,0 +1,278 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package committer
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
+)
+
+func TestToMerge(t *testing.T) {
+	tests := map[string]struct {
+		sizes []int64
+		want  int
+	}{
+		"none yet":                         {nil, 0},
+		"there is room":                    {[]int64{9, 9, 9, 9, 9, 9}, 0},
+		"all alike":                        {[]int64{9, 9, 9, 9, 9, 9, 9}, 7},
+		"a large one below small ones":     {[]int64{900, 9, 9, 9, 9, 9, 9}, 6},
+		"small ones that have grown":       {[]int64{900, 300, 50, 50, 50, 50, 50}, 7},
+		"large ones everywhere":            {[]int64{100, 1000, 1000, 100, 10, 1, 1}, 7},
+		"each much larger than the next":   {[]int64{100000, 10000, 1000, 100, 10, 1, 0}, 5},
+		"more than there should have been": {[]int64{900, 9, 9, 9, 9, 9, 9, 9, 9}, 8},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			got := toMerge(test.sizes, 7)
+			if got != test.want {
+				t.Errorf("got %d, want %d", got, test.want)
+			}
+			if left := len(test.sizes) - got + min(got, 1); len(test.sizes) > 0 && left+1 > 7 {
+				t.Errorf("with the new one there are %d", left+1)
+			}
+		})
+	}
+}
+
+// TestCyclesStayBounded pauses and resumes a container again and again: each commit
+// is upon the image of the last. What is kept, deleted and replaced is there in the
+// end, and the image stays as small as its content.
+func TestCyclesStayBounded(t *testing.T) {
+	s := newScene(t)
+	delete(s.node.containers, "side-id")
+	s.options.Containers = s.options.Containers[:1]
+	c := s.node.containers["main-id"]
+	repository := strings.TrimSuffix(s.options.Containers[0].Image, ":tag")
+
+	files := map[string]string{"base of main": ""}
+	sizes := map[int]int64{}
+	most := 0
+	for cycle := 1; cycle <= 40; cycle++ {
+		// What the kernel would have in the upper directory of this cycle.
+		c.upper = t.TempDir()
+		write := func(name, content string) {
+			if err := os.WriteFile(filepath.Join(c.upper, name), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			files[name] = content
+		}
+		for i := range 3 { // the same live data in each cycle
+			write(fmt.Sprint("data", i), noise(cycle*10+i, 8<<10))
+		}
+		write(fmt.Sprint("once", cycle%4), fmt.Sprint("cycle ", cycle))
+		if cycle == 1 {
+			write("kept", "from the first cycle")
+		}
+		s.options.SnapshotUID = fmt.Sprint("uid", cycle)
+		s.options.Containers[0].Image = fmt.Sprint(repository, ":cycle", cycle)
+		s.reports = nil
+		if err := s.commit(context.Background()); err != nil {
+			t.Fatalf("cycle %d: %v", cycle, err)
+		}
+		got := s.last().Containers[0]
+		img := pull(t, got)
+		if err := validate.Image(img, validate.Fast); err != nil {
+			t.Fatalf("cycle %d: %v", cycle, err)
+		}
+		manifest, err := img.Manifest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Layers != len(manifest.Layers)-1 || got.Layers > 8 {
+			t.Errorf("cycle %d: %d layers, said %d", cycle, len(manifest.Layers)-1, got.Layers)
+		}
+		most = max(most, got.Layers)
+		for _, l := range manifest.Layers {
+			sizes[cycle] += l.Size
+		}
+		c.base = baseOf(t, img, repository)
+		c.lower = slices.Repeat([]string{t.TempDir()}, len(manifest.Layers))
+		if n := nonEmptyHistory(c.base); n != len(manifest.Layers) {
+			t.Errorf("cycle %d: %d layers and %d entries of history", cycle, len(manifest.Layers), n)
+		}
+	}
+	if diff := cmp.Diff(files, unpack(t, c.base, s)); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+	if most != maxOwnLayers {
+		t.Errorf("there were never more than %d layers: nothing was merged, or too early", most)
+	}
+	for cycle := 6; cycle <= 40; cycle++ {
+		if sizes[cycle] > sizes[5]*3/2 {
+			t.Errorf("at cycle %d the image has %d bytes, at 5 %d", cycle, sizes[cycle], sizes[5])
+		}
+	}
+}
+
+// TestAForeignLayerIsNotMerged has layers that claim to be ours and are no tar as we
+// write them.
+func TestAForeignLayerIsNotMerged(t *testing.T) {
+	s := newScene(t)
+	for _, c := range s.node.containers {
+		c.lower = slices.Repeat([]string{t.TempDir()}, maxOwnLayers+1)
+		for i := range maxOwnLayers {
+			content := fmt.Appendf(nil, "%0512d", i)
+			d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromBytes(content), Size: int64(len(content))}
+			extended, err := image.Extend(c.base.Base, image.Layer{Descriptor: d, DiffID: d.Digest}, "x")
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.base.RawConfig = extended.Config
+			c.base.Manifest.Layers = append(c.base.Manifest.Layers, d)
+			if err := json.Unmarshal(extended.Config, &c.base.Config); err != nil {
+				t.Fatal(err)
+			}
+			below := c.base.Open
+			c.base.Open = func(ctx context.Context, asked ocispec.Descriptor) (io.ReadCloser, error) {
+				if asked.Digest == d.Digest {
+					return io.NopCloser(strings.NewReader(string(content))), nil
+				}
+				return below(ctx, asked)
+			}
+		}
+	}
+	if err := s.commit(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if r := s.last(); r.Containers[0].Layers != maxOwnLayers+1 {
+		t.Errorf("result %+v", r)
+	}
+}
+
+// noise is what does not compress.
+func noise(seed, size int) string {
+	var b strings.Builder
+	for h := digest.FromString(fmt.Sprint(seed)); b.Len() < size; h = digest.FromString(string(h)) {
+		b.WriteString(h.Encoded())
+	}
+	return b.String()[:size]
+}
+
+func pull(t *testing.T, c result.Container) v1.Image {
+	t.Helper()
+	ref, err := name.ParseReference(c.Image, name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := remote.Image(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// baseOf is what a resume makes of an image: the base of the next commit. Its blobs are
+// in the registry alone.
+func baseOf(t *testing.T, img v1.Image, repository string) *Base {
+	t.Helper()
+	base := &image.Base{}
+	raw, err := img.RawManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if base.RawConfig, err = img.RawConfigFile(); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(json.Unmarshal(raw, &base.Manifest), json.Unmarshal(base.RawConfig, &base.Config)); err != nil {
+		t.Fatal(err)
+	}
+	base.Digest = digest.FromBytes(raw)
+	return &Base{Base: base, Repositories: []string{repository}, Open: func(context.Context, ocispec.Descriptor) (io.ReadCloser, error) {
+		return nil, errors.New("discarded")
+	}}
+}
+
+func nonEmptyHistory(b *Base) (n int) {
+	for _, h := range b.Config.History {
+		if !h.EmptyLayer {
+			n++
+		}
+	}
+	return n
+}
+
+// unpack applies the layers of an image that only ever adds and replaces files, and
+// checks their diff IDs.
+func unpack(t *testing.T, base *Base, s *scene) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	for i, d := range base.Manifest.Layers {
+		ref, err := name.NewDigest(base.Repositories[0]+"@"+d.Digest.String(), name.Insecure)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := remote.Layer(ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		compressed, err := l.Compressed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var plain io.Reader = compressed
+		if d.MediaType == ocispec.MediaTypeImageLayerZstd {
+			if plain, err = zstd.NewReader(compressed); err != nil {
+				t.Fatal(err)
+			}
+		}
+		verifier := base.Config.RootFS.DiffIDs[i].Verifier()
+		layer := map[string]string{}
+		r := tar.NewReader(io.TeeReader(plain, verifier))
+		for {
+			h, err := r.Next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if content, err := io.ReadAll(r); err == nil && h.Typeflag == tar.TypeReg {
+				layer[h.Name] = string(content)
+			}
+		}
+		if _, err := io.Copy(io.Discard, io.TeeReader(plain, verifier)); err != nil {
+			t.Fatal(err)
+		}
+		if !verifier.Verified() {
+			t.Errorf("layer %d has another diff ID than the configuration says", i)
+		}
+		maps.Copy(files, layer)
+	}
+	return files
+}

@@ -1,0 +1,196 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Lower are the directories below an overlay's upper one. Like that one they are
+// hostile, and nothing outside of them can be reached.
+type Lower struct {
+	roots []*directory // the topmost first
+	marks string
+
+	// parent is the directory that was asked about last, shown what there is of it.
+	parent string
+	shown  []*directory
+	known  bool
+}
+
+// OpenLower opens the directories at paths, the topmost first.
+func OpenLower(paths []string, o Options) (*Lower, error) {
+	l := &Lower{marks: "trusted.overlay."}
+	if o.UserXattr {
+		l.marks = "user.overlay."
+	}
+	for _, path := range paths {
+		dir, _, err := openRoot(path)
+		if err != nil {
+			l.Close()
+			return nil, err
+		}
+		l.roots = append(l.roots, dir)
+	}
+	return l, nil
+}
+
+// Close closes the directories.
+func (l *Lower) Close() {
+	l.forget()
+	for _, dir := range l.roots {
+		dir.close()
+	}
+	l.roots = nil
+}
+
+func (l *Lower) forget() {
+	for _, dir := range l.shown {
+		dir.close()
+	}
+	l.shown, l.known = nil, false
+}
+
+// Has is whether the lower directories together show something at path, which is
+// relative and clean. Questions about one directory are best asked in a row.
+func (l *Lower) Has(path string) (bool, error) {
+	parent, name := "", path
+	if slash := strings.LastIndexByte(path, '/'); slash >= 0 {
+		parent, name = path[:slash], path[slash+1:]
+	}
+	if !l.known || parent != l.parent {
+		l.forget()
+		shown, err := l.show(parent)
+		if err != nil {
+			return false, fmt.Errorf("looking for %q in the layers below: %w", "/"+path, err)
+		}
+		l.parent, l.shown, l.known = parent, shown, true
+	}
+	for _, dir := range l.shown {
+		found, err := l.look(dir, name)
+		if err != nil {
+			return false, fmt.Errorf("looking for %q in the layers below: %w", "/"+path, err)
+		}
+		if found != missing {
+			return found != hidden, nil
+		}
+	}
+	return false, nil
+}
+
+// show opens the directories that make up path, from the roots down.
+func (l *Lower) show(path string) ([]*directory, error) {
+	var shown []*directory
+	for _, root := range l.roots {
+		dir, _, err := root.open(".")
+		if err != nil {
+			closeAll(shown)
+			return nil, err
+		}
+		shown = append(shown, dir)
+	}
+	if path == "" {
+		return shown, nil
+	}
+	for name := range strings.SplitSeq(path, "/") {
+		var next []*directory
+		for _, dir := range shown {
+			found, err := l.look(dir, name)
+			var child *directory
+			if err == nil && found.isDir() {
+				child, _, err = dir.open(name)
+			}
+			if err != nil {
+				closeAll(next)
+				closeAll(shown)
+				return nil, err
+			}
+			if child != nil {
+				next = append(next, child)
+			}
+			if found != missing && found != aDirectory {
+				break
+			}
+		}
+		closeAll(shown)
+		shown = next
+	}
+	return shown, nil
+}
+
+func closeAll(dirs []*directory) {
+	for _, dir := range dirs {
+		dir.close()
+	}
+}
+
+// sight is what one lower directory has under a name.
+type sight int
+
+const (
+	missing    sight = iota // nothing: what is below shows
+	hidden                  // a whiteout
+	aDirectory              // together with those below
+	anOpaque                // a directory that hides those below
+	something               // anything else
+)
+
+func (s sight) isDir() bool { return s == aDirectory || s == anOpaque }
+
+func (l *Lower) look(dir *directory, name string) (sight, error) {
+	var st unix.Stat_t
+	err := unix.Fstatat(dir.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENAMETOOLONG):
+		return missing, nil
+	case err != nil:
+		return missing, err
+	}
+	marked := func(mark string) (string, error) {
+		var value [8]byte
+		n, err := nameXattrs(dir.fd, name).get(l.marks+mark, value[:])
+		if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
+			return "", nil
+		}
+		if err != nil {
+			return "", err
+		}
+		return "is " + string(value[:n]), nil
+	}
+	switch format := st.Mode & unix.S_IFMT; {
+	case format == unix.S_IFCHR && st.Rdev == 0:
+		return hidden, nil
+	case format == unix.S_IFREG && st.Size == 0:
+		if mark, err := marked("whiteout"); err != nil || mark != "" {
+			return hidden, err
+		}
+	case format == unix.S_IFDIR:
+		mark, err := marked("opaque")
+		if err != nil {
+			return missing, err
+		}
+		if mark == "is y" {
+			return anOpaque, nil
+		}
+		return aDirectory, nil
+	}
+	return something, nil
+}
