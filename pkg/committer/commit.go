@@ -75,6 +75,10 @@ type CommitOptions struct {
 	// no write can come between the commit and the removal of the Pod.
 	LeaveFrozen bool
 	Registry    registry.Options
+	// BaseCredentials are files like Registry's ConfigFile, for the registries that base
+	// images come from; BaseHint is what a person should know where those do not do.
+	BaseCredentials []string
+	BaseHint        string
 	// LeaseTTL is after what time containerd may forget an attempt that was killed.
 	LeaseTTL time.Duration
 	Log      *slog.Logger

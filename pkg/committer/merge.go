@@ -28,7 +28,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/overlay"
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/squash"
 )
 
@@ -39,7 +38,7 @@ const maxOwnLayers = 7
 
 // merge makes room for the new layer where an image has as many of ours as it may
 // have. Nothing is frozen yet, and what is merged does not change any more.
-func (c *commit) merge(ctx context.Context, p *part, sources *registry.Client) error {
+func (c *commit) merge(ctx context.Context, p *part) error {
 	layers := p.base.Manifest.Layers
 	own := layers[len(layers)-p.base.OwnLayers():]
 	sizes := make([]int64, len(own))
@@ -62,7 +61,7 @@ func (c *commit) merge(ctx context.Context, p *part, sources *registry.Client) e
 	defer below.Close()
 	var parts []squash.Layer
 	for i := from; i < len(layers); i++ {
-		open, err := opener(p, layers[i], sources)
+		open, err := opener(p, layers[i])
 		if err != nil {
 			return err
 		}
@@ -97,7 +96,7 @@ func (c *commit) unmerged(p *part, err error) error {
 		c.Log.Warn("the layers of earlier snapshots stay as they are", "container", p.Name, "layers", p.base.OwnLayers(), "error", err)
 		return nil
 	}
-	return fmt.Errorf("container %q: merging the layers of earlier snapshots: %w", p.Name, err)
+	return fmt.Errorf("merging the layers of earlier snapshots: %w", err)
 }
 
 // toMerge is how many of the topmost own layers are to become one, given their
@@ -122,13 +121,13 @@ func toMerge(sizes []int64, limit int) int {
 }
 
 // opener opens a layer of the image, decompressed.
-func opener(p *part, d ocispec.Descriptor, sources *registry.Client) (func(context.Context) (io.ReadCloser, error), error) {
+func opener(p *part, d ocispec.Descriptor) (func(context.Context) (io.ReadCloser, error), error) {
 	l, err := baseLayer(p.base, d)
 	if err != nil {
 		return nil, err
 	}
 	return func(ctx context.Context) (io.ReadCloser, error) {
-		compressed, err := p.target.OpenBaseLayer(ctx, l, sources)
+		compressed, err := p.target.OpenBaseLayer(ctx, l)
 		if err != nil {
 			return nil, err
 		}

@@ -127,7 +127,7 @@ func TestCyclesStayBounded(t *testing.T) {
 			t.Errorf("cycle %d: %d layers and %d entries of history", cycle, len(manifest.Layers), n)
 		}
 	}
-	if diff := cmp.Diff(files, unpack(t, c.base, s)); diff != "" {
+	if diff := cmp.Diff(files, unpack(t, c.base)); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
 	if most != maxOwnLayers {
@@ -172,6 +172,34 @@ func TestAForeignLayerIsNotMerged(t *testing.T) {
 	}
 	if r := s.last(); r.Containers[0].Layers != maxOwnLayers+1 {
 		t.Errorf("result %+v", r)
+	}
+}
+
+// TestALayerThatIsNowhereIsMadeAgain has a base of which the node has only what it
+// unpacked.
+func TestALayerThatIsNowhereIsMadeAgain(t *testing.T) {
+	s := newScene(t)
+	c := s.node.containers["main-id"]
+	before := c.base
+	c.base.Open = func(context.Context, ocispec.Descriptor) (io.ReadCloser, error) { return nil, errors.New("discarded") }
+	c.lower = []string{t.TempDir()}
+	if err := os.WriteFile(filepath.Join(c.lower[0], "base of main"), []byte("unpacked"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.commit(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	got := s.last().Containers[0]
+	img := pull(t, got)
+	if err := validate.Image(img, validate.Fast); err != nil {
+		t.Error(err)
+	}
+	after := baseOf(t, img, strings.TrimSuffix(got.Image, ":tag"))
+	if diff := cmp.Diff(map[string]string{"base of main": "unpacked", "file": "of main"}, unpack(t, after)); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+	if got.Layers != 1 || len(after.Manifest.Layers) != 2 || after.Manifest.Layers[0].Digest == before.Manifest.Layers[0].Digest {
+		t.Errorf("%d own layers of %v", got.Layers, after.Manifest.Layers)
 	}
 }
 
@@ -229,7 +257,7 @@ func nonEmptyHistory(b *Base) (n int) {
 
 // unpack applies the layers of an image that only ever adds and replaces files, and
 // checks their diff IDs.
-func unpack(t *testing.T, base *Base, s *scene) map[string]string {
+func unpack(t *testing.T, base *Base) map[string]string {
 	t.Helper()
 	files := map[string]string{}
 	for i, d := range base.Manifest.Layers {

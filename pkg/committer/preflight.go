@@ -18,6 +18,7 @@ package committer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -28,6 +29,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/overlay"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 )
@@ -53,19 +55,15 @@ func (c *commit) preflight(ctx context.Context) error {
 			return err
 		}
 	}
-	// Only the snapshot registry may be without TLS, not those of base images.
-	strict := c.Registry
-	strict.Insecure = false
-	sources, err := registry.New(strict)
+	sources, err := registry.NewSources(c.Registry, c.BaseCredentials, c.BaseHint)
 	if err != nil {
-		return err
+		c.Log.Warn("not all pull secrets of the Pod can be used", "error", err)
 	}
 	for _, p := range c.parts {
-		if err := c.merge(ctx, p, sources); err != nil {
-			return err
+		if err := c.ensureBase(ctx, p, sources); err != nil {
+			return fmt.Errorf("container %q: %w", p.Name, err)
 		}
-		c.doing = fmt.Sprintf("copying the base layers of container %q to %s", p.Name, p.target)
-		if err := ensureBase(ctx, p, sources); err != nil {
+		if err := c.merge(ctx, p); err != nil {
 			return fmt.Errorf("container %q: %w", p.Name, err)
 		}
 	}
@@ -73,19 +71,68 @@ func (c *commit) preflight(ctx context.Context) error {
 	return nil
 }
 
-func ensureBase(ctx context.Context, p *part, sources *registry.Client) error {
-	group, ctx := errgroup.WithContext(ctx)
+// ensureBase sees to it that the target's repository has all layers of the base.
+func (c *commit) ensureBase(ctx context.Context, p *part, sources *registry.Sources) error {
+	c.doing = fmt.Sprintf("copying the base layers of container %q to %s", p.Name, p.target)
+	nowhere := make([]error, len(p.base.Manifest.Layers))
+	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(baseCopies)
-	for _, d := range p.base.Manifest.Layers {
+	for i, d := range p.base.Manifest.Layers {
 		group.Go(func() error {
 			l, err := baseLayer(p.base, d)
 			if err != nil {
 				return err
 			}
-			return p.target.EnsureBaseLayer(ctx, l, sources)
+			err = p.target.EnsureBaseLayer(groupCtx, l, sources)
+			if errors.Is(err, registry.ErrNowhere) {
+				nowhere[i], err = err, nil
+			}
+			return err
 		})
 	}
-	return group.Wait()
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	for i, why := range nowhere {
+		if why == nil {
+			continue
+		}
+		if err := c.remake(ctx, p, i, why); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remake makes a layer of the base again from what the node has unpacked of it, for
+// its bytes are nowhere. It gets another digest; what is in it is the same.
+func (c *commit) remake(ctx context.Context, p *part, at int, why error) error {
+	layers := p.base.Manifest.Layers
+	if len(p.files.Lowerdirs) != len(layers) {
+		return why
+	}
+	c.doing = fmt.Sprintf("making layer %s of the base of container %q again", layers[at].Digest, p.Name)
+	began := time.Now()
+	unpacked := p.files.Lowerdirs[len(layers)-1-at] // the topmost first
+	made, err := upload(ctx, p.target, func(ctx context.Context, w io.Writer) error {
+		_, err := overlay.Write(ctx, w, unpacked, p.readOptions())
+		return err
+	}, c.Log)
+	if err != nil {
+		return fmt.Errorf("%w; nor can it be made again from what is unpacked: %w", why, err)
+	}
+	remade, err := describe(made)
+	if err != nil {
+		return err
+	}
+	base := *p.base
+	if base.Base, err = p.base.Replace(at, at+1, remade); err != nil {
+		return err
+	}
+	p.base = &base
+	c.Log.Warn("a layer of the base image was made again from what the node has unpacked", "container", p.Name,
+		"layer", layers[at].Digest, "digest", remade.Descriptor.Digest, "bytes", remade.Descriptor.Size, "took", time.Since(began), "because", why)
+	return nil
 }
 
 func baseLayer(base *Base, d ocispec.Descriptor) (registry.BaseLayer, error) {

@@ -102,6 +102,8 @@ func commitCommand(f *flags) *cobra.Command {
 		snapshotUID string
 		leaveFrozen bool
 		options     registry.Options
+		baseConfigs []string
+		baseHint    string
 	)
 	cmd := &cobra.Command{
 		Use:   "commit",
@@ -110,7 +112,8 @@ func commitCommand(f *flags) *cobra.Command {
 
 All containers are frozen first, then each is streamed to the registry. After a failure,
 SIGTERM or the timeout, everything is thawed again. A base layer that neither the registry nor the
-node has is pulled from where the base image came from.`,
+node has is pulled from where the base image came from; one that is nowhere is made again from
+what the node has unpacked.`,
 		Example: `  image-committer commit --pod-uid=5d2c… --snapshot-uid=77ab… --leave-frozen \
     --container=name=main,id=0f3a…,image=registry.example.com/team/demo-main:snap-gen1-77ab01cd`,
 		Args: cobra.NoArgs,
@@ -124,13 +127,15 @@ node has is pulled from where the base image came from.`,
 			}
 			return f.run(func(ctx context.Context, node committer.Node) error {
 				return committer.Commit(ctx, node, committer.CommitOptions{
-					PodUID:      f.podUID,
-					SnapshotUID: snapshotUID,
-					Containers:  containers,
-					LeaveFrozen: leaveFrozen,
-					Registry:    options,
-					LeaseTTL:    f.timeout + 5*time.Minute,
-					Log:         f.log,
+					PodUID:          f.podUID,
+					SnapshotUID:     snapshotUID,
+					Containers:      containers,
+					LeaveFrozen:     leaveFrozen,
+					Registry:        options,
+					BaseCredentials: baseConfigs,
+					BaseHint:        baseHint,
+					LeaseTTL:        f.timeout + 5*time.Minute,
+					Log:             f.log,
 				}, f.report)
 			}, false)
 		},
@@ -141,6 +146,8 @@ node has is pulled from where the base image came from.`,
 	cmd.Flags().StringVar(&options.ConfigFile, "registry-config", "", "file with registry credentials (.dockerconfigjson); anonymous without it")
 	cmd.Flags().StringVar(&options.CAFile, "registry-ca", "", "file with CA certificates (PEM) to trust beside the system's")
 	cmd.Flags().BoolVar(&options.Insecure, "registry-insecure", false, "allow plain HTTP and unverified certificates for the snapshot registry")
+	cmd.Flags().StringArrayVar(&baseConfigs, "base-registry-config", nil, "file with credentials for the registries of base images, never used for the snapshot registry; may be repeated")
+	cmd.Flags().StringVar(&baseHint, "base-registry-hint", "", "what to tell a person where a layer of a base image cannot be had")
 	return cmd
 }
 

@@ -21,7 +21,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -30,6 +29,10 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 )
+
+// ErrNowhere is what is failed with for a base layer that neither the node nor any
+// registry has.
+var ErrNowhere = errors.New("it is nowhere to be had")
 
 // BaseLayer is a layer that the new image shares with the one below it.
 type BaseLayer struct {
@@ -46,7 +49,7 @@ type BaseLayer struct {
 // has it already, or takes it from another of its repositories, or gets the
 // node's copy, or what the base's own registry answers. Other registries than
 // the target's are read through sources.
-func (t *Target) EnsureBaseLayer(ctx context.Context, base BaseLayer, sources *Client) error {
+func (t *Target) EnsureBaseLayer(ctx context.Context, base BaseLayer, sources *Sources) error {
 	repo := t.tag.Context()
 	l := &baseLayer{ctx: ctx, BaseLayer: base, target: t, sources: sources}
 	var mountErr error
@@ -68,17 +71,20 @@ func (t *Target) EnsureBaseLayer(ctx context.Context, base BaseLayer, sources *C
 		return nil
 	}
 	if l.openErr != nil {
-		return result.Errorf(result.CommitJobFailed, "the layer %s of the base image is not in %s and cannot be copied there: %w; pulling the base image again brings it back", base.Digest, repo, l.openErr)
+		return result.Errorf(result.CommitJobFailed, "the layer %s of the base image is not in %s and cannot be copied there: %w; pulling the base image again on this node brings it back%s", base.Digest, repo, l.openErr, sources.hint)
 	}
 	return t.fault("copying the base image's layer "+base.Digest.String()+" to", errors.Join(err, mountErr))
 }
 
-// OpenBaseLayer reads a base layer from wherever it is to be had.
-func (t *Target) OpenBaseLayer(ctx context.Context, base BaseLayer, sources *Client) (io.ReadCloser, error) {
-	l := &baseLayer{ctx: ctx, BaseLayer: base, target: t, sources: sources}
-	content, err := l.Compressed()
+// OpenBaseLayer reads a base layer that EnsureBaseLayer has seen to: the node's
+// copy, or the repository's.
+func (t *Target) OpenBaseLayer(ctx context.Context, base BaseLayer) (io.ReadCloser, error) {
+	if local, err := base.Local(ctx); err == nil {
+		return local, nil
+	}
+	content, err := t.client.pull(ctx, t.tag.Repository.Name(), base.Digest)
 	if err != nil {
-		return nil, result.Errorf(result.CommitJobFailed, "the layer %s of the base image cannot be read: %w; pulling the base image again brings it back", base.Digest, err)
+		return nil, t.fault("reading the layer "+base.Digest.String()+" for", err)
 	}
 	return content, nil
 }
@@ -88,7 +94,7 @@ type baseLayer struct {
 	ctx context.Context
 	BaseLayer
 	target  *Target
-	sources *Client
+	sources *Sources
 	openErr error
 }
 
@@ -105,13 +111,9 @@ func (l *baseLayer) Compressed() (io.ReadCloser, error) {
 	if err == nil {
 		return local, nil
 	}
-	problems := fmt.Errorf("the node has no copy (%w)", err)
+	problems := fmt.Errorf("%w: the node has no copy (%w)", ErrNowhere, err)
 	for _, from := range l.Repositories {
-		client := l.sources
-		if strings.HasPrefix(from, l.target.tag.RegistryStr()+"/") {
-			client = l.target.client
-		}
-		blob, err := client.pull(l.ctx, from, l.BaseLayer.Digest)
+		blob, err := l.pull(from)
 		if err == nil {
 			return blob, nil
 		}
@@ -121,15 +123,15 @@ func (l *baseLayer) Compressed() (io.ReadCloser, error) {
 	return nil, problems
 }
 
-// pull reads a blob, checked against its digest.
-func (c *Client) pull(ctx context.Context, repository string, digest v1.Hash) (io.ReadCloser, error) {
-	repo, err := name.NewRepository(repository, c.nameOptions()...)
+// pull reads the layer from a repository it may have come from. The push secret is
+// for the target's registry alone, the Pod's pull secrets for any other.
+func (l *baseLayer) pull(from string) (io.ReadCloser, error) {
+	repo, err := name.NewRepository(from, l.target.client.nameOptions()...)
 	if err != nil {
 		return nil, err
 	}
-	l, err := remote.Layer(repo.Digest(digest.String()), append(c.options[:len(c.options):len(c.options)], remote.WithContext(ctx))...)
-	if err != nil {
-		return nil, err
+	if repo.RegistryStr() == l.target.tag.RegistryStr() {
+		return l.target.client.pull(l.ctx, from, l.BaseLayer.Digest)
 	}
-	return l.Compressed()
+	return l.sources.pull(l.ctx, from, l.BaseLayer.Digest)
 }

@@ -339,7 +339,7 @@ func TestBaseLayers(t *testing.T) {
 			if test.prepare != nil {
 				test.prepare(t, to, other)
 			}
-			sources, err := New(Options{CAFile: caFile(t, other)})
+			sources, err := NewSources(Options{CAFile: caFile(t, other)}, nil, "")
 			if err != nil {
 				t.Fatal(err)
 			}
