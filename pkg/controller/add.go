@@ -28,6 +28,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/images"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandbox"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
@@ -36,7 +37,7 @@ import (
 // Add adds both controllers to the manager, which serves our own objects. host is the cluster
 // of the Pods and Jobs; its scheme has to know our types too, for events about them.
 func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Options) error {
-	images, err := naming.ParseImageTemplate(opts.SnapshotRegistry, opts.SnapshotImageTemplate)
+	template, err := naming.ParseImageTemplate(opts.SnapshotRegistry, opts.SnapshotImageTemplate)
 	if err != nil {
 		return fmt.Errorf("--snapshot-image-template: %w", err)
 	}
@@ -57,12 +58,14 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		Client: host.GetClient(),
 		Live:   host.GetAPIReader(),
 	}
+	registry := &images.Registry{Config: jobs.Config, Reader: host.GetAPIReader(), Clock: clock.RealClock{}}
 	if err := (&sandboxsnapshot.Reconciler{
 		Client:     mgr.GetClient(),
 		Live:       mgr.GetAPIReader(),
 		HostLive:   host.GetAPIReader(),
 		Jobs:       jobs,
-		Images:     images,
+		Images:     template,
+		Registry:   registry,
 		Runtimes:   opts.CommitRuntimes,
 		MaxPerNode: opts.MaxCommitsPerNode,
 		MaxTotal:   opts.MaxCommits,

@@ -49,6 +49,9 @@ type Options struct {
 	// Insecure allows plain HTTP and unverified certificates. Without it there is
 	// no way down from verified TLS, whatever the registry's address.
 	Insecure bool
+	// Pace, where it is set, is asked before each request of Exists: it may wait, and
+	// what it fails with is what Exists fails with.
+	Pace func(context.Context) error
 }
 
 // Client talks to registries. It holds the tokens that they give.
@@ -61,6 +64,8 @@ type Client struct {
 	// copier is a second pusher for what may need to read other repositories: its
 	// tokens ask for more, and a registry may refuse them as a whole.
 	copier *remote.Pusher
+	// looker asks whether images are there, and no faster than Options.Pace allows.
+	looker *remote.Puller
 }
 
 // retries are few: containers are frozen while the last of the uploads runs,
@@ -91,6 +96,9 @@ func New(o Options) (*Client, error) {
 		return nil, err
 	}
 	if c.copier, err = remote.NewPusher(c.options...); err != nil {
+		return nil, err
+	}
+	if c.looker, err = remote.NewPuller(append(c.options[:len(c.options):len(c.options)], remote.WithTransport(paced{base, o.Pace}))...); err != nil {
 		return nil, err
 	}
 	return c, nil

@@ -40,16 +40,20 @@ var temporary = []int{
 	http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
 }
 
-// fault gives a failure its reason and makes a sentence of it.
 func (t *Target) fault(doing string, err error) error {
+	return t.client.fault(doing, t.tag.String(), err)
+}
+
+// fault gives a failure its reason and makes a sentence of it.
+func (c *Client) fault(doing, image string, err error) error {
 	if err == nil {
 		return nil
 	}
 	reason, advice := classify(err)
-	if reason == result.PushSecretInvalid && len(t.client.keychain) == 0 {
+	if reason == result.PushSecretInvalid && len(c.keychain) == 0 {
 		advice = "; there is no push secret with credentials"
 	}
-	return result.Wrap(reason, err, "%s %s: %s%s", doing, t.tag, describe(err), advice)
+	return result.Wrap(reason, err, "%s %s: %s%s", doing, image, describe(err), advice)
 }
 
 // classify finds the reason of a failure, and what a person can do about it.

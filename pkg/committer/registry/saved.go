@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -33,23 +34,61 @@ import (
 // at all: to ask again is of no use.
 var ErrDeleteUnsupported = errors.New("the registry does not delete manifests")
 
+// Exists says whether the repository of the image has a manifest with the digest. It is no
+// answer that the registry cannot be asked: that is an error.
+func (c *Client) Exists(ctx context.Context, image, digest string) (bool, error) {
+	ref, err := c.byDigest(image, digest)
+	if err != nil {
+		return false, err
+	}
+	switch _, err := c.looker.Head(ctx, ref); {
+	case err == nil:
+		return true, nil
+	case missing(err):
+		return false, nil
+	default:
+		return false, c.fault("looking for", ref.String(), err)
+	}
+}
+
 // Delete deletes the manifest with the digest from the repository of the image, whatever its
-// tags. One that is gone already is a success. The blobs stay until the registry collects what
-// nothing refers to.
+// tags. Without a digest it is the manifest that the tag names. One that is gone already is a
+// success. The blobs stay until the registry collects what nothing refers to.
 func (c *Client) Delete(ctx context.Context, image, digest string) error {
+	if digest == "" {
+		var err error
+		if digest, err = c.digestOf(ctx, image); err != nil || digest == "" {
+			return err
+		}
+	}
 	ref, err := c.byDigest(image, digest)
 	if err != nil {
 		return err
 	}
 	err = remote.Delete(ref, c.with(ctx)...)
 	switch code := statusOf(err); {
-	case err == nil, code == http.StatusNotFound:
+	case err == nil, missing(err):
 		return nil
 	case code == http.StatusMethodNotAllowed, code == http.StatusNotImplemented, hasCode(err, transport.UnsupportedErrorCode):
 		return fmt.Errorf("deleting %s: %w", ref, ErrDeleteUnsupported)
 	}
-	_, advice := classify(err)
-	return fmt.Errorf("deleting %s: %s%s", ref, describe(err), advice)
+	return c.fault("deleting", ref.String(), err)
+}
+
+// digestOf is what the tag names, empty where it names nothing.
+func (c *Client) digestOf(ctx context.Context, image string) (string, error) {
+	to, err := c.Target(image)
+	if err != nil {
+		return "", err
+	}
+	switch found, err := remote.Head(to.tag, c.with(ctx)...); {
+	case err == nil:
+		return found.Digest.String(), nil
+	case missing(err):
+		return "", nil
+	default:
+		return "", to.fault("looking for", err)
+	}
 }
 
 // Duplicate gives the image with the digest a second manifest under the tag target, with the
@@ -95,6 +134,15 @@ func (c *Client) byDigest(image, digest string) (name.Digest, error) {
 
 func (c *Client) with(ctx context.Context) []remote.Option {
 	return append(c.options[:len(c.options):len(c.options)], remote.WithContext(ctx))
+}
+
+// missing says whether a registry answered that it has no such manifest. Whatever else answers
+// 404, a proxy before it or a wrong address, does so to the first request already, which asks
+// for no manifest.
+func missing(err error) bool {
+	var answer *transport.Error
+	return errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound &&
+		answer.Request != nil && strings.Contains(answer.Request.URL.Path, "/manifests/")
 }
 
 func statusOf(err error) int {

@@ -85,6 +85,24 @@ func trust(o Options) (*x509.CertPool, error) {
 	return pool, nil
 }
 
+// paced asks before each request whether its time has come.
+type paced struct {
+	inner http.RoundTripper
+	pace  func(context.Context) error
+}
+
+func (t paced) RoundTrip(r *http.Request) (*http.Response, error) {
+	if t.pace != nil {
+		if err := t.pace(r.Context()); err != nil {
+			if r.Body != nil {
+				_ = r.Body.Close() // as http.RoundTripper asks for
+			}
+			return nil, err
+		}
+	}
+	return t.inner.RoundTrip(r)
+}
+
 // secureTransport sends nothing without TLS. go-containerregistry falls back
 // to plain HTTP by itself for localhost and private addresses (name.Registry's
 // Scheme and transport.Ping), redirects can lead there, and a registry's

@@ -98,7 +98,7 @@ func (r *Reconciler) progress(ctx context.Context, snapshot *v1alpha1.SandboxSna
 	if problem == "" || ready != nil && ready.Message == problem {
 		return nil
 	}
-	setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonCommitting, "%s", problem)
+	r.setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonCommitting, "%s", problem)
 	return r.writeStatus(ctx, snapshot)
 }
 
@@ -125,8 +125,8 @@ func adopt(status *v1alpha1.SandboxSnapshotStatus, report result.Result) error {
 func (r *Reconciler) succeed(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) error {
 	snapshot.Status.Phase = v1alpha1.SnapshotSucceed
 	snapshot.Status.CompletionTime = r.now()
-	setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonSucceeded, "%d images are in the registry", len(snapshot.Status.Containers))
-	setCondition(snapshot, v1alpha1.ConditionFailed, metav1.ConditionFalse, v1alpha1.ReasonSucceeded, "the commit succeeded")
+	r.setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonSucceeded, "%d images are in the registry", len(snapshot.Status.Containers))
+	r.setCondition(snapshot, v1alpha1.ConditionFailed, metav1.ConditionFalse, v1alpha1.ReasonSucceeded, "the commit succeeded")
 	if err := r.writeStatus(ctx, snapshot); err != nil {
 		return err
 	}
@@ -138,16 +138,16 @@ func (r *Reconciler) succeed(ctx context.Context, snapshot *v1alpha1.SandboxSnap
 // ending records that the attempt has failed before anything is done about it, so that the
 // reason outlives the Job.
 func (r *Reconciler) ending(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, reason, message string) error {
-	setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonThawing, "the attempt ended (%s); making sure that nothing stays frozen", reason)
-	setCondition(snapshot, v1alpha1.ConditionFailed, metav1.ConditionUnknown, reason, "%s", message)
+	r.setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonThawing, "the attempt ended (%s); making sure that nothing stays frozen", reason)
+	r.setCondition(snapshot, v1alpha1.ConditionFailed, metav1.ConditionUnknown, reason, "%s", message)
 	return r.writeStatus(ctx, snapshot)
 }
 
 func (r *Reconciler) fail(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, reason, message string) error {
 	snapshot.Status.Phase = v1alpha1.SnapshotFailed
 	snapshot.Status.CompletionTime = r.now()
-	setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, reason, "%s", message)
-	setCondition(snapshot, v1alpha1.ConditionFailed, metav1.ConditionTrue, reason, "%s", message)
+	r.setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, reason, "%s", message)
+	r.setCondition(snapshot, v1alpha1.ConditionFailed, metav1.ConditionTrue, reason, "%s", message)
 	if err := r.writeStatus(ctx, snapshot); err != nil {
 		return err
 	}

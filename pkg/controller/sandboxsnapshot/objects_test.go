@@ -232,7 +232,7 @@ func (f *fixture) restart() {
 			Config: commitjob.Config{Namespace: jobs, Image: "image-committer", Timeout: time.Minute, PushSecret: secret},
 			Client: f.host, Live: f.host,
 		},
-		Images: images, Runtimes: []string{"runc"}, MaxPerNode: 1, MaxTotal: 2,
+		Images: images, Registry: &album{}, Runtimes: []string{"runc"}, MaxPerNode: 1, MaxTotal: 2,
 		Recorder: f.recorder, Clock: clocktesting.NewFakePassiveClock(epoch),
 		wake: make(chan event.GenericEvent, 10),
 	}

@@ -21,6 +21,7 @@ package sandboxsnapshot
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -42,6 +43,14 @@ import (
 // backstop is how long a snapshot under way is left alone when no watch tells of it.
 const backstop = time.Minute
 
+// Registry is what the controller asks of the registry itself; layers are the committer's business.
+type Registry interface {
+	// Delete deletes a manifest by its digest, or by its tag where the digest is empty.
+	Delete(ctx context.Context, image, digest string) error
+	// Duplicate gives an image a manifest of its own under the tag target and returns its digest.
+	Duplicate(ctx context.Context, image, digest, target string, annotations map[string]string) (string, error)
+}
+
 // Reconciler brings SandboxSnapshots to one of their two ends.
 type Reconciler struct {
 	// Client writes SandboxSnapshots and reads from a cache; Live reads past it.
@@ -51,8 +60,8 @@ type Reconciler struct {
 	HostLive client.Reader
 	Jobs     *commitjob.Runner
 	Images   *naming.ImageTemplate
-	// Registry connects to the registry with the credentials of now; Add sets it.
-	Registry func(context.Context) (Images, error)
+	// Registry deletes and copies images.
+	Registry Registry
 	// Runtimes are the runtime handlers whose files a commit can see.
 	Runtimes []string
 	// MaxPerNode and MaxTotal bound the commits under way.
@@ -110,8 +119,8 @@ func (r *Reconciler) finalize(ctx context.Context, snapshot *v1alpha1.SandboxSna
 	if left, err := r.Jobs.Cleanup(ctx, snapshot); err != nil || !left {
 		return ctrl.Result{RequeueAfter: backstop}, err
 	}
-	if gone, err := r.deleteImages(ctx, snapshot); err != nil || !gone {
-		return ctrl.Result{}, err
+	if again, err := r.deleteImages(ctx, snapshot); err != nil || again > 0 {
+		return ctrl.Result{RequeueAfter: again}, err
 	}
 	controllerutil.RemoveFinalizer(snapshot, v1alpha1.SnapshotFinalizer)
 	if err := client.IgnoreNotFound(r.Client.Update(ctx, snapshot)); err != nil {
@@ -172,7 +181,7 @@ func (r *Reconciler) giveUp(ctx context.Context, snapshot *v1alpha1.SandboxSnaps
 	if thawed, err := r.Jobs.Thaw(ctx, snapshot); err != nil || !thawed {
 		return false, err
 	}
-	setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonCanceled,
+	r.setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonCanceled,
 		"the snapshot was deleted before its sandbox could be paused on it; nothing that its commit froze is frozen any more")
 	return true, r.writeStatus(ctx, snapshot)
 }
@@ -188,22 +197,37 @@ func (r *Reconciler) user(ctx context.Context, snapshot *v1alpha1.SandboxSnapsho
 			return sandboxes.Items[i].Name, nil
 		}
 	}
+	// The cache may not know yet of a rollback that was asked for just now.
+	own := &v1alpha1.Sandbox{}
+	key := client.ObjectKey{Namespace: snapshot.Namespace, Name: snapshot.Spec.SandboxName}
+	if err := r.Live.Get(ctx, key, own); err != nil {
+		if apierrors.IsNotFound(err) {
+			return "", nil
+		}
+		return "", fmt.Errorf("read sandbox %s: %w", key, err)
+	}
+	if own.DeletionTimestamp == nil && slices.Contains(needed(own), snapshot.Name) {
+		return own.Name, nil
+	}
 	return "", nil
 }
 
 func (r *Reconciler) inUse(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, user string) error {
+	message := fmt.Sprintf("the deletion waits until sandbox %s needs this snapshot no more: pause it again, or delete it", user)
 	condition := meta.FindStatusCondition(snapshot.Status.Conditions, v1alpha1.ConditionReady)
-	if condition != nil && condition.Reason == v1alpha1.ReasonInUse {
+	if condition != nil && condition.Reason == v1alpha1.ReasonInUse && condition.Message == message {
 		return nil
 	}
 	status := metav1.ConditionFalse
 	if snapshot.Status.Phase == v1alpha1.SnapshotSucceed {
 		status = metav1.ConditionTrue
 	}
-	r.Recorder.Eventf(snapshot, nil, corev1.EventTypeWarning, v1alpha1.ReasonInUse, "Delete", "the deletion waits: sandbox %s needs this snapshot for its next resume", user)
-	setCondition(snapshot, v1alpha1.ConditionReady, status, v1alpha1.ReasonInUse,
-		"the deletion waits until sandbox %s needs this snapshot no more: pause it again, or delete it", user)
-	return r.writeStatus(ctx, snapshot)
+	r.setCondition(snapshot, v1alpha1.ConditionReady, status, v1alpha1.ReasonInUse, "%s", message)
+	if err := r.writeStatus(ctx, snapshot); err != nil {
+		return err
+	}
+	r.Recorder.Eventf(snapshot, nil, corev1.EventTypeWarning, v1alpha1.ReasonInUse, "Delete", "%s", message)
+	return nil
 }
 
 // writeStatus writes under the resourceVersion that was read: two controllers cannot both
@@ -216,10 +240,12 @@ func (r *Reconciler) writeStatus(ctx context.Context, snapshot *v1alpha1.Sandbox
 	return nil
 }
 
-func setCondition(snapshot *v1alpha1.SandboxSnapshot, kind string, status metav1.ConditionStatus, reason, format string, args ...any) {
-	meta.SetStatusCondition(&snapshot.Status.Conditions, metav1.Condition{
-		Type: kind, Status: status, Reason: reason, Message: fmt.Sprintf(format, args...), ObservedGeneration: snapshot.Generation,
-	})
+func (r *Reconciler) setCondition(snapshot *v1alpha1.SandboxSnapshot, kind string, status metav1.ConditionStatus, reason, format string, args ...any) {
+	condition := metav1.Condition{Type: kind, Status: status, Reason: reason, Message: fmt.Sprintf(format, args...), ObservedGeneration: snapshot.Generation}
+	if before := meta.FindStatusCondition(snapshot.Status.Conditions, kind); before == nil || before.Status != status {
+		condition.LastTransitionTime = metav1.NewTime(r.Clock.Now())
+	}
+	meta.SetStatusCondition(&snapshot.Status.Conditions, condition)
 }
 
 // release frees the snapshot's slot and wakes those that wait for one.

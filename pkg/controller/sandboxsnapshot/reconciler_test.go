@@ -17,6 +17,7 @@ limitations under the License.
 package sandboxsnapshot
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -283,6 +284,7 @@ func TestDelete(t *testing.T) {
 		},
 		"in use by one that is to start from it": {
 			pausing("other", func(s *v1alpha1.Sandbox) {
+				s.Status.Phase = v1alpha1.SandboxPending
 				s.Spec.RestoreFrom = &v1alpha1.SandboxRestoreSource{SnapshotName: "demo-gen1"}
 			}), attemptOf("demo"), "Pending Ready=False/InUse", nil,
 		},
@@ -293,6 +295,67 @@ func TestDelete(t *testing.T) {
 			f.deletes(test.snapshot)
 			f.is(f.visits("demo-gen1"), test.want)
 			f.hasJobs(test.jobs...)
+		})
+	}
+}
+
+// What the cache does not know yet is asked of the API.
+func TestDeleteOfASnapshotThatIsInUseSinceJustNow(t *testing.T) {
+	f := newFixture(t, pausing("demo", func(s *v1alpha1.Sandbox) { s.Status.SnapshotName = "demo-gen1" }), attemptOf("demo", saved))
+	behind := newFixture(t, pausing("demo"))
+	f.r.Client = reader{Client: f.own, lists: behind.own}
+	asked := &album{}
+	f.r.Registry = asked
+	f.deletes(attemptOf("demo"))
+	f.is(f.visits("demo-gen1"), "Succeed Ready=True/InUse")
+	if len(asked.asked) > 0 {
+		t.Errorf("the registry was asked to %q", asked.asked)
+	}
+}
+
+// reader lists from another store than it reads and writes.
+type reader struct {
+	client.Client
+	lists client.Reader
+}
+
+func (r reader) List(ctx context.Context, list client.ObjectList, options ...client.ListOption) error {
+	return r.lists.List(ctx, list, options...)
+}
+
+func TestFreed(t *testing.T) {
+	uses := func(name string) *v1alpha1.Sandbox {
+		return pausing("clone", func(s *v1alpha1.Sandbox) { s.Status.SnapshotName = name })
+	}
+	starts := func(phase v1alpha1.SandboxPhase) *v1alpha1.Sandbox {
+		return pausing("clone", func(s *v1alpha1.Sandbox) {
+			s.Status.Phase = phase
+			s.Spec.RestoreFrom = &v1alpha1.SandboxRestoreSource{SnapshotName: "mine"}
+		})
+	}
+	deleted := uses("mine")
+	deleted.DeletionTimestamp = &metav1.Time{Time: epoch}
+	for name, test := range map[string]struct {
+		before, now client.Object
+		want        string
+	}{
+		"it uses the same":           {uses("mine"), uses("mine"), ""},
+		"it was paused on its own":   {uses("mine"), uses("clone-gen1"), "mine"},
+		"it begins to use one":       {uses(""), uses("mine"), ""},
+		"it goes":                    {uses("mine"), deleted, "mine"},
+		"it is gone":                 {uses("mine"), nil, "mine"},
+		"it is gone, told before":    {deleted, nil, ""},
+		"it has still to start":      {starts(v1alpha1.SandboxPending), starts(v1alpha1.SandboxPending), ""},
+		"it gave up what it started": {starts(v1alpha1.SandboxPending), starts(v1alpha1.SandboxResuming), "mine"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got []string
+			for _, request := range freed(test.before, test.now) {
+				got = append(got, request.Name)
+			}
+			if strings.Join(got, " ") != test.want {
+				t.Errorf("freed %q, want %q", got, test.want)
+			}
 		})
 	}
 }

@@ -19,6 +19,7 @@ package sandboxsnapshot
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -76,7 +77,7 @@ func needed(sandbox *v1alpha1.Sandbox) []string {
 	var names []string
 	if sandbox.Status.SnapshotName != "" {
 		names = append(names, sandbox.Status.SnapshotName)
-	} else if sandbox.Spec.RestoreFrom != nil {
+	} else if unfinished := sandbox.Status.Phase == "" || sandbox.Status.Phase == v1alpha1.SandboxPending; unfinished && sandbox.Spec.RestoreFrom != nil {
 		names = append(names, sandbox.Spec.RestoreFrom.SnapshotName)
 	}
 	return names
@@ -85,11 +86,10 @@ func needed(sandbox *v1alpha1.Sandbox) []string {
 // Add adds the controller to the manager. host is the cache of the host cluster's Pods and Jobs.
 func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueue.TypedRateLimiter[reconcile.Request]) error {
 	r.wake = make(chan event.GenericEvent, 1024)
-	r.Registry = r.connect
 	return builder.ControllerManagedBy(mgr).
 		Named("sandboxsnapshot").
 		For(&v1alpha1.SandboxSnapshot{}).
-		Watches(&v1alpha1.Sandbox{}, handler.EnqueueRequestsFromMapFunc(r.unfinishedOf)).
+		Watches(&v1alpha1.Sandbox{}, r.onSandbox()).
 		WatchesRawSource(source.Kind(host, &batchv1.Job{}, handler.TypedEnqueueRequestsFromMapFunc(
 			func(_ context.Context, job *batchv1.Job) []reconcile.Request { return served(job) }))).
 		WatchesRawSource(source.Kind(host, &corev1.Pod{}, handler.TypedEnqueueRequestsFromMapFunc(
@@ -97,6 +97,46 @@ func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueu
 		WatchesRawSource(source.Channel(r.wake, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 4, RateLimiter: limiter}).
 		Complete(r)
+}
+
+// onSandbox looks at the snapshots that a change of a sandbox is about.
+func (r *Reconciler) onSandbox() handler.Funcs {
+	enqueue := func(queue workqueue.TypedRateLimitingInterface[reconcile.Request], requests []reconcile.Request) {
+		for _, request := range requests {
+			queue.Add(request)
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			enqueue(queue, r.unfinishedOf(ctx, e.Object))
+		},
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			enqueue(queue, r.unfinishedOf(ctx, e.ObjectNew))
+			enqueue(queue, freed(e.ObjectOld, e.ObjectNew))
+		},
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			enqueue(queue, r.unfinishedOf(ctx, e.Object))
+			enqueue(queue, freed(e.Object, nil))
+		},
+	}
+}
+
+// freed are the snapshots that a sandbox needs no more, whoever's they are: the deletion of one
+// may have waited for it.
+func freed(before, now client.Object) []reconcile.Request {
+	var still []string
+	if sandbox, ok := now.(*v1alpha1.Sandbox); ok && sandbox.DeletionTimestamp == nil {
+		still = needed(sandbox)
+	}
+	var requests []reconcile.Request
+	if sandbox, ok := before.(*v1alpha1.Sandbox); ok && sandbox.DeletionTimestamp == nil {
+		for _, name := range needed(sandbox) {
+			if !slices.Contains(still, name) {
+				requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKey{Namespace: sandbox.Namespace, Name: name}})
+			}
+		}
+	}
+	return requests
 }
 
 // unfinishedOf are the snapshots that a change of their sandbox may cancel, start or release.

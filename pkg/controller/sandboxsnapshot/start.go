@@ -151,7 +151,7 @@ func (r *Reconciler) queued(ctx context.Context, snapshot *v1alpha1.SandboxSnaps
 	if condition := meta.FindStatusCondition(snapshot.Status.Conditions, v1alpha1.ConditionReady); condition != nil && condition.Reason == v1alpha1.ReasonQueued {
 		return nil
 	}
-	setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonQueued, "waiting: %s", why)
+	r.setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonQueued, "waiting: %s", why)
 	return r.writeStatus(ctx, snapshot)
 }
 
@@ -164,7 +164,7 @@ func (r *Reconciler) committing(ctx context.Context, snapshot *v1alpha1.SandboxS
 	if sandbox != nil {
 		snapshot.Status.Template = sandbox.Spec.Template
 	}
-	setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonCommitting,
+	r.setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonCommitting,
 		"Job %s/%s commits Pod %s on node %s", job.Namespace, job.Name, snapshot.Status.SourcePodName, snapshot.Status.SourceNodeName)
 	if err := r.writeStatus(ctx, snapshot); err != nil {
 		return err
