@@ -58,15 +58,20 @@ func (r *Reconciler) start(ctx context.Context, snapshot *v1alpha1.SandboxSnapsh
 	}
 
 	_, pause := ownedByPause(snapshot)
-	if err == nil && !pause && sandbox.Status.Phase == v1alpha1.SandboxPausing {
-		// A commit that thaws must not come between a pause's commit and the removal of the Pod.
-		return ctrl.Result{RequeueAfter: backstop}, r.queued(ctx, snapshot, fmt.Sprintf("sandbox %s is being paused", sandbox.Name))
+	how := commits
+	if err == nil {
+		// From now on it is a snapshot of this sandbox, and of no other of its name.
+		snapshot.Status.SandboxUID = sandbox.UID
+		if !pause {
+			how, err = choose(snapshot, sandbox)
+		}
 	}
-
 	var source *commitjob.Source
 	switch {
 	case err != nil:
-	case !pause && sandbox.Status.Phase == v1alpha1.SandboxPaused:
+	case how == waits:
+		return ctrl.Result{RequeueAfter: backstop}, r.queued(ctx, snapshot, fmt.Sprintf("sandbox %s is being paused", sandbox.Name))
+	case how == copies:
 		if err = r.duplicate(ctx, snapshot, sandbox); err == nil {
 			return ctrl.Result{}, nil
 		}
@@ -86,7 +91,18 @@ func (r *Reconciler) start(ctx context.Context, snapshot *v1alpha1.SandboxSnapsh
 		}
 		return ctrl.Result{RequeueAfter: backstop}, err
 	}
-	snapshot.Status.SandboxUID = sandbox.UID
+	if !pause {
+		// While it holds the slot no pause of this Pod can begin its commit. One may have ended
+		// since the sandbox was read, though, and what that froze must stay so.
+		now, err := r.sandbox(ctx, snapshot)
+		if err != nil && !isRefusal(err) {
+			return ctrl.Result{}, err
+		}
+		if err != nil || now.Status.Phase != v1alpha1.SandboxRunning || now.Status.PodUID != source.PodUID {
+			r.release(client.ObjectKeyFromObject(snapshot))
+			return r.start(ctx, snapshot)
+		}
+	}
 	job, err = r.Jobs.Commit(snapshot, source, pause)
 	if err != nil {
 		return ctrl.Result{}, err
@@ -102,18 +118,58 @@ func (r *Reconciler) start(ctx context.Context, snapshot *v1alpha1.SandboxSnapsh
 	return ctrl.Result{}, r.committing(ctx, snapshot, sandbox, job)
 }
 
+// way is how a snapshot that a user asked for is made of its sandbox as it is now.
+type way string
+
+const (
+	commits way = "commits" // the running containers
+	copies  way = "copies"  // what the last pause saved
+	waits   way = "waits"   // for a pause to end one way or the other
+)
+
+// choose finds the way, or says what the sandbox has to come to before there is one.
+func choose(snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) (way, error) {
+	again := fmt.Sprintf("create another snapshot once it is %s", v1alpha1.SandboxRunning)
+	if sandbox.DeletionTimestamp != nil {
+		return "", refuse(v1alpha1.ReasonSandboxNotFound, "sandbox %s is being deleted", sandbox.Name)
+	}
+	switch sandbox.Status.Phase {
+	case v1alpha1.SandboxRunning:
+		return commits, nil
+	case v1alpha1.SandboxPausing:
+		// A commit that thaws must not come between a pause's commit and the removal of the Pod.
+		return waits, nil
+	case v1alpha1.SandboxPaused:
+		return copies, nil
+	case v1alpha1.SandboxResuming:
+		ready := meta.FindStatusCondition(snapshot.Status.Conditions, v1alpha1.ConditionReady)
+		if ready != nil && ready.Reason == v1alpha1.ReasonQueued && sandbox.Status.SnapshotName != "" {
+			// It waited for the pause, and a resume was faster than it.
+			return copies, nil
+		}
+		return "", refuse(v1alpha1.ReasonSourcePodNotFound, "sandbox %s is Resuming and its Pod does not run yet: %s", sandbox.Name, again)
+	case v1alpha1.SandboxFailed:
+		return "", refuse(v1alpha1.ReasonSourcePodNotFound, "sandbox %s is Failed: resume it from a snapshot or from its template, and %s", sandbox.Name, again)
+	}
+	return "", refuse(v1alpha1.ReasonSourcePodNotFound, "sandbox %s is Pending and has no files yet: %s", sandbox.Name, again)
+}
+
 // sandbox is the sandbox to commit. A pause's snapshot belongs to one sandbox by UID and to its
 // current attempt, or its commit is cancelled before it starts.
 func (r *Reconciler) sandbox(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (*v1alpha1.Sandbox, error) {
 	sandbox := &v1alpha1.Sandbox{}
 	if err := r.Live.Get(ctx, client.ObjectKey{Namespace: snapshot.Namespace, Name: snapshot.Spec.SandboxName}, sandbox); err != nil {
 		if apierrors.IsNotFound(err) {
-			return nil, refuse(v1alpha1.ReasonSandboxNotFound, "sandbox %s does not exist", snapshot.Spec.SandboxName)
+			return nil, refuse(v1alpha1.ReasonSandboxNotFound,
+				"sandbox %s does not exist in this namespace: create the snapshot where the sandbox is, with its name", snapshot.Spec.SandboxName)
 		}
 		return nil, fmt.Errorf("read sandbox %s/%s: %w", snapshot.Namespace, snapshot.Spec.SandboxName, err)
 	}
 	if why := canceled(snapshot, sandbox); why != "" {
 		return nil, refuse(v1alpha1.ReasonCanceled, "%s", why)
+	}
+	if uid := snapshot.Status.SandboxUID; uid != "" && uid != sandbox.UID {
+		return nil, refuse(v1alpha1.ReasonSandboxNotFound, "sandbox %s was deleted and created anew while the snapshot waited: create another snapshot of the new one", sandbox.Name)
 	}
 	return sandbox, nil
 }
@@ -148,10 +204,12 @@ func (r *Reconciler) acquire(ctx context.Context, snapshot *v1alpha1.SandboxSnap
 }
 
 func (r *Reconciler) queued(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, why string) error {
-	if condition := meta.FindStatusCondition(snapshot.Status.Conditions, v1alpha1.ConditionReady); condition != nil && condition.Reason == v1alpha1.ReasonQueued {
+	message := "waiting: " + why
+	condition := meta.FindStatusCondition(snapshot.Status.Conditions, v1alpha1.ConditionReady)
+	if condition != nil && condition.Reason == v1alpha1.ReasonQueued && condition.Message == message {
 		return nil
 	}
-	r.setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonQueued, "waiting: %s", why)
+	r.setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonQueued, "%s", message)
 	return r.writeStatus(ctx, snapshot)
 }
 
