@@ -120,8 +120,10 @@ func (o *observed) starting() action {
 		return o.creating(next)
 	}
 
-	if o.sandbox.Status.PodUID == "" && o.pod.Annotations[v1alpha1.AnnotationRestoredFrom] != next.SnapshotName {
-		// Left over from before: its files are not those that are wanted.
+	unseen := o.sandbox.Status.PodUID == "" || next.Phase == v1alpha1.SandboxResuming
+	if unseen && o.pod.Annotations[v1alpha1.AnnotationRestoredFrom] != next.SnapshotName {
+		// Left over from before, or from a resume that was asked to come from elsewhere since: its
+		// files are not those that are wanted.
 		return o.remove(ptr.To[int64](removalGrace))
 	}
 	view := viewPod(o.pod)

@@ -277,12 +277,16 @@ func (w *world) resumeElsewhere() {
 	if w.chance(2) {
 		from = ""
 	}
-	w.verb("resume from "+from, func(status *v1alpha1.SandboxStatus, _ string) bool {
+	w.verb("resume from "+from, func(status *v1alpha1.SandboxStatus, reason string) bool {
 		switch {
+		case status.Phase == v1alpha1.SandboxResuming && reason == v1alpha1.ReasonRemovingPod && status.SnapshotName != from:
+			w.comeBack()
+			removing(w.sandbox)
 		case status.Phase == v1alpha1.SandboxRunning && w.hasEnded():
 			w.comeBack()
 			removing(w.sandbox)
-		case status.Phase == v1alpha1.SandboxPaused, status.Phase == v1alpha1.SandboxFailed:
+		case status.Phase == v1alpha1.SandboxPaused, status.Phase == v1alpha1.SandboxFailed,
+			status.Phase == v1alpha1.SandboxResuming && status.SnapshotName != from:
 			w.comeBack()
 		default:
 			return false

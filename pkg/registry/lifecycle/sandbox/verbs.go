@@ -107,7 +107,7 @@ func Resume(sandbox *lifecycle.Sandbox, request *lifecycle.SandboxResume, snapsh
 	if refusal != nil {
 		return nil, refusal
 	}
-	if from.chosen && !from.possible(sandbox, at) {
+	if from.chosen && !choosable(at) {
 		return nil, refuseAt(from.field, CausePhase, fmt.Sprintf(
 			"the sandbox is %s and its files are those it has; pause it first, then resume it from elsewhere", at))
 	}
@@ -120,15 +120,20 @@ func Resume(sandbox *lifecycle.Sandbox, request *lifecycle.SandboxResume, snapsh
 			return nil, refuse(CauseContainersEnded, "all containers have ended, and a start from a snapshot would lose what they wrote since; "+
 				"pause the sandbox to keep it, or set snapshotName or fromTemplate to give it up")
 		}
-		next := startResume(sandbox, from, now)
-		// The ended Pod holds the name of the new one: the controller removes it first.
-		setCondition(next, v1alpha1.ConditionPaused, v1alpha1.ReasonRemovingPod, "The Pod whose containers have ended is being removed.", now)
-		return next, nil
+		return replaceEnded(sandbox, from, now), nil
 	case statePausing:
 		return cancelPause(sandbox, now), nil
 	case stateCanceling:
 		return keepRunning(sandbox, now), nil
-	case stateMarked, stateResuming:
+	case stateResuming:
+		switch {
+		case !from.chosen || from.snapshotName == sandbox.Status.SnapshotName:
+			return requestRunning(sandbox, now), nil
+		case reasonOf(sandbox, v1alpha1.ConditionPaused) == v1alpha1.ReasonRemovingPod:
+			return replaceEnded(sandbox, from, now), nil
+		}
+		return startResume(sandbox, from, now), nil
+	case stateMarked:
 		return requestRunning(sandbox, now), nil
 	case statePaused:
 		return startResume(sandbox, from, now), nil
@@ -186,14 +191,13 @@ func refuseSnapshot(sandbox *lifecycle.Sandbox, name string, snapshot *lifecycle
 	return nil
 }
 
-// possible says whether a sandbox in this state can start from the source.
-func (s source) possible(sandbox *lifecycle.Sandbox, at state) bool {
+// choosable says whether a sandbox in this state can start from elsewhere: where it has no files
+// of its own that somebody could miss. While it is Resuming its Pod has not run yet, and may never
+// do so: its image may be gone from the registry for good.
+func choosable(at state) bool {
 	switch at {
-	case stateEnded, statePaused, stateFailed:
+	case stateEnded, statePaused, stateResuming, stateFailed:
 		return true
-	case stateResuming:
-		// A repeat of the resume that is under way.
-		return s.snapshotName == sandbox.Status.SnapshotName
 	}
 	return false
 }
@@ -254,6 +258,14 @@ func startResume(sandbox *lifecycle.Sandbox, from source, now time.Time) *lifecy
 	next.Status.SnapshotName = from.snapshotName
 	next.Status.FailedAttempts = 0
 	setBoth(next, v1alpha1.ReasonResuming, "A resume has been requested.", now)
+	return next
+}
+
+// replaceEnded starts a resume of a sandbox whose containers have ended: their Pod holds the name
+// of the new one, so the controller removes it first.
+func replaceEnded(sandbox *lifecycle.Sandbox, from source, now time.Time) *lifecycle.Sandbox {
+	next := startResume(sandbox, from, now)
+	setCondition(next, v1alpha1.ConditionPaused, v1alpha1.ReasonRemovingPod, "The Pod whose containers have ended is being removed.", now)
 	return next
 }
 

@@ -229,6 +229,11 @@ func TestResume(t *testing.T) {
 		desired: running, phase: lifecycle.SandboxPausing, ready: v1alpha1.ReasonCanceling, paused: v1alpha1.ReasonCanceling,
 		snapshot: "demo-gen3", attempts: 4, failed: 2,
 	}
+	removes := func(s *lifecycle.Sandbox) {
+		setCondition(s, v1alpha1.ConditionPaused, v1alpha1.ReasonRemovingPod, "", earlier)
+	}
+	again := wanted(stateResuming)
+	again.snapshot = ""
 	older := lifecycle.SandboxResume{SnapshotName: "demo-gen1"}
 	same := lifecycle.SandboxResume{SnapshotName: "demo-gen3"}
 	fresh := lifecycle.SandboxResume{FromTemplate: true}
@@ -272,8 +277,10 @@ func TestResume(t *testing.T) {
 		{at: stateResuming, want: wanted(stateResuming)},
 		{at: stateResuming, when: "an update asked for Paused", with: desire(paused), want: wanted(stateResuming)},
 		{at: stateResuming, when: "to the same snapshot", request: same, want: wanted(stateResuming)},
-		{at: stateResuming, when: "to another snapshot", request: older, want: refused(CausePhase)},
-		{at: stateResuming, when: "to the template", request: fresh, want: refused(CausePhase)},
+		{at: stateResuming, when: "to another snapshot", request: older, want: resumes("demo-gen1")},
+		{at: stateResuming, when: "to the template", request: fresh, want: resumes("")},
+		{at: stateResuming, when: "to another snapshot, the ended Pod still being removed", with: removes, request: older, want: replaces("demo-gen1")},
+		{at: stateResuming, when: "from the template to the template", with: noSnapshot, request: fresh, want: again},
 		{at: stateFailed, want: resumes("demo-gen3")},
 		{at: stateFailed, when: "without a snapshot", with: noSnapshot, want: refused(CauseNoSnapshot)},
 		{at: stateFailed, when: "without one, to the template", with: noSnapshot, request: fresh, want: resumes("")},
