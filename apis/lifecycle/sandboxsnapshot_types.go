@@ -82,7 +82,7 @@ type SandboxSnapshotStatus struct {
 	// phase sums up the snapshot in one word. Succeed and Failed are final.
 	Phase SandboxSnapshotPhase
 
-	// conditions are Ready and Failed.
+	// conditions are Ready, Failed and ImageAvailable.
 	Conditions []metav1.Condition
 
 	// observedGeneration is the generation of the spec that the controller saw last.

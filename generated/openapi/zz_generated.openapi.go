@@ -795,7 +795,7 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxSnapshotStatus(ref 
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "conditions are Ready and Failed.",
+							Description: "conditions are Ready, Failed and ImageAvailable.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{

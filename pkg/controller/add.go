@@ -34,7 +34,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
 )
 
-// Add adds both controllers to the manager, which serves our own objects. host is the cluster
+// Add adds the controllers to the manager, which serves our own objects. host is the cluster
 // of the Pods and Jobs; its scheme has to know our types too, for events about them.
 func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Options) error {
 	template, err := naming.ParseImageTemplate(opts.SnapshotRegistry, opts.SnapshotImageTemplate)
@@ -58,7 +58,16 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		Client: host.GetClient(),
 		Live:   host.GetAPIReader(),
 	}
-	registry := &images.Registry{Config: jobs.Config, Reader: host.GetAPIReader(), Clock: clock.RealClock{}}
+	pace := images.NewPace()
+	registry := &images.Registry{Config: jobs.Config, Reader: host.GetAPIReader(), Pace: pace.Wait, Clock: clock.RealClock{}}
+	checker := &images.Checker{
+		Client:   mgr.GetClient(),
+		Live:     mgr.GetAPIReader(),
+		Registry: registry,
+		Pace:     pace,
+		Recorder: host.GetEventRecorder("sandboxsnapshot-controller"),
+		Clock:    clock.RealClock{},
+	}
 	if err := (&sandboxsnapshot.Reconciler{
 		Client:     mgr.GetClient(),
 		Live:       mgr.GetAPIReader(),
@@ -80,11 +89,18 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		Host:       host.GetClient(),
 		HostLive:   host.GetAPIReader(),
 		Jobs:       jobs,
+		Images:     checker,
 		PullSecret: opts.ResumePullSecret,
 		Recorder:   host.GetEventRecorder("sandbox-controller"),
 		Clock:      clock.RealClock{},
 	}).Add(mgr, host.GetCache(), limiter()); err != nil {
 		return fmt.Errorf("sandbox controller: %w", err)
+	}
+	if opts.ImageCheckInterval > 0 {
+		sweep := &images.Sweep{Client: mgr.GetClient(), Checker: checker, Every: opts.ImageCheckInterval, Clock: clock.RealClock{}}
+		if err := sweep.Add(mgr, limiter()); err != nil {
+			return fmt.Errorf("checks of the registry: %w", err)
+		}
 	}
 	return nil
 }

@@ -37,6 +37,9 @@ type Options struct {
 	ResumePullSecret string
 	// SnapshotImageTemplate makes image references; see ImageTemplate.
 	SnapshotImageTemplate string
+	// ImageCheckInterval is about how often it is checked that the images are in the registry that
+	// a sandbox's next resume needs. Zero: only when it resumes.
+	ImageCheckInterval time.Duration
 	// CommitterImage is the image of commit and unpause Jobs. It comes from here alone, never
 	// from the API.
 	CommitterImage string

@@ -95,6 +95,7 @@ func NewOptions() *Options {
 		KubeAPIBurst:      100,
 		Controller: controller.Options{
 			SnapshotImageTemplate: naming.DefaultImageTemplate,
+			ImageCheckInterval:    30 * time.Minute,
 			CommitterImage:        "image-committer:dev",
 			CommitJobTimeout:      10 * time.Minute,
 			// A Pod without a runtime class has the empty handler. gVisor and Kata keep files
@@ -153,6 +154,9 @@ func (o *Options) addSnapshotFlags(fs *pflag.FlagSet) {
 		"Name of a Secret in the sandbox's own namespace that is added to the imagePullSecrets of a resumed Pod. Without it none is added.")
 	fs.StringVar(&c.SnapshotImageTemplate, "snapshot-image-template", c.SnapshotImageTemplate,
 		"How image references are made. It must hold the namespace and the UID of the snapshot, so that no two snapshots share an image.")
+	fs.DurationVar(&c.ImageCheckInterval, "image-check-interval", c.ImageCheckInterval,
+		"About how often it is checked that the snapshot which a sandbox's next resume needs is in the registry, five requests a second "+
+			"in all at most. 0: only when it resumes.")
 	fs.StringVar(&c.CommitterImage, "image-committer-image", c.CommitterImage,
 		"Image of the Jobs that commit and thaw containers. The API cannot change it.")
 	fs.StringVar(&c.CommitJobNamespace, "commit-job-namespace", c.CommitJobNamespace,

@@ -107,6 +107,9 @@ func (o *Options) Validate() error {
 	if c.CommitJobTimeout <= 0 {
 		complain("--commit-job-timeout must be more than nothing, and is %s", c.CommitJobTimeout)
 	}
+	if c.ImageCheckInterval < 0 {
+		complain("--image-check-interval must not be negative, and is %s; 0 ends the checks", c.ImageCheckInterval)
+	}
 	for flag, path := range map[string]string{
 		"--containerd-socket-path": c.ContainerdSocketPath,
 		"--containerd-root":        c.ContainerdRoot,

@@ -32,6 +32,10 @@ const (
 const (
 	// ConditionFailed: the attempt ended without a snapshot; its reason says why.
 	ConditionFailed = "Failed"
+	// ConditionImageAvailable: the registry had every image of the snapshot when it was asked last.
+	// It is asked again for a snapshot that the next resume of a sandbox needs. Unknown: it could
+	// not be asked.
+	ConditionImageAvailable = "ImageAvailable"
 )
 
 // Reasons of a Sandbox's Ready condition.
@@ -54,6 +58,9 @@ const (
 	ReasonContainersEnded = "ContainersEnded"
 	// ReasonImagePullFailed: an image of the Pod cannot be pulled; the kubelet goes on trying.
 	ReasonImagePullFailed = "ImagePullFailed"
+	// ReasonImageUnavailable: the registry does not have an image that the next Pod needs. Also the
+	// reason of a SandboxSnapshot's ImageAvailable condition that is False.
+	ReasonImageUnavailable = "ImageUnavailable"
 	// ReasonSnapshotNotFound: the snapshot to start from does not exist.
 	ReasonSnapshotNotFound = "SnapshotNotFound"
 	// ReasonSnapshotNotReady: the snapshot to start from has not succeeded.
@@ -105,6 +112,15 @@ const (
 	ReasonInUse = "InUse"
 	// ReasonImageDeletionFailed: the snapshot is being deleted and its images could not be yet.
 	ReasonImageDeletionFailed = "ImageDeletionFailed"
+)
+
+// Reasons of a SandboxSnapshot's ImageAvailable condition, beside ReasonImageUnavailable,
+// ReasonRegistryUnavailable and ReasonPushSecretInvalid.
+const (
+	// ReasonImageAvailable: every image is in the registry.
+	ReasonImageAvailable = "ImageAvailable"
+	// ReasonImageCheckFailed: whether the images are there is not known; the message says why.
+	ReasonImageCheckFailed = "ImageCheckFailed"
 )
 
 // Reasons of a SandboxSnapshot's Failed condition, which a Sandbox's Paused condition repeats.

@@ -91,7 +91,7 @@ type SandboxSnapshotStatus struct {
 	// +optional
 	Phase SandboxSnapshotPhase `json:"phase,omitempty"`
 
-	// conditions are Ready and Failed.
+	// conditions are Ready, Failed and ImageAvailable.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

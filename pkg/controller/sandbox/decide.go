@@ -40,6 +40,8 @@ type observed struct {
 	from *v1alpha1.SandboxSnapshot
 	// thawed says that nothing which the attempt's commit froze is frozen.
 	thawed bool
+	// checked says that the registry was asked for the images of from at this visit.
+	checked bool
 	// held says that the last creation of the Pod was refused and its time has not come again.
 	held bool
 	now  time.Time
@@ -55,6 +57,7 @@ const (
 	deletePod      verb = "delete pod"
 	createSnapshot verb = "create snapshot"
 	thaw           verb = "thaw"
+	checkImages    verb = "check images"
 )
 
 // action is what to do next.
@@ -82,6 +85,8 @@ const (
 	// removalGrace is what a paused Pod gets to end, in seconds: its processes are frozen, so
 	// SIGTERM reaches nobody.
 	removalGrace = 1
+	// imageRetry is how soon a resume asks again for an image that the registry does not have.
+	imageRetry = 30 * time.Second
 )
 
 // decide is the sandbox's state machine: no I/O, one action at a time. The reconciler acts and
@@ -168,9 +173,23 @@ func (o *observed) creating(next *nextStatus) action {
 	if o.held {
 		return o.write(next, nil)
 	}
+	if o.from != nil && !o.checked {
+		return action{do: checkImages}
+	}
+	if imagesMissing(o.from) {
+		// A Pod would only hang in ImagePullBackOff. The snapshot's own events bring the next visit,
+		// when somebody else sees the image first.
+		next.forgetPod()
+		again := o.write(next, o.missImages(next))
+		again.after = imageRetry
+		return again
+	}
 	if next.PodName == "" || next.PodUID != "" {
 		next.forgetPod()
 		next.PodName = o.sandbox.Name
+		if before := meta.FindStatusCondition(next.Conditions, v1alpha1.ConditionReady); before != nil && before.Reason == v1alpha1.ReasonImageUnavailable {
+			next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonPodPending, "the images of snapshot %s are there again, the Pod is being started", next.SnapshotName)
+		}
 		return o.write(next, nil)
 	}
 	return action{do: createPod}
@@ -400,7 +419,11 @@ func (o *observed) paused() action {
 		return o.write(next, nil)
 	}
 	next.pausedOn(next.SnapshotName)
-	return o.write(next, nil)
+	var event *note
+	if imagesMissing(o.from) {
+		event = o.missImages(next)
+	}
+	return o.write(next, event)
 }
 
 // failed waits for a verb, unless what was missing has come back.
@@ -415,6 +438,23 @@ func (o *observed) failed() action {
 		next.resuming()
 	}
 	return o.write(next, nil)
+}
+
+// missImages says that a resume cannot have its images, and returns an event where that is news.
+func (o *observed) missImages(next *nextStatus) *note {
+	missing := meta.FindStatusCondition(o.from.Status.Conditions, v1alpha1.ConditionImageAvailable)
+	next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonImageUnavailable, "snapshot %s: %s", o.from.Name, missing.Message)
+	before := meta.FindStatusCondition(o.sandbox.Status.Conditions, v1alpha1.ConditionReady)
+	if before != nil && before.Reason == v1alpha1.ReasonImageUnavailable {
+		return nil
+	}
+	return &note{warning: true, reason: v1alpha1.ReasonImageUnavailable, message: fmt.Sprintf("snapshot %s: %s", o.from.Name, missing.Message)}
+}
+
+// imagesMissing says whether the registry is known not to have what the snapshot needs. That it could
+// not be asked holds nobody up.
+func imagesMissing(snapshot *v1alpha1.SandboxSnapshot) bool {
+	return snapshot != nil && meta.IsStatusConditionFalse(snapshot.Status.Conditions, v1alpha1.ConditionImageAvailable)
 }
 
 func (o *observed) wants(state v1alpha1.SandboxDesiredState) bool {

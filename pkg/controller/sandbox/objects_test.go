@@ -212,9 +212,26 @@ func sees(object any) func(*observed) {
 	}
 }
 
+// comesFrom: the snapshot is there, and its images have been looked for at this visit.
 func comesFrom(snapshot *v1alpha1.SandboxSnapshot) func(*observed) {
-	return func(o *observed) { o.from = snapshot }
+	return func(o *observed) { o.from, o.checked = snapshot, true }
 }
+
+func unchecked(o *observed) { o.checked = false }
+
+// images sets the condition ImageAvailable.
+func images(status metav1.ConditionStatus, reason string) func(*v1alpha1.SandboxSnapshot) {
+	return func(s *v1alpha1.SandboxSnapshot) {
+		meta.SetStatusCondition(&s.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionImageAvailable, Status: status, Reason: reason, Message: "what the registry said"})
+	}
+}
+
+var (
+	inRegistry      = images(metav1.ConditionTrue, v1alpha1.ReasonImageAvailable)
+	notInRegistry   = images(metav1.ConditionFalse, v1alpha1.ReasonImageUnavailable)
+	registryUnknown = images(metav1.ConditionUnknown, v1alpha1.ReasonRegistryUnavailable)
+	saysMissing     = says(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonImageUnavailable)
+)
 
 func thawed(o *observed) { o.thawed = true }
 

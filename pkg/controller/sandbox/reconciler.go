@@ -42,6 +42,12 @@ const (
 	maxSteps = 12
 )
 
+// Images sees whether the images are in the registry that a Pod is about to come from, and records it
+// in the snapshot's condition.
+type Images interface {
+	CheckForResume(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot)
+}
+
 // Reconciler brings sandboxes to where they are wanted.
 type Reconciler struct {
 	// Client writes our own objects and reads them from a cache; Live reads past it.
@@ -51,6 +57,7 @@ type Reconciler struct {
 	Host     client.Client
 	HostLive client.Reader
 	Jobs     *commitjob.Runner
+	Images   Images
 	// PullSecret is added to the imagePullSecrets of a Pod that comes from a snapshot.
 	PullSecret string
 	Recorder   events.EventRecorder
@@ -74,13 +81,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return r.finalize(ctx, sandbox)
 	}
 
-	thawed := false
+	thawed, checked := false, false
 	for range maxSteps {
 		seen, err := r.observe(ctx, sandbox)
 		if err != nil {
 			return ctrl.Result{}, err
 		}
-		seen.thawed = thawed
+		seen.thawed, seen.checked = thawed, checked
 		next := decide(*seen)
 		switch next.do {
 		case wait:
@@ -92,6 +99,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			if next.after > 0 {
 				return ctrl.Result{RequeueAfter: next.after}, nil
 			}
+		case checkImages:
+			r.Images.CheckForResume(ctx, seen.from)
+			checked = true
 		case createPod:
 			if done, err := r.createPod(ctx, seen); err != nil || !done {
 				return ctrl.Result{RequeueAfter: backstop}, err
@@ -142,6 +152,9 @@ func (r *Reconciler) rest(ctx context.Context, sandbox *v1alpha1.Sandbox, after 
 	case v1alpha1.SandboxFailed:
 		return ctrl.Result{}, nil
 	}
+	if after > 0 {
+		return ctrl.Result{RequeueAfter: after}, nil
+	}
 	return ctrl.Result{RequeueAfter: backstop}, nil
 }
 
@@ -154,7 +167,7 @@ func (r *Reconciler) observe(ctx context.Context, sandbox *v1alpha1.Sandbox) (*o
 	}
 	status := &sandbox.Status
 	if status.SnapshotAttempts > 0 && (status.Phase == v1alpha1.SandboxPausing || status.FailedAttempts > 0) {
-		if seen.attempt, err = r.snapshot(ctx, sandbox.Namespace, naming.PauseSnapshot(sandbox.Name, status.SnapshotAttempts)); err != nil {
+		if seen.attempt, err = r.snapshot(ctx, r.Live, sandbox.Namespace, naming.PauseSnapshot(sandbox.Name, status.SnapshotAttempts)); err != nil {
 			return nil, err
 		}
 	}
@@ -162,8 +175,13 @@ func (r *Reconciler) observe(ctx context.Context, sandbox *v1alpha1.Sandbox) (*o
 	if from == "" && sandbox.Spec.RestoreFrom != nil && status.Phase != v1alpha1.SandboxResuming {
 		from = sandbox.Spec.RestoreFrom.SnapshotName
 	}
-	if from != "" && seen.pod == nil && status.Phase != v1alpha1.SandboxPaused {
-		if seen.from, err = r.snapshot(ctx, sandbox.Namespace, from); err != nil {
+	if from != "" && seen.pod == nil {
+		// Nothing is decided on the one of a paused sandbox; its own events bring what is news.
+		reader := r.Live
+		if status.Phase == v1alpha1.SandboxPaused {
+			reader = r.Client
+		}
+		if seen.from, err = r.snapshot(ctx, reader, sandbox.Namespace, from); err != nil {
 			return nil, err
 		}
 	}
@@ -201,9 +219,9 @@ func ours(pod *corev1.Pod, sandbox *v1alpha1.Sandbox) bool {
 	return pod.Labels[v1alpha1.LabelSandboxUID] == string(sandbox.UID)
 }
 
-func (r *Reconciler) snapshot(ctx context.Context, namespace, name string) (*v1alpha1.SandboxSnapshot, error) {
+func (r *Reconciler) snapshot(ctx context.Context, reader client.Reader, namespace, name string) (*v1alpha1.SandboxSnapshot, error) {
 	snapshot := &v1alpha1.SandboxSnapshot{}
-	err := r.Live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, snapshot)
+	err := reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, snapshot)
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}

@@ -52,6 +52,23 @@ type fixture struct {
 	// refusal is what the creation of a Pod answers.
 	refusal error
 	created int
+	// registry is what it says about images; nil: it has them all.
+	registry func(*v1alpha1.SandboxSnapshot)
+	asked    int
+}
+
+// CheckForResume records what the registry says.
+func (f *fixture) CheckForResume(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) {
+	f.Helper()
+	f.asked++
+	said := inRegistry
+	if f.registry != nil {
+		said = f.registry
+	}
+	said(snapshot)
+	if err := f.own.Status().Update(ctx, snapshot); err != nil {
+		f.Fatal(err)
+	}
 }
 
 type indexes struct{ *fake.ClientBuilder }
@@ -91,7 +108,7 @@ func newFixture(t *testing.T, objects ...client.Object) *fixture {
 		},
 	}).Build()
 	f.r = &Reconciler{
-		Client: f.own, Live: f.own, Host: f.host, HostLive: f.host,
+		Client: f.own, Live: f.own, Host: f.host, HostLive: f.host, Images: f,
 		Jobs:     &commitjob.Runner{Config: commitjob.Config{Namespace: "sandbox-system"}, Client: f.host, Live: f.host},
 		Recorder: events.NewFakeRecorder(100), Clock: f.clock,
 	}
@@ -218,6 +235,34 @@ func TestAPause(t *testing.T) {
 	result := f.visits("Paused Ready=False/Paused Paused=True/Paused saved=demo-gen1 attempts=1")
 	if result.RequeueAfter != 0 {
 		t.Errorf("a sandbox at rest is visited again after %s", result.RequeueAfter)
+	}
+}
+
+func TestAResumeWhoseImageIsGone(t *testing.T) {
+	f := newFixture(t, sandboxIn(v1alpha1.SandboxResuming, saved("demo-gen1")), snapshotIn(v1alpha1.SnapshotSucceed, ofContainer("main", "registry.example.com/a/demo-main:t", "sha256:"+strings.Repeat("a", 64))))
+	f.registry = notInRegistry
+	const waits = "Resuming Ready=False/ImageUnavailable saved=demo-gen1"
+	for visit := range 3 {
+		result := f.visits(waits)
+		if result.RequeueAfter != imageRetry || f.pod() != nil || f.asked != visit+1 {
+			t.Fatalf("asked %d times, looks again after %s; the Pod: %v", f.asked, result.RequeueAfter, f.pod())
+		}
+	}
+	f.registry = inRegistry
+	f.visits("Resuming Ready=False/PodPending pod=demo saved=demo-gen1")
+	if pod := f.pod(); pod == nil || pod.Annotations[v1alpha1.AnnotationRestoredFrom] != "demo-gen1" {
+		t.Fatalf("the Pod: %v", pod)
+	}
+}
+
+func TestAPausedSandboxShowsThatItsImageIsGone(t *testing.T) {
+	f := newFixture(t, sandboxIn(v1alpha1.SandboxPaused, wantsPaused, saved("demo-gen1")), snapshotIn(v1alpha1.SnapshotSucceed, notInRegistry))
+	f.visits("Paused Ready=False/ImageUnavailable Paused=True/Paused saved=demo-gen1")
+	if f.asked != 0 {
+		t.Error("the registry was asked")
+	}
+	if event := <-f.r.Recorder.(*events.FakeRecorder).Events; !strings.HasPrefix(event, "Warning "+v1alpha1.ReasonImageUnavailable) {
+		t.Errorf("the event is %q", event)
 	}
 }
 

@@ -61,7 +61,7 @@ func (w *world) step() {
 		w.commit, w.commit, w.commit, w.commit,
 		w.write, w.write,
 		w.pause, w.pause, w.resume, w.resume, w.resumeElsewhere, w.update,
-		w.deletePod, w.losePod, w.evict, w.end, w.restart, w.deleteSnapshot,
+		w.deletePod, w.losePod, w.evict, w.end, w.restart, w.deleteSnapshot, w.sweepRegistry,
 	}
 	happenings[w.rand.IntN(len(happenings))]()
 	w.check()
@@ -75,6 +75,7 @@ func (w *world) settle() {
 		w.now = w.now.Add(lastRetry)
 		w.node()
 		w.commit()
+		w.sweepRegistry() // which has every image again
 		w.visit()
 		w.check()
 		if w.t.Failed() {
@@ -124,10 +125,10 @@ func (w *world) check() {
 
 // visit is the controller's: decide and do until there is nothing to do but to wait.
 func (w *world) visit() {
-	thawed := false
+	thawed, checked := false, false
 	for range maxSteps {
 		seen := w.observe()
-		seen.thawed = thawed
+		seen.thawed, seen.checked = thawed, checked
 		next := decide(*seen)
 		if next.do != wait {
 			w.note("controller: %s", next.do)
@@ -144,7 +145,13 @@ func (w *world) visit() {
 			if next.after > 0 {
 				return
 			}
+		case checkImages:
+			w.askRegistry(seen.from)
+			checked = true
 		case createPod:
+			if imagesMissing(seen.from) {
+				w.fail("creates a Pod whose image is not in the registry")
+			}
 			w.createPod()
 			return
 		case deletePod:

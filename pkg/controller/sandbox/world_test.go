@@ -214,6 +214,26 @@ func (w *world) letGo(snapshot *v1alpha1.SandboxSnapshot) {
 	w.note("snapshot: %s is gone", snapshot.Name)
 }
 
+// askRegistry finds an image, finds it missing, or finds nothing out.
+func (w *world) askRegistry(snapshot *v1alpha1.SandboxSnapshot) {
+	switch {
+	case w.chance(4):
+		notInRegistry(snapshot)
+		w.note("registry: the image of %s is missing", snapshot.Name)
+	case w.chance(4):
+		registryUnknown(snapshot)
+	default:
+		inRegistry(snapshot)
+	}
+}
+
+// sweepRegistry asks about the image of the next resume.
+func (w *world) sweepRegistry() {
+	if snapshot := w.snapshots[w.sandbox.Status.SnapshotName]; snapshot != nil {
+		w.askRegistry(snapshot)
+	}
+}
+
 func (w *world) thawSource(snapshot *v1alpha1.SandboxSnapshot) {
 	if w.pod != nil && w.pod.UID == snapshot.Status.SourcePodUID {
 		w.frozen = false

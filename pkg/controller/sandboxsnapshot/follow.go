@@ -127,6 +127,7 @@ func (r *Reconciler) succeed(ctx context.Context, snapshot *v1alpha1.SandboxSnap
 	snapshot.Status.CompletionTime = r.now()
 	r.setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonSucceeded, "%d images are in the registry", len(snapshot.Status.Containers))
 	r.setCondition(snapshot, v1alpha1.ConditionFailed, metav1.ConditionFalse, v1alpha1.ReasonSucceeded, "the commit succeeded")
+	r.setCondition(snapshot, v1alpha1.ConditionImageAvailable, metav1.ConditionTrue, v1alpha1.ReasonImageAvailable, "every image of the snapshot is in the registry")
 	if err := r.writeStatus(ctx, snapshot); err != nil {
 		return err
 	}

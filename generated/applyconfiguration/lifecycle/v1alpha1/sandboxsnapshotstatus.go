@@ -33,7 +33,7 @@ import (
 type SandboxSnapshotStatusApplyConfiguration struct {
 	// phase sums up the snapshot in one word. Succeed and Failed are final.
 	Phase *lifecyclev1alpha1.SandboxSnapshotPhase `json:"phase,omitempty"`
-	// conditions are Ready and Failed.
+	// conditions are Ready, Failed and ImageAvailable.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// observedGeneration is the generation of the spec that the controller saw last.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
