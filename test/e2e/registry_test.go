@@ -19,12 +19,16 @@ limitations under the License.
 package e2e
 
 import (
+	"errors"
 	"fmt"
+	"net/http"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
@@ -35,10 +39,7 @@ const busyboxLayers = 1
 // image reads a container's image by the digest in the status, from the registry itself.
 func (r *room) image(saved v1alpha1.ContainerSnapshot, credentials ...authn.Authenticator) v1.Image {
 	r.t.Helper()
-	tag, err := name.NewTag(saved.ImageURI, name.Insecure)
-	if err != nil {
-		r.t.Fatalf("image of container %s: %v", saved.ContainerName, err)
-	}
+	tag := r.tag(saved)
 	options := []remote.Option{remote.WithContext(r.t.Context())}
 	for _, credential := range credentials {
 		options = append(options, remote.WithAuth(credential))
@@ -56,6 +57,49 @@ func (r *room) image(saved v1alpha1.ContainerSnapshot, credentials ...authn.Auth
 	}
 	return image
 }
+
+// tag is where a container's image was pushed to.
+func (r *room) tag(saved v1alpha1.ContainerSnapshot) name.Tag {
+	r.t.Helper()
+	tag, err := name.NewTag(saved.ImageURI, name.Insecure)
+	if err != nil {
+		r.t.Fatalf("image of container %s: %v", saved.ContainerName, err)
+	}
+	return tag
+}
+
+// layers are the digests of an image's layers.
+func (r *room) layers(saved v1alpha1.ContainerSnapshot) []string {
+	r.t.Helper()
+	manifest, err := r.image(saved).Manifest()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var digests []string
+	for _, layer := range manifest.Layers {
+		digests = append(digests, layer.Digest.String())
+	}
+	return digests
+}
+
+// mustNotBeInRegistry checks that the registry says of a manifest that it has none.
+func (r *room) mustNotBeInRegistry(saved v1alpha1.ContainerSnapshot) {
+	r.t.Helper()
+	_, err := remote.Head(r.tag(saved).Digest(saved.ImageDigest), remote.WithContext(r.t.Context()))
+	var answer *transport.Error
+	if !errors.As(err, &answer) || answer.StatusCode != http.StatusNotFound {
+		r.t.Errorf("image %s@%s: %v, want 404", saved.ImageURI, saved.ImageDigest, err)
+	}
+}
+
+// rawManifest is a manifest to be put back byte for byte.
+type rawManifest struct {
+	content []byte
+	kind    types.MediaType
+}
+
+func (m rawManifest) RawManifest() ([]byte, error)        { return m.content, nil }
+func (m rawManifest) MediaType() (types.MediaType, error) { return m.kind, nil }
 
 // mustBeInRegistry checks a container's image: manifest, config and layers.
 func (r *room) mustBeInRegistry(saved v1alpha1.ContainerSnapshot, credentials ...authn.Authenticator) {
