@@ -159,6 +159,10 @@ func TestServingCertAuthorityIsRenewed(t *testing.T) {
 func TestServingCertLosesARace(t *testing.T) {
 	f := newCertFixture(t)
 	winner, loser := f.replica(), f.replica()
+	// The same Secrets by another way in: a fake clientset waits for ever where one of its reactors calls it.
+	other := &kubefake.Clientset{}
+	other.AddReactor("*", "*", clienttesting.ObjectReaction(f.kube.Tracker()))
+	winner.kube = other
 	raced := false
 	f.kube.PrependReactor("update", "secrets", func(clienttesting.Action) (bool, runtime.Object, error) {
 		if raced {
