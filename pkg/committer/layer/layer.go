@@ -21,8 +21,10 @@ package layer
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -31,7 +33,6 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/stream"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/klauspost/compress/zstd"
 )
 
 // ErrReplayed is what a read from a closed stream fails with. An HTTP transport
@@ -40,7 +41,8 @@ import (
 var ErrReplayed = errors.New("the layer's stream was closed; it has to be read from its beginning")
 
 // Source writes the uncompressed layer. It is called once for each attempt to
-// upload it, and has to write the same bytes each time.
+// upload it, and has to write the same bytes each time. The writer also lends
+// its buffers, as overlay.Lender says.
 type Source func(ctx context.Context, w io.Writer) error
 
 // Layer is a v1.Layer that is made while it is uploaded. Digest, DiffID and
@@ -105,8 +107,12 @@ func (l *Layer) Compressed() (io.ReadCloser, error) {
 	if l.latest != nil {
 		_ = l.latest.Close()
 	}
-	l.latest = start(l.ctx, l.source)
-	return l.latest, nil
+	latest, err := start(l.ctx, l.source)
+	if err != nil {
+		return nil, err
+	}
+	l.latest = latest
+	return latest, nil
 }
 
 // Err is why making the layer failed, nil when it did not or when only its
@@ -155,9 +161,12 @@ func (l *Layer) done() (*attempt, error) {
 
 // attempt is one pass over the source; it is the body of one request.
 type attempt struct {
-	pipe   *io.PipeReader
-	cancel context.CancelFunc
+	frames *frames
+	abort  context.CancelCauseFunc
 	closed atomic.Bool
+	// current is the frame that is read, rest what is left of it.
+	current *frame
+	rest    []byte
 
 	finished       chan struct{} // closed when the fields below are set
 	err            error
@@ -166,74 +175,111 @@ type attempt struct {
 	took           time.Duration
 }
 
-func start(ctx context.Context, source Source) *attempt {
-	ctx, cancel := context.WithCancel(ctx)
-	reader, pipe := io.Pipe()
-	a := &attempt{pipe: reader, cancel: cancel, finished: make(chan struct{})}
-	go func() {
-		defer cancel()
-		began := time.Now()
-		a.err = a.run(ctx, source, pipe)
-		if a.err != nil && a.closed.Load() {
-			a.err = ErrReplayed // whatever the closing made fail first
-		}
-		a.took = time.Since(began)
-		// Before the reader sees the end: it asks for the digest right after.
-		close(a.finished)
-		_ = pipe.CloseWithError(a.err)
-	}()
-	return a
+func start(ctx context.Context, source Source) (*attempt, error) {
+	ctx, abort := context.WithCancelCause(ctx)
+	f, err := newFrames(ctx, abort)
+	if err != nil {
+		abort(err)
+		return nil, err
+	}
+	a := &attempt{frames: f, abort: abort, finished: make(chan struct{})}
+	go a.run(ctx, source)
+	return a, nil
 }
 
-// run moves the bytes: source → hash → zstd → hash → pipe.
-func (a *attempt) run(ctx context.Context, source Source, pipe io.Writer) (err error) {
-	// The goroutine has no caller to recover: a panic here would end the process
-	// while containers are frozen.
+// run moves the bytes and says what came of it.
+func (a *attempt) run(ctx context.Context, source Source) {
+	began := time.Now()
+	if err := a.produce(ctx, source); err != nil {
+		a.abort(err)
+	}
+	a.frames.end()
+	<-a.frames.sealed
+	switch {
+	case a.frames.complete:
+		a.digest, a.size = hashOf(a.frames.digest), a.frames.size
+		a.diffID = hashOf(a.frames.diffID)
+	case a.closed.Load():
+		a.err = ErrReplayed // whatever the closing made fail first
+	default:
+		a.err = context.Cause(ctx)
+	}
+	a.took = time.Since(began)
+	a.abort(nil)
+	close(a.finished)
+}
+
+// produce calls the source. The goroutine has no caller to recover: a panic
+// here would end the process while containers are frozen.
+func (a *attempt) produce(ctx context.Context, source Source) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("making the layer panicked: %v", p)
 		}
 	}()
-	compressed := newDigester()
-	defer compressed.stop()
-	uncompressed := newDigester()
-	defer uncompressed.stop()
+	return source(ctx, a.frames)
+}
 
-	encoder, err := zstd.NewWriter(io.MultiWriter(compressed, pipe),
-		// The fastest level already costs more than everything else together; the
-		// default concurrency is GOMAXPROCS.
-		zstd.WithEncoderLevel(zstd.SpeedFastest))
-	if err != nil {
-		return err
+func hashOf(h hash.Hash) v1.Hash {
+	return v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(h.Sum(nil))}
+}
+
+// next waits for a frame. Its error is io.EOF after the last one; then the
+// digests are there, for the reader asks for them right after.
+func (a *attempt) next() error {
+	if a.current != nil {
+		a.frames.release(a.current)
+		a.current, a.rest = nil, nil
 	}
-	if err := source(ctx, io.MultiWriter(uncompressed, encoder)); err != nil {
-		// Only to end the encoder's goroutines: nothing more may reach the pipe.
-		encoder.Reset(io.Discard)
-		_ = encoder.Close()
-		return err
+	b, more := <-a.frames.out
+	if a.closed.Load() {
+		return ErrReplayed
 	}
-	if err := encoder.Close(); err != nil {
-		return err
+	if !more {
+		<-a.finished
+		if a.err != nil {
+			return a.err
+		}
+		return io.EOF
 	}
-	a.digest, a.size = compressed.sum()
-	a.diffID, _ = uncompressed.sum()
+	a.current, a.rest = b, b.packed
 	return nil
 }
 
 // Read implements io.Reader.
 func (a *attempt) Read(p []byte) (int, error) {
-	n, err := a.pipe.Read(p)
-	if err != nil && a.closed.Load() {
-		err = ErrReplayed // rather than the pipe's own error
+	for len(a.rest) == 0 {
+		if err := a.next(); err != nil {
+			return 0, err
+		}
 	}
-	return n, err
+	n := copy(p, a.rest)
+	a.rest = a.rest[n:]
+	return n, nil
+}
+
+// WriteTo implements io.WriterTo, by which HTTP/1 takes a whole frame as one
+// chunk, without copying it.
+func (a *attempt) WriteTo(w io.Writer) (written int64, err error) {
+	for {
+		n, err := w.Write(a.rest) // nothing, the first time
+		written += int64(n)
+		if err != nil {
+			return written, err
+		}
+		if err := a.next(); err != nil {
+			if errors.Is(err, io.EOF) {
+				return written, nil
+			}
+			return written, err
+		}
+	}
 }
 
 // Close ends the attempt and waits until the source is no longer read.
 func (a *attempt) Close() error {
 	a.closed.Store(true)
-	_ = a.pipe.CloseWithError(ErrReplayed)
-	a.cancel()
+	a.abort(ErrReplayed)
 	<-a.finished
 	return nil
 }

@@ -24,12 +24,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// regular writes a file with its content.
-func (t *writer) regular(dir *directory, name, path string, listed *unix.Stat_t) error {
+// regular writes a file with its content, or as a further name of one.
+func (t *writer) regular(dir *directory, name, path []byte) error {
 	// Not blocking: should the name have become a FIFO, open must not wait for a writer.
-	fd, err := retry(func() (int, error) {
-		return unix.Openat(dir.fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	})
+	fd, err := openat(dir.fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC)
 	if err != nil {
 		return vanished(path, err)
 	}
@@ -38,10 +36,9 @@ func (t *writer) regular(dir *directory, name, path string, listed *unix.Stat_t)
 	if err := unix.Fstat(fd, &st); err != nil {
 		return vanished(path, err)
 	}
-	if inodeOf(&st) != inodeOf(listed) || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return fmt.Errorf("%q %w: it is another file now", "/"+path, ErrChanged)
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return fmt.Errorf("%q %w: it is no regular file any more", "/"+string(path), ErrChanged)
 	}
-
 	attrs, err := t.xattrs(fdXattrs(fd), path)
 	if err != nil {
 		return err
@@ -51,12 +48,22 @@ func (t *writer) regular(dir *directory, name, path string, listed *unix.Stat_t)
 	if attrs.whiteout && st.Size == 0 {
 		return t.whiteout(path)
 	}
+	if done, err := t.hardlink(path, &st, attrs); done || err != nil {
+		return err
+	}
 	h := newHeader(&st, path, attrs.kept)
-	h.Typeflag, h.Size = tar.TypeReg, st.Size
+	h.typeflag, h.size = tar.TypeReg, st.Size
 	if err := t.header(h); err != nil {
 		return err
 	}
 	t.stats.Bytes += st.Size
+	if err := t.content(fd, path, &st); err != nil {
+		return err
+	}
+	return t.zeros(padding(st.Size))
+}
+
+func (t *writer) content(fd int, path []byte, st *unix.Stat_t) error {
 	if st.Blocks*512 >= st.Size {
 		return t.copy(fd, path, 0, st.Size)
 	}
@@ -65,7 +72,7 @@ func (t *writer) regular(dir *directory, name, path string, listed *unix.Stat_t)
 
 // copySparse writes a file that occupies less than its size. Holes are written
 // as zeros without being read.
-func (t *writer) copySparse(fd int, path string, size int64) error {
+func (t *writer) copySparse(fd int, path []byte, size int64) error {
 	for offset := int64(0); offset < size; {
 		data, err := unix.Seek(fd, offset, unix.SEEK_DATA)
 		switch {
@@ -96,39 +103,45 @@ func (t *writer) copySparse(fd int, path string, size int64) error {
 }
 
 // copy writes the bytes from offset up to end.
-func (t *writer) copy(fd int, path string, offset, end int64) error {
+func (t *writer) copy(fd int, path []byte, offset, end int64) error {
 	for offset < end {
 		if err := t.ctx.Err(); err != nil {
 			return err
 		}
-		buf := t.buf[:min(int64(len(t.buf)), end-offset)]
-		n, err := retry(func() (int, error) { return unix.Pread(fd, buf, offset) })
+		room, err := t.out.Lend()
+		if err != nil {
+			return err
+		}
+		room = room[:min(int64(len(room)), end-offset)]
+		n, err := retry(func() (int, error) { return unix.Pread(fd, room, offset) })
 		if err != nil {
 			return vanished(path, err)
 		}
 		if n == 0 {
-			return fmt.Errorf("%q %w: it ends at %d of %d bytes", "/"+path, ErrChanged, offset, end)
+			return fmt.Errorf("%q %w: it ends at %d of %d bytes", "/"+string(path), ErrChanged, offset, end)
 		}
-		if _, err := t.tar.Write(buf[:n]); err != nil {
-			return err
-		}
+		t.out.Fill(n)
 		offset += int64(n)
 	}
 	return nil
 }
 
-var zeroBlock [256 << 10]byte
+// zeroBlock is for headers, whose empty fields are zeros.
+var zeroBlock [blockSize]byte
 
 func (t *writer) zeros(n int64) error {
 	for n > 0 {
 		if err := t.ctx.Err(); err != nil {
 			return err
 		}
-		block := zeroBlock[:min(int64(len(zeroBlock)), n)]
-		if _, err := t.tar.Write(block); err != nil {
+		room, err := t.out.Lend()
+		if err != nil {
 			return err
 		}
-		n -= int64(len(block))
+		room = room[:min(int64(len(room)), n)]
+		clear(room)
+		t.out.Fill(len(room))
+		n -= int64(len(room))
 	}
 	return nil
 }

@@ -28,18 +28,18 @@ import (
 // lie in one buffer: a container can put a million files into a directory, and
 // a million strings would cost several times as much.
 type names struct {
-	bytes  []byte
+	bytes  []byte   // each with a zero at its end, as the kernel wants them
 	starts []uint32 // where each name begins
 	size   []uint8  // and how long it is; NAME_MAX is 255
+	types  []uint8  // DT_…, DT_UNKNOWN where the file system does not tell
 }
 
 func (n *names) len() int { return len(n.starts) }
 
+// raw is a name; the byte after its end is a zero.
 func (n *names) raw(i int) []byte {
 	return n.bytes[n.starts[i] : n.starts[i]+uint32(n.size[i])]
 }
-
-func (n *names) at(i int) string { return string(n.raw(i)) }
 
 // Len, Less and Swap are for sort.
 func (n *names) Len() int           { return n.len() }
@@ -47,19 +47,20 @@ func (n *names) Less(i, j int) bool { return bytes.Compare(n.raw(i), n.raw(j)) <
 func (n *names) Swap(i, j int) {
 	n.starts[i], n.starts[j] = n.starts[j], n.starts[i]
 	n.size[i], n.size[j] = n.size[j], n.size[i]
+	n.types[i], n.types[j] = n.types[j], n.types[i]
 }
 
 // Of struct linux_dirent64, see getdents64(2): inode number, offset, length of
 // the record, type, name with a terminating zero.
 const (
 	direntLength = 16
+	direntType   = 18
 	direntName   = 19
 )
 
 // list reads the directory's names.
-func (d *directory) list() (names, error) {
+func (d *directory) list(buf []byte) (names, error) {
 	var all names
-	buf := make([]byte, 64<<10)
 	for {
 		n, err := retry(func() (int, error) { return unix.Getdents(d.fd, buf) })
 		if err != nil {
@@ -79,7 +80,8 @@ func (d *directory) list() (names, error) {
 			}
 			all.starts = append(all.starts, uint32(len(all.bytes)))
 			all.size = append(all.size, uint8(len(name)))
-			all.bytes = append(all.bytes, name...)
+			all.types = append(all.types, record[direntType])
+			all.bytes = append(append(all.bytes, name...), 0)
 		}
 	}
 }

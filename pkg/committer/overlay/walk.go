@@ -19,6 +19,7 @@ package overlay
 import (
 	"errors"
 	"fmt"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,11 +50,11 @@ func (t *writer) walk(root string) (err error) {
 			f.dir.close()
 		}
 	}()
-	if err := t.openedDirectory(top, st, ""); err != nil {
+	if err := t.openedDirectory(top, st, nil); err != nil {
 		return err
 	}
-	if stack[0].names, err = top.list(); err != nil {
-		return vanished("", err)
+	if stack[0].names, err = top.list(t.buf); err != nil {
+		return vanished(nil, err)
 	}
 
 	var path []byte
@@ -65,7 +66,7 @@ func (t *writer) walk(root string) (err error) {
 		if f.next == f.names.len() {
 			if len(stack) > 1 {
 				if err := stack[len(stack)-2].dir.reopen(f.dir); err != nil {
-					return vanished(string(path[:f.path]), err)
+					return vanished(path[:f.path], err)
 				}
 			}
 			f.dir.close()
@@ -73,7 +74,7 @@ func (t *writer) walk(root string) (err error) {
 			continue
 		}
 
-		name := f.names.at(f.next)
+		name, kind := f.names.raw(f.next), f.names.types[f.next]
 		f.next++
 		path = path[:f.path]
 		if f.path > 0 {
@@ -81,7 +82,7 @@ func (t *writer) walk(root string) (err error) {
 		}
 		path = append(path, name...)
 
-		dir, err := t.entry(f.dir, name, string(path))
+		dir, err := t.entry(f.dir, name, kind, path)
 		if err != nil {
 			return err
 		}
@@ -93,8 +94,8 @@ func (t *writer) walk(root string) (err error) {
 		if dir.id.dev != top.id.dev {
 			return fmt.Errorf("%q is another file system: only the container's own layer is read", "/"+string(path))
 		}
-		if child.names, err = dir.list(); err != nil {
-			return vanished(string(path), err)
+		if child.names, err = dir.list(t.buf); err != nil {
+			return vanished(path, err)
 		}
 		if far := len(stack) - 1 - maxOpen; far >= 0 {
 			stack[far].dir.close()
@@ -113,7 +114,7 @@ type directory struct {
 const openDirectory = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
 
 func openRoot(path string) (*directory, *unix.Stat_t, error) {
-	d, st, err := openAt(unix.AT_FDCWD, path)
+	d, st, err := openAt(unix.AT_FDCWD, append([]byte(path), 0))
 	if err != nil {
 		return nil, nil, fmt.Errorf("opening the container's layer %s: %w", path, err)
 	}
@@ -121,12 +122,12 @@ func openRoot(path string) (*directory, *unix.Stat_t, error) {
 }
 
 // open opens a child directory; it fails when the name is anything else.
-func (d *directory) open(name string) (*directory, *unix.Stat_t, error) {
+func (d *directory) open(name []byte) (*directory, *unix.Stat_t, error) {
 	return openAt(d.fd, name)
 }
 
-func openAt(fd int, name string) (*directory, *unix.Stat_t, error) {
-	dirfd, err := retry(func() (int, error) { return unix.Openat(fd, name, openDirectory, 0) })
+func openAt(fd int, name []byte) (*directory, *unix.Stat_t, error) {
+	dirfd, err := openat(fd, name, openDirectory)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -138,12 +139,14 @@ func openAt(fd int, name string) (*directory, *unix.Stat_t, error) {
 	return &directory{fd: dirfd, id: inodeOf(&st)}, &st, nil
 }
 
+var dotDot = []byte("..\x00")[:2]
+
 // reopen opens d again from its child, when it was closed.
 func (d *directory) reopen(child *directory) error {
 	if d.fd >= 0 {
 		return nil
 	}
-	again, _, err := child.open("..")
+	again, _, err := child.open(dotDot)
 	if err != nil {
 		return err
 	}
@@ -160,6 +163,18 @@ func (d *directory) close() {
 		_ = unix.Close(d.fd)
 		d.fd = -1
 	}
+}
+
+// openat is openat(2) for a name that has a zero behind its end: a string would
+// be copied for each file.
+func openat(dirfd int, name []byte, flags int) (int, error) {
+	return retry(func() (int, error) {
+		fd, _, errno := unix.Syscall6(unix.SYS_OPENAT, uintptr(dirfd), uintptr(unsafe.Pointer(unsafe.SliceData(name))), uintptr(flags|unix.O_LARGEFILE), 0, 0, 0)
+		if errno != 0 {
+			return -1, errno
+		}
+		return int(fd), nil
+	})
 }
 
 // retry repeats a system call that a signal interrupted.

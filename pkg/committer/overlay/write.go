@@ -27,12 +27,12 @@ package overlay
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"strings"
-	"time"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -96,13 +96,14 @@ func Write(ctx context.Context, w io.Writer, path string, o Options) (Stats, err
 	if o.MaxPath == 0 {
 		o.MaxPath = MaxPath
 	}
+	out, flush := lenderOf(w)
 	t := &writer{
 		ctx:     ctx,
-		tar:     tar.NewWriter(w),
+		out:     out,
 		marks:   "trusted.overlay.",
 		maxPath: o.MaxPath,
 		links:   map[inode]*link{},
-		buf:     make([]byte, 256<<10),
+		buf:     make([]byte, 64<<10),
 	}
 	if o.UserXattr {
 		t.marks = "user.overlay."
@@ -110,11 +111,11 @@ func Write(ctx context.Context, w io.Writer, path string, o Options) (Stats, err
 	if err := t.walk(path); err != nil {
 		return t.stats, err
 	}
-	// Close fails when an entry got fewer bytes than its header says.
-	if err := t.tar.Close(); err != nil {
+	// The end of a tar is two empty blocks.
+	if err := t.zeros(2 * blockSize); err != nil {
 		return t.stats, err
 	}
-	return t.stats, nil
+	return t.stats, flush()
 }
 
 // Check fails when the directory at path could not be read, or only wrongly. It
@@ -133,7 +134,8 @@ func Check(path string, o Options) error {
 
 type writer struct {
 	ctx     context.Context
-	tar     *tar.Writer
+	out     Lender
+	encoder encoder
 	marks   string // the prefix of overlay's own extended attributes
 	maxPath int
 	links   map[inode]*link
@@ -152,11 +154,15 @@ type link struct {
 
 func inodeOf(st *unix.Stat_t) inode { return inode{uint64(st.Dev), st.Ino} }
 
-// entry writes what dir holds under name, whose whole path is path. For a
-// directory it returns the opened directory, to be walked next.
-func (t *writer) entry(dir *directory, name, path string) (*directory, error) {
+// entry writes what dir holds under name, whose whole path is path and whose
+// type is kind as far as the listing told. For a directory it returns the opened
+// directory, to be walked next.
+func (t *writer) entry(dir *directory, name []byte, kind uint8, path []byte) (*directory, error) {
 	var st unix.Stat_t
-	if err := unix.Fstatat(dir.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	// Most entries are regular files, and tell all the rest once they are open.
+	if kind == unix.DT_REG {
+		st.Mode = unix.S_IFREG
+	} else if err := unix.Fstatat(dir.fd, string(name), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return nil, vanished(path, err)
 	}
 	format := st.Mode & unix.S_IFMT
@@ -164,43 +170,39 @@ func (t *writer) entry(dir *directory, name, path string) (*directory, error) {
 		t.stats.Sockets++
 		return nil, nil
 	}
-	if strings.HasPrefix(name, whiteoutPrefix) {
-		return nil, fmt.Errorf("%q %w: names that begin with %q mean deletions there", "/"+path, ErrUnrepresentable, whiteoutPrefix)
+	if bytes.HasPrefix(name, []byte(whiteoutPrefix)) {
+		return nil, fmt.Errorf("%q %w: names that begin with %q mean deletions there", "/"+string(path), ErrUnrepresentable, whiteoutPrefix)
 	}
 	if len(path) > t.maxPath {
-		return nil, fmt.Errorf("%q… (%d bytes) %w: unpackers cannot create paths of more than %d bytes", "/"+path[:min(len(path), 64)], len(path), ErrUnrepresentable, t.maxPath)
+		return nil, fmt.Errorf("%q… (%d bytes) %w: unpackers cannot create paths of more than %d bytes", "/"+string(path[:min(len(path), 64)]), len(path), ErrUnrepresentable, t.maxPath)
 	}
+	switch {
+	case format == unix.S_IFREG:
+		return nil, t.regular(dir, name, path)
 	// Whiteouts come before hard links: the kernel makes all whiteouts of a mount
 	// links of one inode (ovl_whiteout in fs/overlayfs/dir.c).
-	if format == unix.S_IFCHR && st.Rdev == 0 {
+	case format == unix.S_IFCHR && st.Rdev == 0:
 		return nil, t.whiteout(path)
-	}
-	if format == unix.S_IFDIR {
+	case format == unix.S_IFDIR:
 		return t.directory(dir, name, path)
-	}
-	if done, err := t.hardlink(dir, name, path, &st); done || err != nil {
-		return nil, err
-	}
-	if format == unix.S_IFREG {
-		return nil, t.regular(dir, name, path, &st)
 	}
 	return nil, t.special(dir, name, path, &st)
 }
 
 // whiteout writes the deletion of path.
-func (t *writer) whiteout(path string) error {
-	parent, name := path[:strings.LastIndexByte(path, '/')+1], path[strings.LastIndexByte(path, '/')+1:]
+func (t *writer) whiteout(path []byte) error {
+	slash := bytes.LastIndexByte(path, '/') + 1
 	t.stats.Whiteouts++
-	return t.marker(parent + whiteoutPrefix + name)
+	return t.marker(slices.Concat(path[:slash], []byte(whiteoutPrefix), path[slash:]))
 }
 
 // marker writes an empty file that only its name speaks for.
-func (t *writer) marker(path string) error {
-	return t.header(&tar.Header{Typeflag: tar.TypeReg, Name: path, ModTime: time.Unix(0, 0)})
+func (t *writer) marker(path []byte) error {
+	return t.header(&header{typeflag: tar.TypeReg, name: path})
 }
 
 // directory writes a directory itself and returns it opened.
-func (t *writer) directory(parent *directory, name, path string) (*directory, error) {
+func (t *writer) directory(parent *directory, name, path []byte) (*directory, error) {
 	dir, st, err := parent.open(name)
 	if err != nil {
 		return nil, vanished(path, err)
@@ -212,39 +214,37 @@ func (t *writer) directory(parent *directory, name, path string) (*directory, er
 	return dir, nil
 }
 
-func (t *writer) openedDirectory(dir *directory, st *unix.Stat_t, path string) error {
+func (t *writer) openedDirectory(dir *directory, st *unix.Stat_t, path []byte) error {
 	attrs, err := t.xattrs(fdXattrs(dir.fd), path)
 	if err != nil {
 		return err
 	}
-	h := newHeader(st, path+"/", attrs.kept)
-	if path == "" {
-		h.Name = "./"
+	inside := slices.Concat(path, []byte("/"))
+	h := newHeader(st, inside, attrs.kept)
+	if len(path) == 0 {
+		h.name, inside = []byte("./"), nil
 	}
-	h.Typeflag = tar.TypeDir
+	h.typeflag = tar.TypeDir
 	if err := t.header(h); err != nil {
 		return err
 	}
 	if !attrs.opaque {
 		return nil
 	}
-	if path != "" {
-		path += "/"
-	}
 	// Before the children: an unpacker that works by deleting must not delete them.
 	t.stats.Whiteouts++
-	return t.marker(path + opaqueName)
+	return t.marker(append(inside, opaqueName...))
 }
 
 // hardlink writes a further name of a file that was written before.
-func (t *writer) hardlink(dir *directory, name, path string, st *unix.Stat_t) (done bool, err error) {
+func (t *writer) hardlink(path []byte, st *unix.Stat_t, attrs attributes) (done bool, err error) {
 	if st.Nlink < 2 {
 		return false, nil
 	}
 	id := inodeOf(st)
 	first, ok := t.links[id]
 	if !ok {
-		t.links[id] = &link{path: path, left: uint64(st.Nlink) - 1}
+		t.links[id] = &link{path: string(path), left: uint64(st.Nlink) - 1}
 		return false, nil
 	}
 	// A file whose names were all met needs no memory any more.
@@ -253,38 +253,37 @@ func (t *writer) hardlink(dir *directory, name, path string, st *unix.Stat_t) (d
 	}
 	// Unpackers chown what they have just linked, and a chown takes a file's
 	// capabilities: so every name brings all attributes, not only the first.
-	attrs, err := t.xattrs(nameXattrs(dir.fd, name), path)
-	if err != nil {
-		return false, err
-	}
 	h := newHeader(st, path, attrs.kept)
-	h.Typeflag, h.Linkname = tar.TypeLink, first.path
+	h.typeflag, h.link = tar.TypeLink, []byte(first.path)
 	return true, t.header(h)
 }
 
 // special writes what has no content: symbolic links, FIFOs and devices.
-func (t *writer) special(dir *directory, name, path string, st *unix.Stat_t) error {
+func (t *writer) special(dir *directory, name, path []byte, st *unix.Stat_t) error {
 	attrs, err := t.xattrs(nameXattrs(dir.fd, name), path)
 	if err != nil {
+		return err
+	}
+	if done, err := t.hardlink(path, st, attrs); done || err != nil {
 		return err
 	}
 	h := newHeader(st, path, attrs.kept)
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFLNK:
-		h.Typeflag = tar.TypeSymlink
-		if h.Linkname, err = readlink(dir.fd, name); err != nil {
+		h.typeflag = tar.TypeSymlink
+		if h.link, err = readlink(dir.fd, string(name), t.buf); err != nil {
 			return vanished(path, err)
 		}
 	case unix.S_IFIFO:
-		h.Typeflag = tar.TypeFifo
+		h.typeflag = tar.TypeFifo
 	case unix.S_IFCHR, unix.S_IFBLK:
-		h.Typeflag = tar.TypeChar
+		h.typeflag = tar.TypeChar
 		if st.Mode&unix.S_IFMT == unix.S_IFBLK {
-			h.Typeflag = tar.TypeBlock
+			h.typeflag = tar.TypeBlock
 		}
-		h.Devmajor, h.Devminor = int64(unix.Major(uint64(st.Rdev))), int64(unix.Minor(uint64(st.Rdev)))
+		h.major, h.minor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))
 	default:
-		return fmt.Errorf("%q %w: unknown file type %#o", "/"+path, ErrUnrepresentable, st.Mode&unix.S_IFMT)
+		return fmt.Errorf("%q %w: unknown file type %#o", "/"+string(path), ErrUnrepresentable, st.Mode&unix.S_IFMT)
 	}
 	return t.header(h)
 }
@@ -292,47 +291,45 @@ func (t *writer) special(dir *directory, name, path string, st *unix.Stat_t) err
 // newHeader has what all types share. Owners are numbers only: the names are
 // the container's /etc/passwd's business. Access and change times are left
 // out: reading would change them.
-func newHeader(st *unix.Stat_t, path string, xattrs map[string]string) *tar.Header {
-	return &tar.Header{
-		Name:       path,
-		Mode:       int64(st.Mode & 0o7777),
-		Uid:        int(st.Uid),
-		Gid:        int(st.Gid),
-		ModTime:    time.Unix(st.Mtim.Unix()),
-		PAXRecords: xattrs,
+func newHeader(st *unix.Stat_t, path []byte, xattrs []record) *header {
+	sec, nsec := st.Mtim.Unix()
+	return &header{
+		name:    path,
+		mode:    st.Mode & 0o7777,
+		uid:     st.Uid,
+		gid:     st.Gid,
+		sec:     sec,
+		nsec:    nsec,
+		records: xattrs,
 	}
 }
 
-func (t *writer) header(h *tar.Header) error {
+func (t *writer) header(h *header) error {
 	// Only PAX keeps nanoseconds, names of any bytes, and extended attributes.
-	h.Format = tar.FormatPAX
-	err := t.tar.WriteHeader(h)
-	if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) {
-		return fmt.Errorf("%q %w: %w", "/"+h.Name, ErrUnrepresentable, err)
+	blocks, err := t.encoder.encode(h)
+	if err != nil {
+		return fmt.Errorf("%q %w: %w", "/"+string(h.name), ErrUnrepresentable, err)
 	}
-	if err == nil {
-		t.stats.Entries++
+	if _, err := t.out.Write(blocks); err != nil {
+		return err
 	}
-	return err
+	t.stats.Entries++
+	return nil
 }
 
-func readlink(dirfd int, name string) (string, error) {
-	for size := unix.PathMax; ; size *= 2 {
-		buf := make([]byte, size)
-		n, err := unix.Readlinkat(dirfd, name, buf)
-		if err != nil {
-			return "", err
-		}
-		if n < size {
-			return string(buf[:n]), nil
-		}
+// readlink reads into buf, which is larger than any target (PATH_MAX).
+func readlink(dirfd int, name string, buf []byte) ([]byte, error) {
+	n, err := unix.Readlinkat(dirfd, name, buf)
+	if err != nil {
+		return nil, err
 	}
+	return buf[:n], nil
 }
 
 // vanished words a failed system call on an entry that was just listed.
-func vanished(path string, err error) error {
+func vanished(path []byte, err error) error {
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESTALE) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) {
-		return fmt.Errorf("%q %w: %w", "/"+path, ErrChanged, err)
+		return fmt.Errorf("%q %w: %w", "/"+string(path), ErrChanged, err)
 	}
-	return fmt.Errorf("reading %q: %w", "/"+path, err)
+	return fmt.Errorf("reading %q: %w", "/"+string(path), err)
 }

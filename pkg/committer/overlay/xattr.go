@@ -35,7 +35,7 @@ const schily = "SCHILY.xattr."
 // what the container keeps in them, as PAX records.
 type attributes struct {
 	opaque, whiteout bool
-	kept             map[string]string
+	kept             []record
 }
 
 // xattrSource reads extended attributes. Both calls answer as the system calls
@@ -54,18 +54,18 @@ func fdXattrs(fd int) xattrSource {
 
 // nameXattrs reads those of an entry that must not be opened. There is no
 // lgetxattrat before Linux 6.13; the directory's link in /proc does the same.
-func nameXattrs(dirfd int, name string) xattrSource {
-	path := "/proc/self/fd/" + strconv.Itoa(dirfd) + "/" + name
+func nameXattrs(dirfd int, name []byte) xattrSource {
+	path := "/proc/self/fd/" + strconv.Itoa(dirfd) + "/" + string(name)
 	return xattrSource{
 		list: func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) },
 		get:  func(name string, buf []byte) (int, error) { return unix.Lgetxattr(path, name, buf) },
 	}
 }
 
-func (t *writer) xattrs(source xattrSource, path string) (attributes, error) {
+func (t *writer) xattrs(source xattrSource, path []byte) (attributes, error) {
 	var a attributes
 	list, err := t.read(source.list)
-	if errors.Is(err, unix.ENOTSUP) {
+	if errors.Is(err, unix.ENOTSUP) || err == nil && len(list) == 0 {
 		return a, nil
 	}
 	if err != nil {
@@ -78,10 +78,10 @@ func (t *writer) xattrs(source xattrSource, path string) (attributes, error) {
 		}
 		value, err := t.read(func(buf []byte) (int, error) { return source.get(name, buf) })
 		if err != nil {
-			return a, fmt.Errorf("reading the attribute %q of %q: %w", name, "/"+path, err)
+			return a, fmt.Errorf("reading the attribute %q of %q: %w", name, "/"+string(path), err)
 		}
 		if isMark {
-			keep, err := a.mark(mark, string(value), path)
+			keep, err := a.mark(mark, string(value), string(path))
 			if err != nil {
 				return a, err
 			}
@@ -90,12 +90,9 @@ func (t *writer) xattrs(source xattrSource, path string) (attributes, error) {
 			}
 		}
 		if strings.Contains(name, "=") {
-			return a, fmt.Errorf("the attribute %q of %q %w: its name has an equals sign", name, "/"+path, ErrUnrepresentable)
+			return a, fmt.Errorf("the attribute %q of %q %w: its name has an equals sign", name, "/"+string(path), ErrUnrepresentable)
 		}
-		if a.kept == nil {
-			a.kept = map[string]string{}
-		}
-		a.kept[schily+name] = string(value)
+		a.kept = append(a.kept, record{schily + name, string(value)})
 	}
 	return a, nil
 }
@@ -153,8 +150,8 @@ func seesTrusted() bool {
 	return err == nil && slices.Equal(strings.Fields(string(users)), []string{"0", "0", "4294967295"})
 }
 
-// read calls with the writer's buffer, which is larger than the largest
-// extended attribute (64 KiB) and list of names (64 KiB).
+// read calls with the writer's buffer, which is as large as the largest
+// extended attribute and list of names (XATTR_SIZE_MAX, XATTR_LIST_MAX).
 func (t *writer) read(call func(buf []byte) (int, error)) ([]byte, error) {
 	n, err := retry(func() (int, error) { return call(t.buf) })
 	if err != nil {
