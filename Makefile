@@ -25,8 +25,9 @@ REVISION = $(shell git rev-parse --verify --quiet HEAD)
 GOLANGCI_LINT_VERSION := v2.15.0
 GOLANGCI_LINT := bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
 
-# Further flags for every `go test`.
+# Further flags for every `go test`, and for the benchmarks.
 TEST_FLAGS ?=
+BENCH_FLAGS ?=
 
 ##@ Try it
 
@@ -104,6 +105,14 @@ integration: ## Run the serving tests: the real server over an embedded etcd
 .PHONY: e2e
 e2e: $(CLUSTER) ## Run the end-to-end tests on the local cluster; starts it and ends it, unless it is up already (needs root)
 	hack/e2e.sh
+
+.PHONY: bench
+bench: bench-commit ## Measure: all benchmarks, their numbers in .bench
+
+.PHONY: bench-commit
+bench-commit: build ## Measure commits beside tar | zstd | curl and containerd's own diff (needs root; BENCH_FLAGS=--help lists more)
+	@go build -o bin/bench-commit ./test/bench/commit
+	@bin/bench-commit --bin $(CLUSTER_DIR)/bin $(BENCH_FLAGS)
 
 .PHONY: test
 test: $(CLUSTER) ## Everything: lint, verify-generate, unit, integration, e2e on a cluster of its own (needs root)
