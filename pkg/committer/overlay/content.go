@@ -20,14 +20,14 @@ import (
 	"archive/tar"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
 // regular writes a file with its content, or as a further name of one.
 func (t *writer) regular(dir *directory, name, path []byte) error {
-	// Not blocking: should the name have become a FIFO, open must not wait for a writer.
-	fd, err := openat(dir.fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC)
+	fd, err := t.openRegular(dir, name)
 	if err != nil {
 		return vanished(path, err)
 	}
@@ -46,21 +46,72 @@ func (t *writer) regular(dir *directory, name, path []byte) error {
 	// The other form of a whiteout, for file systems without device nodes.
 	// https://docs.kernel.org/filesystems/overlayfs.html#whiteouts-and-opaque-directories
 	if attrs.whiteout && st.Size == 0 {
-		return t.whiteout(path)
+		return errors.Join(t.whiteout(path), t.remember(whiteoutEntry, name, &st))
 	}
-	if done, err := t.hardlink(path, &st, attrs); done || err != nil {
+	if done, err := t.hardlink(path, &st, attrs); err != nil {
 		return err
+	} else if done {
+		return t.remember(otherEntry, name, &st)
 	}
 	h := newHeader(&st, path, attrs.kept)
 	h.typeflag, h.size = tar.TypeReg, st.Size
 	if err := t.header(h); err != nil {
+		delete(t.links, inodeOf(&st)) // no other name may lead to it
 		return err
 	}
 	t.stats.Bytes += st.Size
-	if err := t.content(fd, path, &st); err != nil {
+	t.written = 0
+	err = t.content(fd, path, &st)
+	if t.tolerable(err) {
+		// The header has promised the bytes. Not remembered, the file counts as changed.
+		return t.zeros(st.Size - t.written + padding(st.Size))
+	}
+	if err != nil {
 		return err
 	}
-	return t.zeros(padding(st.Size))
+	return errors.Join(t.zeros(padding(st.Size)), t.remember(otherEntry, name, &st))
+}
+
+const openFile = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC
+
+func (t *writer) openRegular(dir *directory, name []byte) (int, error) {
+	if t.record == nil {
+		// Not blocking: should the name have become a FIFO, open must not wait for a writer.
+		return openat(dir.fd, name, openFile|unix.O_NOFOLLOW)
+	}
+	// While the container runs it may put a device in the place of what was listed,
+	// and opening some devices does things.
+	handle, err := openat(dir.fd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	defer func() { _ = unix.Close(handle) }()
+	var st unix.Stat_t
+	if err := unix.Fstat(handle, &st); err != nil {
+		return -1, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return -1, unix.ENOENT
+	}
+	fd, err := retry(func() (int, error) {
+		return unix.Open("/proc/self/fd/"+strconv.Itoa(handle), openFile, 0)
+	})
+	if err != nil {
+		return -1, err
+	}
+	// Waits for whoever is just writing: see Copy. An empty file has no data.
+	if _, err := unix.Seek(fd, 0, unix.SEEK_DATA); err != nil && !errors.Is(err, unix.ENXIO) {
+		_ = unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// tolerable is whether a first pass goes on after err: not when the layer cannot
+// be written, or the container's tree not be walked.
+func (t *writer) tolerable(err error) bool {
+	var broken *sinkError
+	return err != nil && t.record != nil && t.ctx.Err() == nil && !errors.As(err, &broken) && !errors.Is(err, errManyFiles)
 }
 
 func (t *writer) content(fd int, path []byte, st *unix.Stat_t) error {
@@ -121,6 +172,7 @@ func (t *writer) copy(fd int, path []byte, offset, end int64) error {
 			return fmt.Errorf("%q %w: it ends at %d of %d bytes", "/"+string(path), ErrChanged, offset, end)
 		}
 		t.out.Fill(n)
+		t.written += int64(n)
 		offset += int64(n)
 	}
 	return nil
@@ -141,6 +193,7 @@ func (t *writer) zeros(n int64) error {
 		room = room[:min(int64(len(room)), n)]
 		clear(room)
 		t.out.Fill(len(room))
+		t.written += int64(len(room))
 		n -= int64(len(room))
 	}
 	return nil

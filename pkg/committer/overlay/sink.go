@@ -71,3 +71,28 @@ func (b *buffered) flush() error {
 	b.buf = b.buf[:0]
 	return err
 }
+
+// sink marks the errors of a writer, to tell them from those of reading.
+type sink struct{ to Lender }
+
+type sinkError struct{ error }
+
+func (e *sinkError) Unwrap() error { return e.error }
+
+func (s sink) Lend() ([]byte, error) {
+	room, err := s.to.Lend()
+	if err != nil {
+		err = &sinkError{err}
+	}
+	return room, err
+}
+
+func (s sink) Fill(n int) { s.to.Fill(n) }
+
+func (s sink) Write(p []byte) (int, error) {
+	n, err := s.to.Write(p)
+	if err != nil {
+		err = &sinkError{err}
+	}
+	return n, err
+}

@@ -35,26 +35,42 @@ type frame struct {
 	names names
 	next  int // the next of names
 	path  int // the length of this directory's path
+
+	// Of a second pass:
+
+	// compared is whether the first pass wrote this directory.
+	compared bool
+	// written is whether the directory itself is in the layer; as long as it is
+	// not, own is what would be written, once it was read, and whole its path.
+	written bool
+	own     *header
+	whole   []byte
+}
+
+// join returns the path of an entry of f.
+func (f *frame) join(path, name []byte) []byte {
+	path = path[:f.path]
+	if f.path > 0 {
+		path = append(path, '/')
+	}
+	return append(path, name...)
 }
 
 // walk writes the tree below root, depth first. It keeps its own stack: depth
 // is bounded by nothing that a container could not choose.
 func (t *writer) walk(root string) (err error) {
-	top, st, err := openRoot(root)
+	top, _, err := openRoot(root)
 	if err != nil {
 		return err
 	}
-	stack := []*frame{{dir: top}}
+	stack := []*frame{{dir: top, written: true}}
 	defer func() {
 		for _, f := range stack {
 			f.dir.close()
 		}
 	}()
-	if err := t.openedDirectory(top, st, nil); err != nil {
+	if stack[0].names, err = t.enter(top, nil, nil); err != nil {
 		return err
-	}
-	if stack[0].names, err = top.list(t.buf); err != nil {
-		return vanished(nil, err)
 	}
 
 	var path []byte
@@ -64,44 +80,64 @@ func (t *writer) walk(root string) (err error) {
 		}
 		f := stack[len(stack)-1]
 		if f.next == f.names.len() {
-			if len(stack) > 1 {
-				if err := stack[len(stack)-2].dir.reopen(f.dir); err != nil {
-					return vanished(path[:f.path], err)
+			if t.record != nil {
+				if err := t.record.leave(); err != nil {
+					return err
 				}
 			}
-			f.dir.close()
-			stack = stack[:len(stack)-1]
+			if stack, err = t.pop(stack, path); err != nil {
+				return err
+			}
 			continue
 		}
 
 		name, kind := f.names.raw(f.next), f.names.types[f.next]
 		f.next++
-		path = path[:f.path]
-		if f.path > 0 {
-			path = append(path, '/')
-		}
-		path = append(path, name...)
-
+		path = f.join(path, name)
 		dir, err := t.entry(f.dir, name, kind, path)
+		if t.tolerable(err) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
 		if dir == nil {
 			continue
 		}
-		child := &frame{dir: dir, path: len(path)}
-		stack = append(stack, child)
-		if dir.id.dev != top.id.dev {
-			return fmt.Errorf("%q is another file system: only the container's own layer is read", "/"+string(path))
-		}
-		if child.names, err = dir.list(t.buf); err != nil {
-			return vanished(path, err)
-		}
-		if far := len(stack) - 1 - maxOpen; far >= 0 {
-			stack[far].dir.close()
+		child := &frame{dir: dir.directory, names: dir.names, written: true}
+		if stack, err = t.push(stack, child, path); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// push enters a directory, whose names are listed where they were not yet.
+func (t *writer) push(stack []*frame, child *frame, path []byte) (_ []*frame, err error) {
+	child.path = len(path)
+	stack = append(stack, child)
+	if child.dir.id.dev != stack[0].dir.id.dev {
+		return stack, fmt.Errorf("%q is another file system: only the container's own layer is read", "/"+string(path))
+	}
+	if far := len(stack) - 1 - maxOpen; far >= 0 {
+		if err := t.prepare(stack[far]); err != nil {
+			return stack, err
+		}
+		stack[far].dir.close()
+	}
+	return stack, nil
+}
+
+// pop goes back from a directory to the one that it is in.
+func (t *writer) pop(stack []*frame, path []byte) ([]*frame, error) {
+	f := stack[len(stack)-1]
+	if len(stack) > 1 {
+		if err := stack[len(stack)-2].dir.reopen(f.dir); err != nil {
+			return stack, vanished(path[:f.path], err)
+		}
+	}
+	f.dir.close()
+	return stack[:len(stack)-1], nil
 }
 
 // directory is an open directory, or one that was closed and whose identity is

@@ -93,29 +93,11 @@ func Write(ctx context.Context, w io.Writer, path string, o Options) (Stats, err
 	if err := Check(path, o); err != nil {
 		return Stats{}, err
 	}
-	if o.MaxPath == 0 {
-		o.MaxPath = MaxPath
-	}
-	out, flush := lenderOf(w)
-	t := &writer{
-		ctx:     ctx,
-		out:     out,
-		marks:   "trusted.overlay.",
-		maxPath: o.MaxPath,
-		links:   map[inode]*link{},
-		buf:     make([]byte, 64<<10),
-	}
-	if o.UserXattr {
-		t.marks = "user.overlay."
-	}
+	t, flush := newWriter(ctx, w, o)
 	if err := t.walk(path); err != nil {
 		return t.stats, err
 	}
-	// The end of a tar is two empty blocks.
-	if err := t.zeros(2 * blockSize); err != nil {
-		return t.stats, err
-	}
-	return t.stats, flush()
+	return t.stats, errors.Join(t.finish(), flush())
 }
 
 // Check fails when the directory at path could not be read, or only wrongly. It
@@ -141,7 +123,34 @@ type writer struct {
 	links   map[inode]*link
 	buf     []byte
 	stats   Stats
+	// written is how much of the current file's content was.
+	written int64
+
+	record  *recording // of a first pass, while the container runs
+	changes *changes   // of a second pass
 }
+
+func newWriter(ctx context.Context, w io.Writer, o Options) (*writer, func() error) {
+	out, flush := lenderOf(w)
+	t := &writer{
+		ctx:     ctx,
+		out:     sink{out},
+		marks:   "trusted.overlay.",
+		maxPath: MaxPath,
+		links:   map[inode]*link{},
+		buf:     make([]byte, 64<<10),
+	}
+	if o.UserXattr {
+		t.marks = "user.overlay."
+	}
+	if o.MaxPath != 0 {
+		t.maxPath = o.MaxPath
+	}
+	return t, flush
+}
+
+// finish writes the end of a tar: two empty blocks.
+func (t *writer) finish() error { return t.zeros(2 * blockSize) }
 
 // inode is the identity of a file.
 type inode struct{ dev, ino uint64 }
@@ -150,14 +159,15 @@ type inode struct{ dev, ino uint64 }
 type link struct {
 	path string
 	left uint64
+	old  bool // of a second pass: the file itself has not changed
 }
 
 func inodeOf(st *unix.Stat_t) inode { return inode{uint64(st.Dev), st.Ino} }
 
 // entry writes what dir holds under name, whose whole path is path and whose
 // type is kind as far as the listing told. For a directory it returns the opened
-// directory, to be walked next.
-func (t *writer) entry(dir *directory, name []byte, kind uint8, path []byte) (*directory, error) {
+// directory with its names, to be walked next.
+func (t *writer) entry(dir *directory, name []byte, kind uint8, path []byte) (*listed, error) {
 	var st unix.Stat_t
 	// Most entries are regular files, and tell all the rest once they are open.
 	if kind == unix.DT_REG {
@@ -182,11 +192,19 @@ func (t *writer) entry(dir *directory, name []byte, kind uint8, path []byte) (*d
 	// Whiteouts come before hard links: the kernel makes all whiteouts of a mount
 	// links of one inode (ovl_whiteout in fs/overlayfs/dir.c).
 	case format == unix.S_IFCHR && st.Rdev == 0:
-		return nil, t.whiteout(path)
+		return nil, errors.Join(t.whiteout(path), t.remember(whiteoutEntry, name, &st))
 	case format == unix.S_IFDIR:
 		return t.directory(dir, name, path)
 	}
 	return nil, t.special(dir, name, path, &st)
+}
+
+// remember records an entry that a first pass has written.
+func (t *writer) remember(kind byte, name []byte, st *unix.Stat_t) error {
+	if t.record == nil {
+		return nil
+	}
+	return t.record.add(kind, name, st)
 }
 
 // whiteout writes the deletion of path.
@@ -201,39 +219,70 @@ func (t *writer) marker(path []byte) error {
 	return t.header(&header{typeflag: tar.TypeReg, name: path})
 }
 
+// listed is an open directory and its names.
+type listed struct {
+	*directory
+	names names
+}
+
 // directory writes a directory itself and returns it opened.
-func (t *writer) directory(parent *directory, name, path []byte) (*directory, error) {
-	dir, st, err := parent.open(name)
+func (t *writer) directory(parent *directory, name, path []byte) (*listed, error) {
+	dir, _, err := parent.open(name)
 	if err != nil {
 		return nil, vanished(path, err)
 	}
-	if err := t.openedDirectory(dir, st, path); err != nil {
+	names, err := t.enter(dir, name, path)
+	if err != nil {
 		dir.close()
 		return nil, err
 	}
-	return dir, nil
+	return &listed{dir, names}, nil
 }
 
-func (t *writer) openedDirectory(dir *directory, st *unix.Stat_t, path []byte) error {
+// enter lists a directory and writes it. In this order: listing waits for
+// whoever is just changing it, as Copy needs it.
+func (t *writer) enter(dir *directory, name, path []byte) (names, error) {
+	all, err := dir.list(t.buf)
+	if err != nil {
+		return names{}, vanished(path, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(dir.fd, &st); err != nil {
+		return names{}, vanished(path, err)
+	}
 	attrs, err := t.xattrs(fdXattrs(dir.fd), path)
 	if err != nil {
+		return names{}, err
+	}
+	kind := directoryEntry
+	if attrs.opaque {
+		kind = opaqueEntry
+	}
+	return all, errors.Join(t.writeDirectory(&st, attrs, path, attrs.opaque), t.remember(kind, name, &st))
+}
+
+// writeDirectory writes a directory, and that it hides what is below it.
+func (t *writer) writeDirectory(st *unix.Stat_t, attrs attributes, path []byte, hides bool) error {
+	h := directoryHeader(st, attrs, path)
+	if err := t.header(h); err != nil || !hides {
 		return err
 	}
-	inside := slices.Concat(path, []byte("/"))
-	h := newHeader(st, inside, attrs.kept)
+	inside := h.name
 	if len(path) == 0 {
-		h.name, inside = []byte("./"), nil
-	}
-	h.typeflag = tar.TypeDir
-	if err := t.header(h); err != nil {
-		return err
-	}
-	if !attrs.opaque {
-		return nil
+		inside = nil
 	}
 	// Before the children: an unpacker that works by deleting must not delete them.
 	t.stats.Whiteouts++
-	return t.marker(append(inside, opaqueName...))
+	return t.marker(slices.Concat(inside, []byte(opaqueName)))
+}
+
+func directoryHeader(st *unix.Stat_t, attrs attributes, path []byte) *header {
+	h := newHeader(st, slices.Concat(path, []byte("/")), attrs.kept)
+	if len(path) == 0 {
+		h.name = []byte("./")
+	}
+	h.typeflag = tar.TypeDir
+	return h
 }
 
 // hardlink writes a further name of a file that was written before.
@@ -244,7 +293,7 @@ func (t *writer) hardlink(path []byte, st *unix.Stat_t, attrs attributes) (done 
 	id := inodeOf(st)
 	first, ok := t.links[id]
 	if !ok {
-		t.links[id] = &link{path: string(path), left: uint64(st.Nlink) - 1}
+		t.links[id] = &link{path: string(path), left: uint64(st.Nlink) - 1, old: t.changes != nil && t.changes.old(st)}
 		return false, nil
 	}
 	// A file whose names were all met needs no memory any more.
@@ -264,8 +313,10 @@ func (t *writer) special(dir *directory, name, path []byte, st *unix.Stat_t) err
 	if err != nil {
 		return err
 	}
-	if done, err := t.hardlink(path, st, attrs); done || err != nil {
+	if done, err := t.hardlink(path, st, attrs); err != nil {
 		return err
+	} else if done {
+		return t.remember(otherEntry, name, st)
 	}
 	h := newHeader(st, path, attrs.kept)
 	switch st.Mode & unix.S_IFMT {
@@ -285,7 +336,11 @@ func (t *writer) special(dir *directory, name, path []byte, st *unix.Stat_t) err
 	default:
 		return fmt.Errorf("%q %w: unknown file type %#o", "/"+string(path), ErrUnrepresentable, st.Mode&unix.S_IFMT)
 	}
-	return t.header(h)
+	if err := t.header(h); err != nil {
+		delete(t.links, inodeOf(st)) // no other name may lead to it
+		return err
+	}
+	return t.remember(otherEntry, name, st)
 }
 
 // newHeader has what all types share. Owners are numbers only: the names are

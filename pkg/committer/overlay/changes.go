@@ -1,0 +1,313 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package overlay
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// changes is what a second pass compares with.
+type changes struct {
+	limit    unix.Timespec
+	recall   *recall
+	together map[inode]bool
+}
+
+// old is whether st has not changed since the beginning of the first pass.
+func (c *changes) old(st *unix.Stat_t) bool { return st.Ctim.Nano() < c.limit.Nano() }
+
+// unchanged is whether the first pass wrote what is there.
+func (c *changes) unchanged(was *known, st *unix.Stat_t) bool {
+	return was != nil && was.is(st) && c.old(st) && !c.together[inodeOf(st)]
+}
+
+// walkChanges walks the tree below root and the record of the first pass side by
+// side: both are in the same order, so no more of either is in memory than the
+// current directories.
+func (t *writer) walkChanges(root string) (err error) {
+	top, st, err := openRoot(root)
+	if err != nil {
+		return err
+	}
+	stack := []*frame{{dir: top, compared: true}}
+	defer func() {
+		for _, f := range stack {
+			f.dir.close()
+		}
+	}()
+	was, err := t.changes.recall.peek()
+	if err != nil {
+		return err
+	}
+	same := t.changes.unchanged(was, st)
+	t.changes.recall.take()
+	if !same {
+		if err := t.flush(stack); err != nil {
+			return err
+		}
+	}
+	if stack[0].names, err = top.list(t.buf); err != nil {
+		return vanished(nil, err)
+	}
+
+	var path []byte
+	for len(stack) > 0 {
+		if err := t.ctx.Err(); err != nil {
+			return err
+		}
+		f := stack[len(stack)-1]
+		if f.next == f.names.len() {
+			if err := t.gone(stack, path[:f.path], nil); err != nil {
+				return err
+			}
+			if stack, err = t.pop(stack, path); err != nil {
+				return err
+			}
+			continue
+		}
+		name := f.names.raw(f.next)
+		if err := t.gone(stack, path[:f.path], name); err != nil {
+			return err
+		}
+		path = f.join(path, name)
+		child, err := t.compare(stack, name, f.names.types[f.next], path)
+		if err != nil {
+			return err
+		}
+		f.next++
+		if child == nil {
+			continue
+		}
+		child.whole = slices.Clone(path)
+		if stack, err = t.push(stack, child, path); err != nil {
+			return err
+		}
+	}
+	return t.apart()
+}
+
+// gone writes the deletion of what the first pass wrote before name, or up to
+// the directory's end, and is not there any more.
+func (t *writer) gone(stack []*frame, dir, before []byte) error {
+	f, recall := stack[len(stack)-1], t.changes.recall
+	if !f.compared {
+		return nil
+	}
+	for {
+		was, err := recall.peek()
+		if err != nil {
+			return err
+		}
+		if was == nil {
+			if before == nil {
+				recall.take()
+			}
+			return nil
+		}
+		if before != nil && bytes.Compare(was.name, before) >= 0 {
+			return nil
+		}
+		recall.take()
+		if err := t.deleted(stack, dir, was); err != nil {
+			return err
+		}
+	}
+}
+
+// deleted writes the deletion of an entry that was just taken.
+func (t *writer) deleted(stack []*frame, dir []byte, was *known) error {
+	// A deletion that is itself no longer there deletes nothing that could be seen:
+	// an overlay takes a whiteout away only with the directory around it.
+	if was.kind != whiteoutEntry {
+		if err := t.flush(stack); err != nil {
+			return err
+		}
+		path := slices.Clone(dir)
+		if len(dir) > 0 {
+			path = append(path, '/')
+		}
+		if err := t.whiteout(append(path, was.name...)); err != nil {
+			return err
+		}
+	}
+	if was.isDirectory() {
+		return t.changes.recall.skip()
+	}
+	return nil
+}
+
+// compare writes what is under name when it is not what the first pass wrote.
+// It returns a directory that is to be walked next.
+func (t *writer) compare(stack []*frame, name []byte, kind uint8, path []byte) (*frame, error) {
+	f, recall := stack[len(stack)-1], t.changes.recall
+	var was *known
+	if f.compared {
+		next, err := recall.peek()
+		if err != nil {
+			return nil, err
+		}
+		if next != nil && bytes.Equal(next.name, name) {
+			was = &known{kind: next.kind, ino: next.ino, sec: next.sec, nsec: next.nsec, size: next.size}
+			recall.take()
+		}
+	}
+	if was == nil {
+		return t.anew(stack, name, kind, path)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(f.dir.fd, string(name), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return nil, vanished(path, err)
+	}
+	format := st.Mode & unix.S_IFMT
+	if was.isDirectory() && format == unix.S_IFDIR {
+		return t.compareDirectory(stack, name, path, was)
+	}
+	isWhiteout := format == unix.S_IFCHR && st.Rdev == 0
+	// All whiteouts are one inode, which each new one changes.
+	if was.kind == whiteoutEntry && isWhiteout || t.changes.unchanged(was, &st) {
+		return nil, nil
+	}
+	if was.isDirectory() {
+		if err := recall.skip(); err != nil {
+			return nil, err
+		}
+	}
+	if format == unix.S_IFSOCK {
+		// It is left out, but what was in its place is not there any more.
+		t.stats.Sockets++
+		if was.kind == whiteoutEntry {
+			return nil, nil
+		}
+		if err := t.flush(stack); err != nil {
+			return nil, err
+		}
+		return nil, t.whiteout(path)
+	}
+	return t.anew(stack, name, kind, path)
+}
+
+// anew writes an entry whole, a directory with all that is in it.
+func (t *writer) anew(stack []*frame, name []byte, kind uint8, path []byte) (*frame, error) {
+	if kind == unix.DT_SOCK {
+		t.stats.Sockets++
+		return nil, nil
+	}
+	if err := t.flush(stack); err != nil {
+		return nil, err
+	}
+	dir, err := t.entry(stack[len(stack)-1].dir, name, kind, path)
+	if dir == nil || err != nil {
+		return nil, err
+	}
+	return &frame{dir: dir.directory, names: dir.names, written: true}, nil
+}
+
+// compareDirectory opens a directory that the first pass wrote under the same
+// name, and writes it when it is another one or has changed.
+func (t *writer) compareDirectory(stack []*frame, name, path []byte, was *known) (*frame, error) {
+	dir, st, err := stack[len(stack)-1].dir.open(name)
+	if err != nil {
+		return nil, vanished(path, err)
+	}
+	child := &frame{dir: dir, compared: true}
+	err = func() error {
+		var err error
+		if child.names, err = dir.list(t.buf); err != nil {
+			return vanished(path, err)
+		}
+		if t.changes.unchanged(was, st) {
+			return nil
+		}
+		attrs, err := t.xattrs(fdXattrs(dir.fd), path)
+		if err != nil {
+			return err
+		}
+		if err := t.flush(stack); err != nil {
+			return err
+		}
+		// A directory that began to hide what is below it is a new one. Written as
+		// hiding a second time, it would hide the first layer's entries, too.
+		hides := attrs.opaque && was.kind != opaqueEntry
+		child.written = true
+		if err := t.writeDirectory(st, attrs, path, hides); err != nil || !hides {
+			return err
+		}
+		child.compared = false
+		return t.changes.recall.skip()
+	}()
+	if err != nil {
+		dir.close()
+		return nil, err
+	}
+	return child, nil
+}
+
+// flush writes the directories of the stack that were not, because nothing in
+// them had changed up to now: unpackers would change their times.
+func (t *writer) flush(stack []*frame) error {
+	for _, f := range stack {
+		if f.written {
+			continue
+		}
+		if err := t.prepare(f); err != nil {
+			return err
+		}
+		if err := t.header(f.own); err != nil {
+			return err
+		}
+		f.written, f.own = true, nil
+	}
+	return nil
+}
+
+// prepare reads what is needed to write the directory later.
+func (t *writer) prepare(f *frame) error {
+	if f.written || f.own != nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(f.dir.fd, &st); err != nil {
+		return vanished(f.whole, err)
+	}
+	attrs, err := t.xattrs(fdXattrs(f.dir.fd), f.whole)
+	if err != nil {
+		return err
+	}
+	f.own = directoryHeader(&st, attrs, f.whole)
+	return nil
+}
+
+// apart looks for files that were written because they are new under a name,
+// and that have other names which were not: a renamed directory does that. All of
+// them have to be in this layer to stay one file.
+func (t *writer) apart() error {
+	again := false
+	for id, l := range t.links {
+		if l.old && !t.changes.together[id] {
+			t.changes.together[id] = true
+			again = true
+		}
+	}
+	if again {
+		return fmt.Errorf("reading the changes once more: %w", ErrAgain)
+	}
+	return nil
+}

@@ -1,0 +1,211 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// ErrNoPromise is what BeginCopy fails with, and Copy.Valid: what changes from
+	// now on could not be told from what does not.
+	ErrNoPromise = errors.New("changes cannot be told by their times")
+
+	// ErrAgain is what Changes fails with when it has to be called once more, with
+	// a new writer: it found names of files that it had left out.
+	ErrAgain = errors.New("names of one file were met apart")
+)
+
+// Copy reads a directory twice: First while its container runs, and Changes,
+// once it is frozen, only what changed since. The layer of Changes lies upon
+// that of First.
+//
+// What makes that exact:
+//
+//   - The beginning is a time of the clock that the kernel stamps files with
+//     (CLOCK_REALTIME_COARSE, see current_time in fs/inode.c): every later change
+//     of a file, its attributes or its names leaves a change time that is not
+//     before it. A tick is taken off all the same. Change times cannot be set.
+//   - A page that a process has mapped and made dirty before stays writable, and
+//     does not move the change time, until it is written back (file_update_time is
+//     called when the page is made writable, page_mkwrite). Therefore syncfs after
+//     the beginning and before the first read: writing a page back takes its
+//     write permission (folio_clear_dirty_for_io, folio_mkclean), and the next
+//     write faults and is stamped.
+//   - write(2) stamps a file before it copies the data, so that one which was
+//     under way at the beginning has an old stamp and may still be copying when
+//     the file is read. It holds the inode's lock meanwhile: asking for the first
+//     data with lseek(2) waits for it (ext4_llseek, btrfs_file_llseek; XFS takes
+//     the lock to read). Direct writes to allocated blocks share that lock: those
+//     still in flight are waited for by nothing but syncfs, which ends with a flush
+//     of the device.
+//   - A rename stamps what it moves, and all that it moves is compared by name.
+//   - While frozen nothing is synced: what processes wrote is in the page cache,
+//     from where it is read.
+//
+// A file that is deleted between the passes is deleted by the second layer; its
+// content stays in the first.
+type Copy struct {
+	path    string
+	options Options
+	limit   unix.Timespec // who is stamped before has not changed
+	clock   int           // a timer that the clock's being set ends
+
+	record *recording
+	// together are files of which every name is written again.
+	together map[inode]bool
+}
+
+// magics are the file systems that keep the promises that Copy needs. tmpfs
+// does not: its mapped pages are never made read-only again.
+var magics = map[int64]bool{unix.EXT4_SUPER_MAGIC: true, unix.XFS_SUPER_MAGIC: true, unix.BTRFS_SUPER_MAGIC: true}
+
+// syncTime is how long writing back may take. What other processes of the node
+// have written is waited for as well, and reading once is better than never.
+const syncTime = 30 * time.Second
+
+// BeginCopy marks the beginning. Its error is ErrNoPromise where the directory
+// has to be read at once.
+func BeginCopy(ctx context.Context, path string, o Options) (_ *Copy, err error) {
+	dir, _, err := openRoot(path)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.close()
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(dir.fd, &fs); err != nil {
+		return nil, fmt.Errorf("asking for the file system of %s: %w", path, err)
+	}
+	if !magics[int64(fs.Type)] {
+		return nil, fmt.Errorf("%w: the file system (type %#x) is none of ext4, XFS and Btrfs", ErrNoPromise, fs.Type)
+	}
+	c := &Copy{path: path, options: o, together: map[inode]bool{}}
+	if c.clock, err = watchClock(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoPromise, err)
+	}
+	defer func() {
+		if err != nil {
+			c.Close()
+		}
+	}()
+	var now, tick unix.Timespec
+	if err := errors.Join(unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now), unix.ClockGetres(unix.CLOCK_REALTIME_COARSE, &tick)); err != nil {
+		return nil, fmt.Errorf("%w: asking for the time: %w", ErrNoPromise, err)
+	}
+	c.limit = unix.NsecToTimespec(now.Nano() - tick.Nano())
+	return c, syncFS(ctx, dir.fd)
+}
+
+func syncFS(ctx context.Context, fd int) error {
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, syncTime)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { // it cannot be interrupted
+		done <- unix.Syncfs(own)
+		_ = unix.Close(own)
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("%w: writing the file system back: %w", ErrNoPromise, err)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: writing the file system back takes too long: %w", ErrNoPromise, ctx.Err())
+	}
+}
+
+// watchClock returns a timer that ends when the clock is set.
+func watchClock() (int, error) {
+	fd, err := unix.TimerfdCreate(unix.CLOCK_REALTIME, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("timerfd_create: %w", err)
+	}
+	never := unix.ItimerSpec{Value: unix.Timespec{Sec: 1 << 33}} // the year 2242
+	if err := unix.TimerfdSettime(fd, unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET, &never, nil); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("timerfd_settime: %w", err)
+	}
+	return fd, nil
+}
+
+// Valid fails with ErrNoPromise when the clock was set since the beginning.
+func (c *Copy) Valid() error {
+	var buf [8]byte
+	_, err := retry(func() (int, error) { return unix.Read(c.clock, buf[:]) })
+	if errors.Is(err, unix.EAGAIN) {
+		return nil
+	}
+	return fmt.Errorf("%w: the clock was set: %w", ErrNoPromise, err)
+}
+
+// Close frees what the copy holds.
+func (c *Copy) Close() {
+	if c.clock >= 0 {
+		_ = unix.Close(c.clock)
+		c.clock = -1
+	}
+	c.record = nil
+}
+
+// First writes all that is there. What vanishes or changes while it is read is
+// not an error: it is left out or wrong in this layer, and right in the second.
+// It may be called again.
+func (c *Copy) First(ctx context.Context, w io.Writer) (_ Stats, err error) {
+	c.record = nil
+	t, flush := newWriter(ctx, w, c.options)
+	if t.record, err = newRecording(); err != nil {
+		return Stats{}, err
+	}
+	if err := t.walk(c.path); err != nil {
+		return t.stats, err
+	}
+	if err := errors.Join(t.record.close(), t.finish(), flush()); err != nil {
+		return t.stats, err
+	}
+	c.record = t.record
+	return t.stats, nil
+}
+
+// Changes writes what is different from what First wrote. The directory must
+// not change meanwhile. Its error may be ErrAgain.
+func (c *Copy) Changes(ctx context.Context, w io.Writer) (Stats, error) {
+	if c.record == nil {
+		return Stats{}, errors.New("the first pass is not complete")
+	}
+	recall, err := c.record.open()
+	if err != nil {
+		return Stats{}, err
+	}
+	defer recall.close()
+	t, flush := newWriter(ctx, w, c.options)
+	t.changes = &changes{limit: c.limit, recall: recall, together: c.together}
+	if err := t.walkChanges(c.path); err != nil {
+		return t.stats, err
+	}
+	return t.stats, errors.Join(t.finish(), flush())
+}
