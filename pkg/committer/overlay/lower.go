@@ -100,7 +100,7 @@ func (l *Lower) Has(path string) (bool, error) {
 func (l *Lower) show(path string) ([]*directory, error) {
 	var shown []*directory
 	for _, root := range l.roots {
-		dir, _, err := root.open(".")
+		dir, _, err := root.open(zeroEnded("."))
 		if err != nil {
 			closeAll(shown)
 			return nil, err
@@ -116,7 +116,7 @@ func (l *Lower) show(path string) ([]*directory, error) {
 			found, err := l.look(dir, name)
 			var child *directory
 			if err == nil && found.isDir() {
-				child, _, err = dir.open(name)
+				child, _, err = dir.open(zeroEnded(name))
 			}
 			if err != nil {
 				closeAll(next)
@@ -166,7 +166,7 @@ func (l *Lower) look(dir *directory, name string) (sight, error) {
 	}
 	marked := func(mark string) (string, error) {
 		var value [8]byte
-		n, err := nameXattrs(dir.fd, name).get(l.marks+mark, value[:])
+		n, err := nameXattrs(dir.fd, []byte(name)).get(l.marks+mark, value[:])
 		if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
 			return "", nil
 		}

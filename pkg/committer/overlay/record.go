@@ -80,7 +80,8 @@ func newRecording() (*recording, error) {
 
 func (r *recording) add(kind byte, name []byte, st *unix.Stat_t) error {
 	sec, nsec := st.Ctim.Unix()
-	b := append(r.buf[:0], kind, byte(len(name)))
+	b := r.buf[:0]
+	b = append(b, kind, byte(len(name)))
 	b = append(b, name...)
 	b = binary.AppendVarint(b, int64(st.Ino-r.last))
 	b = binary.AppendVarint(b, sec)

@@ -150,14 +150,15 @@ type directory struct {
 const openDirectory = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
 
 func openRoot(path string) (*directory, *unix.Stat_t, error) {
-	d, st, err := openAt(unix.AT_FDCWD, append([]byte(path), 0))
+	d, st, err := openAt(unix.AT_FDCWD, zeroEnded(path))
 	if err != nil {
 		return nil, nil, fmt.Errorf("opening the container's layer %s: %w", path, err)
 	}
 	return d, st, nil
 }
 
-// open opens a child directory; it fails when the name is anything else.
+// open opens a child directory, whose name has a zero behind its end; it fails when
+// the name is anything else.
 func (d *directory) open(name []byte) (*directory, *unix.Stat_t, error) {
 	return openAt(d.fd, name)
 }
@@ -175,7 +176,10 @@ func openAt(fd int, name []byte) (*directory, *unix.Stat_t, error) {
 	return &directory{fd: dirfd, id: inodeOf(&st)}, &st, nil
 }
 
-var dotDot = []byte("..\x00")[:2]
+var dotDot = zeroEnded("..")
+
+// zeroEnded is a name as open takes it.
+func zeroEnded(name string) []byte { return append([]byte(name), 0)[:len(name)] }
 
 // reopen opens d again from its child, when it was closed.
 func (d *directory) reopen(child *directory) error {

@@ -89,7 +89,7 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 	}
-	if err := print(os.Stdout, rows); err != nil {
+	if err := printTable(os.Stdout, rows); err != nil {
 		return err
 	}
 	say("the numbers are in %s", o.out)

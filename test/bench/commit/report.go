@@ -140,7 +140,7 @@ func judge(rows []row) []string {
 	return broken
 }
 
-func print(w io.Writer, rows []row) error {
+func printTable(w io.Writer, rows []row) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "case\tmethod\tseconds\tratio\tCPU s\tpeak MiB\tfrozen ms\t")
 	for _, r := range rows {

@@ -89,7 +89,10 @@ func open(ctx context.Context, o *options, c testCase) (_ *stage, err error) {
 	if err := p.push(ctx, s.registry, baseRepository); err != nil {
 		return nil, err
 	}
-	return s, s.startContainer(ctx, c)
+	if err := s.startContainer(ctx, c); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 func (s *stage) startContainerd(ctx context.Context) error {
@@ -209,8 +212,11 @@ func (s *stage) start(name string, args ...string) (*exec.Cmd, error) {
 	}
 	s.stops = append(s.stops, func() error {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
-		done := make(chan error, 1)
-		go func() { done <- cmd.Wait() }()
+		done := make(chan struct{})
+		go func() {
+			_ = cmd.Wait() // it was told to end
+			close(done)
+		}()
 		select {
 		case <-done:
 			return nil
