@@ -390,7 +390,9 @@ func (o *observed) lost() action {
 	}
 	event := next.loseData(v1alpha1.ReasonPodLost, "Pod %s was lost: %s", podName, age)
 	switch {
-	case o.wants(v1alpha1.DesiredStateRunning) && next.SnapshotName != "":
+	case o.wants(v1alpha1.DesiredStateRunning) && (next.SnapshotName != "" || o.sandbox.Spec.RestoreFrom != nil):
+		// One that once started from a snapshot and has none now was resumed from its template: it
+		// comes back from there, not from what it gave up.
 		next.resuming()
 	case o.wants(v1alpha1.DesiredStateRunning):
 		next.Phase = v1alpha1.SandboxPending

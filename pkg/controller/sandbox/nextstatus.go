@@ -84,9 +84,13 @@ func (n *nextStatus) pausedOn(snapshot string) {
 }
 
 func (n *nextStatus) resuming() {
+	from := "its template"
+	if n.SnapshotName != "" {
+		from = "snapshot " + n.SnapshotName
+	}
 	n.Phase = v1alpha1.SandboxResuming
-	n.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonResuming, "the Pod is coming back from snapshot %s", n.SnapshotName)
-	n.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonResuming, "the Pod is coming back from snapshot %s", n.SnapshotName)
+	n.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonResuming, "the Pod is coming back from %s", from)
+	n.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonResuming, "the Pod is coming back from %s", from)
 }
 
 // loseData says that files are gone, and returns an event where that is news.

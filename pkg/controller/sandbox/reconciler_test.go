@@ -326,6 +326,32 @@ func TestDeletion(t *testing.T) {
 	}
 }
 
+// All of a sandbox's snapshots go at one visit, and none of them holds it up.
+func TestDeletionOfASandboxWithManySnapshots(t *testing.T) {
+	objects := []client.Object{sandboxIn(v1alpha1.SandboxPaused, attempts(200), saved("demo-gen200"), func(s *v1alpha1.Sandbox) {
+		s.DeletionTimestamp = &metav1.Time{Time: epoch}
+	})}
+	for n := range 200 {
+		objects = append(objects, snapshotIn(v1alpha1.SnapshotSucceed, named(fmt.Sprintf("demo-gen%d", n+1)), func(s *v1alpha1.SandboxSnapshot) {
+			s.Finalizers = []string{v1alpha1.SnapshotFinalizer}
+		}))
+	}
+	f := newFixture(t, objects...)
+	f.visits("gone")
+	if left := f.snapshots(); left != "" {
+		t.Errorf("not deleted: %s", left)
+	}
+}
+
+// A clone without a snapshot of its own comes back from its template, not from what it gave up.
+func TestACloneThatWasResumedFromItsTemplateAndIsLost(t *testing.T) {
+	f := newFixture(t, sandboxIn(v1alpha1.SandboxRunning, onPod, restoresFrom("base")), snapshotIn(v1alpha1.SnapshotSucceed, named("base")))
+	f.visits("Resuming Ready=False/Resuming Paused=False/Resuming DataLost=True/PodLost pod=demo")
+	if pod := f.pod(); pod == nil || pod.Annotations[v1alpha1.AnnotationRestoredFrom] != "" {
+		t.Errorf("the Pod: %v", pod)
+	}
+}
+
 func TestAPodOfAnUnknownSandbox(t *testing.T) {
 	stray := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: "stray", Labels: map[string]string{
 		v1alpha1.LabelSandbox: name, v1alpha1.LabelSandboxUID: "lost-with-the-store",
