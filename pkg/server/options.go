@@ -107,6 +107,8 @@ func NewOptions() *Options {
 			MaxCommits:           100,
 		},
 	}
+	// Discovery tells those who migrate stores which version is stored.
+	o.Recommended.Etcd.StorageConfig.EncodeVersioner = v1alpha1.SchemeGroupVersion
 	// A port below 1024 would need a privilege that nothing else here needs.
 	o.Recommended.SecureServing.BindPort = 8443
 	// A certificate that no file holds is kept in the Secret, or in memory.

@@ -17,7 +17,6 @@ limitations under the License.
 package integration
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -29,6 +28,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
@@ -59,8 +59,16 @@ func fixtureOn(t *testing.T, r *running) *fixture {
 	f.sandboxes = f.client(admin).LifecycleV1alpha1().Sandboxes(namespace)
 	f.snapshots = f.client(admin).LifecycleV1alpha1().SandboxSnapshots(namespace)
 	loopback := r.server.Loopback()
+	loopback.QPS, loopback.Burst = 1000, 1000
 	f.controller = versioned.NewForConfigOrDie(loopback).LifecycleV1alpha1()
 	return f
+}
+
+// within is the fixture of a subtest.
+func (f *fixture) within(t *testing.T) *fixture {
+	inner := *f
+	inner.T = t
+	return &inner
 }
 
 func (f *fixture) client(name string) versioned.Interface {
@@ -205,12 +213,48 @@ func (f *fixture) send(as, method, path string, body io.Reader, header http.Head
 // post sends JSON.
 func (f *fixture) post(path, body string) answer {
 	f.Helper()
-	return f.send(admin, http.MethodPost, path, bytes.NewBufferString(body), http.Header{"Content-Type": {"application/json"}})
+	return f.request(http.MethodPost, path, asJSON, body)
 }
+
+// Content types of request bodies.
+const (
+	asJSON           = "application/json"
+	asYAML           = "application/yaml"
+	asMergePatch     = "application/merge-patch+json"
+	asJSONPatch      = "application/json-patch+json"
+	asStrategicPatch = "application/strategic-merge-patch+json"
+	asApply          = "application/apply-patch+yaml"
+)
+
+// request sends a body of a content type as the admin.
+func (f *fixture) request(method, path, contentType, body string) answer {
+	f.Helper()
+	return f.send(admin, method, path, strings.NewReader(body), http.Header{"Content-Type": {contentType}})
+}
+
+// patch sends a patch, or an apply, as the admin.
+func (f *fixture) patch(path, contentType, body string) answer {
+	f.Helper()
+	return f.request(http.MethodPatch, path, contentType, body)
+}
+
+// read sends a GET as the admin.
+func (f *fixture) read(path string) answer {
+	f.Helper()
+	return f.send(admin, http.MethodGet, path, nil, nil)
+}
+
+// group is where the API is.
+const group = "/apis/lifecycle.opensandbox.io/v1alpha1"
 
 // path is where the namespace's sandboxes are, and below.
 func (f *fixture) path(below string) string {
-	return "/apis/lifecycle.opensandbox.io/v1alpha1/namespaces/" + f.namespace + "/sandboxes" + below
+	return f.pathOf("sandboxes", below)
+}
+
+// pathOf is where the namespace's objects of a resource are, and below.
+func (f *fixture) pathOf(resource, below string) string {
+	return group + "/namespaces/" + f.namespace + "/" + resource + below
 }
 
 func (a answer) decode(f *fixture, into any) {
@@ -218,6 +262,38 @@ func (a answer) decode(f *fixture, into any) {
 	if err := json.Unmarshal(a.body, into); err != nil {
 		f.Fatalf("%d %s: %v", a.code, a.body, err)
 	}
+}
+
+// object decodes an object of either kind.
+func (a answer) object(f *fixture) *unstructured.Unstructured {
+	f.Helper()
+	if a.code >= 300 {
+		f.Fatalf("got %d %s", a.code, a.body)
+	}
+	var object unstructured.Unstructured
+	f.must(object.UnmarshalJSON(a.body))
+	return &object
+}
+
+// fieldOf returns a field of an object by its path, nil where it is not set.
+func fieldOf(object *unstructured.Unstructured, path string) any {
+	value, _, _ := unstructured.NestedFieldNoCopy(object.Object, strings.Split(path, ".")...)
+	return value
+}
+
+// warnings are all that the answer warns of.
+func (a answer) warnings() string { return strings.Join(a.header["Warning"], "\n") }
+
+// causes are the fields that a refusal names.
+func causes(status metav1.Status) []string {
+	if status.Details == nil {
+		return nil
+	}
+	var fields []string
+	for _, cause := range status.Details.Causes {
+		fields = append(fields, cause.Field)
+	}
+	return fields
 }
 
 func (a answer) status(f *fixture) metav1.Status {

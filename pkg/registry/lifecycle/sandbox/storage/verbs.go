@@ -37,11 +37,13 @@ import (
 
 // PauseREST serves POST sandboxes/pause.
 type PauseREST struct {
+	answersSandbox
 	verb *verb
 }
 
 // ResumeREST serves POST sandboxes/resume.
 type ResumeREST struct {
+	answersSandbox
 	verb      *verb
 	snapshots rest.Getter
 }
@@ -49,9 +51,21 @@ type ResumeREST struct {
 var (
 	_ rest.NamedCreater                   = &PauseREST{}
 	_ rest.SubresourceObjectMetaPreserver = &PauseREST{}
+	_ rest.StorageMetadata                = &PauseREST{}
 	_ rest.NamedCreater                   = &ResumeREST{}
 	_ rest.SubresourceObjectMetaPreserver = &ResumeREST{}
+	_ rest.StorageMetadata                = &ResumeREST{}
 )
+
+// answersSandbox tells OpenAPI what a verb answers with: the sandbox. Without, it says that it
+// sends the request body back.
+type answersSandbox struct{}
+
+// ProducesMIMETypes adds none to what the API server can encode.
+func (answersSandbox) ProducesMIMETypes(string) []string { return nil }
+
+// ProducesObject names the type of the answer, as clients see it.
+func (answersSandbox) ProducesObject(string) any { return v1alpha1.Sandbox{} }
 
 // New makes the object that a request body is decoded into.
 func (r *PauseREST) New() runtime.Object { return &lifecycle.SandboxPause{} }
