@@ -90,7 +90,7 @@ func (c CompletedConfig) New() (*Server, error) {
 		TypeConverter:  typeConverter,
 		Authorizer:     c.genericConfig.Authorization.Authorizer,
 		Clock:          c.extraConfig.Clock,
-	}.NewAPIGroup(c.genericConfig.RESTOptionsGetter)
+	}.NewAPIGroup(resumableWatches{c.genericConfig.RESTOptionsGetter})
 	if err != nil {
 		return nil, err
 	}
