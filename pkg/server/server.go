@@ -138,6 +138,7 @@ func (s *Server) genericConfig() (*genericapiserver.RecommendedConfig, error) {
 	config.EnableMetrics = false
 	config.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
 		handler = apiserver.WithVerbRequests(handler)
+		handler = apiserver.WithClientFaults(handler)
 		handler = withStoreGate(handler, s.gate)
 		return genericapiserver.DefaultBuildHandlerChain(handler, c)
 	}

@@ -39,7 +39,7 @@ var (
 // ValidateSandbox checks a sandbox that is to be created.
 func ValidateSandbox(sandbox *lifecycle.Sandbox) field.ErrorList {
 	// The Pod, its hostname and a label on it carry the name, so it is a label and not a subdomain.
-	errs := apivalidation.ValidateObjectMeta(&sandbox.ObjectMeta, true, apivalidation.NameIsDNSLabel, field.NewPath("metadata"))
+	errs := validateMetadata(&sandbox.ObjectMeta, apivalidation.NameIsDNSLabel)
 	spec := field.NewPath("spec")
 	if sandbox.Spec.DesiredState == lifecycle.DesiredStatePaused && sandbox.Spec.RestoreFrom == nil {
 		errs = append(errs, field.Invalid(spec.Child("desiredState"), sandbox.Spec.DesiredState,
@@ -50,7 +50,7 @@ func ValidateSandbox(sandbox *lifecycle.Sandbox) field.ErrorList {
 
 // ValidateSandboxUpdate checks a change of a sandbox's metadata and spec.
 func ValidateSandboxUpdate(sandbox, old *lifecycle.Sandbox) field.ErrorList {
-	errs := apivalidation.ValidateObjectMetaUpdate(&sandbox.ObjectMeta, &old.ObjectMeta, field.NewPath("metadata"))
+	errs := validateMetadataUpdate(&sandbox.ObjectMeta, &old.ObjectMeta)
 	spec := field.NewPath("spec")
 	errs = append(errs, validateSandboxSpec(&sandbox.Spec, spec)...)
 
@@ -69,7 +69,7 @@ func ValidateSandboxUpdate(sandbox, old *lifecycle.Sandbox) field.ErrorList {
 // ValidateSandboxStatusUpdate checks what the controller writes.
 func ValidateSandboxStatusUpdate(sandbox, old *lifecycle.Sandbox) field.ErrorList {
 	status := field.NewPath("status")
-	var errs field.ErrorList
+	errs := validateSameObject(&sandbox.ObjectMeta, &old.ObjectMeta)
 	if phase := sandbox.Status.Phase; phase != "" && !sandboxPhases.Has(phase) {
 		errs = append(errs, field.NotSupported(status.Child("phase"), phase, sets.List(sandboxPhases)))
 	}
@@ -120,7 +120,7 @@ func validateSandboxSpec(spec *lifecycle.SandboxSpec, path *field.Path) field.Er
 func validateSnapshotPolicy(spec *lifecycle.SandboxSpec, path *field.Path) field.ErrorList {
 	policy := &spec.Snapshot
 	errs := validateContainerNames(policy.Containers, path.Child("containers"))
-	if spec.Template != nil {
+	if spec.Template != nil && len(policy.Containers) <= maxContainerNames {
 		known := sets.New[string]()
 		for _, container := range spec.Template.Spec.Containers {
 			known.Insert(container.Name)

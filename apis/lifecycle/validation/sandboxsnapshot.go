@@ -40,11 +40,10 @@ var (
 // ValidateSandboxSnapshot checks a snapshot that is to be created. forPause says that the
 // server itself creates it, for a pause.
 func ValidateSandboxSnapshot(snapshot *lifecycle.SandboxSnapshot, forPause bool) field.ErrorList {
-	metadata := field.NewPath("metadata")
 	// <sandbox>-gen<N> can be longer than a label.
-	errs := apivalidation.ValidateObjectMeta(&snapshot.ObjectMeta, true, apivalidation.NameIsDNSSubdomain, metadata)
+	errs := validateMetadata(&snapshot.ObjectMeta, apivalidation.NameIsDNSSubdomain)
 	if !forPause && pauseSnapshotName.MatchString(snapshot.Name) {
-		errs = append(errs, field.Forbidden(metadata.Child("name"),
+		errs = append(errs, field.Forbidden(field.NewPath("metadata", "name"),
 			"names that end in -gen<number> are kept for the snapshots of pauses; choose another name"))
 	}
 
@@ -56,7 +55,7 @@ func ValidateSandboxSnapshot(snapshot *lifecycle.SandboxSnapshot, forPause bool)
 
 // ValidateSandboxSnapshotUpdate checks a change of a snapshot's metadata.
 func ValidateSandboxSnapshotUpdate(snapshot, old *lifecycle.SandboxSnapshot) field.ErrorList {
-	errs := apivalidation.ValidateObjectMetaUpdate(&snapshot.ObjectMeta, &old.ObjectMeta, field.NewPath("metadata"))
+	errs := validateMetadataUpdate(&snapshot.ObjectMeta, &old.ObjectMeta)
 	if !apiequality.Semantic.DeepEqual(snapshot.Spec, old.Spec) {
 		errs = append(errs, field.Forbidden(field.NewPath("spec"), "is immutable; create another snapshot instead"))
 	}
@@ -67,7 +66,7 @@ func ValidateSandboxSnapshotUpdate(snapshot, old *lifecycle.SandboxSnapshot) fie
 func ValidateSandboxSnapshotStatusUpdate(snapshot, old *lifecycle.SandboxSnapshot) field.ErrorList {
 	status := field.NewPath("status")
 	phase, before := snapshot.Status.Phase, old.Status.Phase
-	var errs field.ErrorList
+	errs := validateSameObject(&snapshot.ObjectMeta, &old.ObjectMeta)
 	if phase != "" && !snapshotPhases.Has(phase) {
 		errs = append(errs, field.NotSupported(status.Child("phase"), phase, sets.List(snapshotPhases)))
 	}
@@ -75,15 +74,27 @@ func ValidateSandboxSnapshotStatusUpdate(snapshot, old *lifecycle.SandboxSnapsho
 		errs = append(errs, field.Invalid(status.Child("phase"), phase, string(before)+" is final"))
 	}
 	errs = append(errs, metav1validation.ValidateConditions(snapshot.Status.Conditions, status.Child("conditions"))...)
-	if phase == lifecycle.SnapshotSucceed {
-		containers := status.Child("containers")
-		if len(snapshot.Status.Containers) == 0 {
-			errs = append(errs, field.Required(containers, "a snapshot that has succeeded has containers"))
+	containers := status.Child("containers")
+	if phase == lifecycle.SnapshotSucceed && len(snapshot.Status.Containers) == 0 {
+		errs = append(errs, field.Required(containers, "a snapshot that has succeeded has containers"))
+	}
+	// The list is a map by name: a duplicate would be neither to apply nor to patch.
+	seen := sets.New[string]()
+	for i, container := range snapshot.Status.Containers {
+		path := containers.Index(i)
+		errs = append(errs, validateName(container.ContainerName, apivalidation.NameIsDNSLabel, path.Child("containerName"))...)
+		if seen.Has(container.ContainerName) {
+			errs = append(errs, field.Duplicate(path.Child("containerName"), container.ContainerName))
 		}
-		for i, container := range snapshot.Status.Containers {
-			if container.ImageDigest == "" {
-				errs = append(errs, field.Required(containers.Index(i).Child("imageDigest"), "a snapshot that has succeeded has an image of every container"))
-			}
+		seen.Insert(container.ContainerName)
+		if phase == lifecycle.SnapshotSucceed && container.ImageDigest == "" {
+			errs = append(errs, field.Required(path.Child("imageDigest"), "a snapshot that has succeeded has an image of every container"))
+		}
+		if container.LayerBytes < 0 {
+			errs = append(errs, field.Invalid(path.Child("layerBytes"), container.LayerBytes, "must not be negative"))
+		}
+		if container.Layers < 0 {
+			errs = append(errs, field.Invalid(path.Child("layers"), container.Layers, "must not be negative"))
 		}
 	}
 	return errs

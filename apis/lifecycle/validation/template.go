@@ -115,8 +115,14 @@ func validateContainers(containers []corev1.Container, names, volumes sets.Set[s
 	return errs
 }
 
+// maxContainerNames is more than any Pod has containers.
+const maxContainerNames = 256
+
 // validateContainerNames checks a list that names containers of a template.
 func validateContainerNames(names []string, path *field.Path) field.ErrorList {
+	if len(names) > maxContainerNames {
+		return field.ErrorList{field.TooMany(path, len(names), maxContainerNames)}
+	}
 	var errs field.ErrorList
 	seen := sets.New[string]()
 	for i, name := range names {

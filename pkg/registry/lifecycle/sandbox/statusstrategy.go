@@ -54,10 +54,14 @@ func (StatusStrategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 func (StatusStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 	sandbox, oldSandbox := obj.(*lifecycle.Sandbox), old.(*lifecycle.Sandbox)
 	// Ownership of the status fields is part of the metadata and does change.
-	managedFields := sandbox.ManagedFields
+	managedFields, uid := sandbox.ManagedFields, sandbox.UID
 	// That this takes over the resource version is safe: it was compared before.
 	sandbox.ObjectMeta = *oldSandbox.ObjectMeta.DeepCopy()
 	sandbox.ManagedFields = managedFields
+	// Whoever names a UID means that object and no other of its name: the validation compares them.
+	if uid != "" {
+		sandbox.UID = uid
+	}
 	sandbox.Spec = *oldSandbox.Spec.DeepCopy()
 }
 

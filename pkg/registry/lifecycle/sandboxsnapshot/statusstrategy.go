@@ -54,10 +54,14 @@ func (StatusStrategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 func (StatusStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 	snapshot, oldSnapshot := obj.(*lifecycle.SandboxSnapshot), old.(*lifecycle.SandboxSnapshot)
 	// Ownership of the status fields is part of the metadata and does change.
-	managedFields := snapshot.ManagedFields
+	managedFields, uid := snapshot.ManagedFields, snapshot.UID
 	// That this takes over the resource version is safe: it was compared before.
 	snapshot.ObjectMeta = *oldSnapshot.ObjectMeta.DeepCopy()
 	snapshot.ManagedFields = managedFields
+	// Whoever names a UID means that object and no other of its name: the validation compares them.
+	if uid != "" {
+		snapshot.UID = uid
+	}
 	snapshot.Spec = *oldSnapshot.Spec.DeepCopy()
 }
 

@@ -32,6 +32,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/clientfault"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/sandbox"
 )
 
@@ -125,6 +126,7 @@ func (r *REST) Create(ctx context.Context, obj runtime.Object, createValidation 
 
 // Update changes metadata and spec. Server-side apply creates through it, too.
 func (r *REST) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc, updateValidation rest.ValidateObjectUpdateFunc, forceAllowCreate bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	objInfo = clientfault.Update(lifecycle.Kind("Sandbox"), objInfo)
 	return r.Store.Update(ctx, name, objInfo, r.authorizeRestore(createValidation), updateValidation, forceAllowCreate, options)
 }
 
@@ -153,6 +155,7 @@ func (r *StatusREST) Get(ctx context.Context, name string, options *metav1.GetOp
 
 // Update changes the status.
 func (r *StatusREST) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc, updateValidation rest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	objInfo = clientfault.Update(lifecycle.Kind("Sandbox"), objInfo)
 	// A subresource never creates its parent, not even for server-side apply.
 	return r.store.Update(ctx, name, objInfo, createValidation, updateValidation, false, options)
 }

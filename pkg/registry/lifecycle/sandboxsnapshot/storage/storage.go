@@ -30,6 +30,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/clientfault"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/sandboxsnapshot"
 )
 
@@ -86,6 +87,12 @@ func (*REST) ShortNames() []string { return []string{"sbxsnap"} }
 // Categories are the groups of resources that kubectl get understands.
 func (*REST) Categories() []string { return []string{"opensandbox"} }
 
+// Update changes the metadata. Server-side apply creates through it, too.
+func (r *REST) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc, updateValidation rest.ValidateObjectUpdateFunc, forceAllowCreate bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	objInfo = clientfault.Update(lifecycle.Kind("SandboxSnapshot"), objInfo)
+	return r.Store.Update(ctx, name, objInfo, createValidation, updateValidation, forceAllowCreate, options)
+}
+
 // StatusREST serves sandboxsnapshots/status.
 type StatusREST struct {
 	store *genericregistry.Store
@@ -111,6 +118,7 @@ func (r *StatusREST) Get(ctx context.Context, name string, options *metav1.GetOp
 
 // Update changes the status.
 func (r *StatusREST) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc, updateValidation rest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	objInfo = clientfault.Update(lifecycle.Kind("SandboxSnapshot"), objInfo)
 	// A subresource never creates its parent, not even for server-side apply.
 	return r.store.Update(ctx, name, objInfo, createValidation, updateValidation, false, options)
 }
