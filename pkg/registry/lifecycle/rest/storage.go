@@ -50,6 +50,7 @@ func (p StorageProvider) NewAPIGroup(optsGetter generic.RESTOptionsGetter) (*gen
 	if err != nil {
 		return nil, err
 	}
+	group.NegotiatedSerializer = textOnly{group.NegotiatedSerializer}
 	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = storage
 	return &group, nil
 }
