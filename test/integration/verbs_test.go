@@ -28,7 +28,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
@@ -64,7 +63,7 @@ func TestVerbBodies(t *testing.T) {
 		{"another namespace", bytes.NewBufferString(`{"metadata":{"namespace":"other"}}`), json, 400, "namespace"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			f := &fixture{T: t, running: f.running, namespace: f.namespace, sandboxes: f.sandboxes, controller: f.controller}
+			f := f.within(t)
 			f.asRunning("demo")
 			got := f.send(admin, http.MethodPost, f.path("/demo/pause"), test.body, test.header)
 			if got.code != test.code || !strings.Contains(string(got.body), test.says) {
@@ -85,22 +84,6 @@ func TestVerbBodies(t *testing.T) {
 				t.Errorf("the phase is %s, want %s", phase, want)
 			}
 		})
-	}
-}
-
-func TestUnknownFields(t *testing.T) {
-	f := newFixture(t)
-	f.create(sandbox("demo"))
-	f.asRunning("demo")
-	body := `{"patience":3}`
-	if got := f.post(f.path("/demo/pause?fieldValidation=Strict"), body); got.code != 400 || !strings.Contains(got.status(f).Message, "patience") {
-		t.Errorf("strict: got %d %s", got.code, got.body)
-	}
-	if got := f.post(f.path("/demo/pause?fieldValidation=Warn"), body); got.code != 201 || !strings.Contains(got.header.Get("Warning"), "patience") {
-		t.Errorf("warn: got %d %v", got.code, got.header)
-	}
-	if got := f.post(f.path("/demo/pause?fieldValidation=Ignore"), body); got.code != 201 || got.header.Get("Warning") != "" {
-		t.Errorf("ignore: got %d %v", got.code, got.header)
 	}
 }
 
@@ -146,31 +129,6 @@ func TestPauseWritesEverythingAtOnce(t *testing.T) {
 	if again.ResourceVersion != s.ResourceVersion {
 		t.Errorf("a repeat wrote: %s became %s", s.ResourceVersion, again.ResourceVersion)
 	}
-}
-
-func TestVerbPreconditions(t *testing.T) {
-	f := newFixture(t)
-	f.create(sandbox("demo"))
-	s := f.asRunning("demo")
-	pause := func(uid types.UID, resourceVersion string) error {
-		_, err := f.sandboxes.Pause(context.Background(), "demo", &v1alpha1.SandboxPause{
-			ObjectMeta: metav1.ObjectMeta{UID: uid, ResourceVersion: resourceVersion},
-		}, metav1.CreateOptions{})
-		return err
-	}
-	for name, err := range map[string]error{
-		"another UID":             pause("another", ""),
-		"another resourceVersion": pause("", "1"),
-		"one of two":              pause(s.UID, "1"),
-	} {
-		if !apierrors.IsConflict(err) {
-			t.Errorf("%s: got %v, want a conflict", name, err)
-		}
-	}
-	if phase := f.get("demo").Status.Phase; phase != v1alpha1.SandboxRunning {
-		t.Fatalf("the phase is %s", phase)
-	}
-	f.must(pause(s.UID, s.ResourceVersion))
 }
 
 func TestVerbDryRun(t *testing.T) {
@@ -284,32 +242,5 @@ func TestAHundredPausesAreOne(t *testing.T) {
 	}
 	if s := f.get("demo"); s.Status.SnapshotAttempts != 1 || s.Status.Phase != v1alpha1.SandboxPausing {
 		t.Errorf("phase %s after %d attempts", s.Status.Phase, s.Status.SnapshotAttempts)
-	}
-}
-
-func TestRacingPauseAndResume(t *testing.T) {
-	f := newFixture(t)
-	f.create(sandbox("demo"))
-	f.asRunning("demo")
-	var all sync.WaitGroup
-	for i := range 100 {
-		all.Go(func() {
-			var err error
-			if i%2 == 0 {
-				_, err = f.sandboxes.Pause(context.Background(), "demo", &v1alpha1.SandboxPause{}, metav1.CreateOptions{})
-			} else {
-				_, err = f.sandboxes.Resume(context.Background(), "demo", &v1alpha1.SandboxResume{}, metav1.CreateOptions{})
-			}
-			if err != nil && !apierrors.HasStatusCause(err, "PauseCanceling") {
-				t.Errorf("%v", err)
-			}
-		})
-	}
-	all.Wait()
-	s := f.get("demo")
-	canceling := s.Spec.DesiredState == v1alpha1.DesiredStateRunning && reasonOf(s, v1alpha1.ConditionPaused) == v1alpha1.ReasonCanceling
-	pausing := s.Spec.DesiredState == v1alpha1.DesiredStatePaused && reasonOf(s, v1alpha1.ConditionPaused) == v1alpha1.ReasonPausing
-	if s.Status.Phase != v1alpha1.SandboxPausing || s.Status.SnapshotAttempts != 1 || canceling == pausing {
-		t.Errorf("ended in %+v, desired %s", s.Status, s.Spec.DesiredState)
 	}
 }
