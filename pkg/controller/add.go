@@ -69,17 +69,18 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		Clock:    clock.RealClock{},
 	}
 	if err := (&sandboxsnapshot.Reconciler{
-		Client:     mgr.GetClient(),
-		Live:       mgr.GetAPIReader(),
-		HostLive:   host.GetAPIReader(),
-		Jobs:       jobs,
-		Images:     template,
-		Registry:   registry,
-		Runtimes:   opts.CommitRuntimes,
-		MaxPerNode: opts.MaxCommitsPerNode,
-		MaxTotal:   opts.MaxCommits,
-		Recorder:   host.GetEventRecorder("sandboxsnapshot-controller"),
-		Clock:      clock.RealClock{},
+		Client:           mgr.GetClient(),
+		Live:             mgr.GetAPIReader(),
+		HostLive:         host.GetAPIReader(),
+		Jobs:             jobs,
+		Images:           template,
+		Registry:         registry,
+		Runtimes:         opts.CommitRuntimes,
+		ResumePullSecret: opts.ResumePullSecret,
+		MaxPerNode:       opts.MaxCommitsPerNode,
+		MaxTotal:         opts.MaxCommits,
+		Recorder:         host.GetEventRecorder("sandboxsnapshot-controller"),
+		Clock:            clock.RealClock{},
 	}).Add(mgr, host.GetCache(), limiter()); err != nil {
 		return fmt.Errorf("snapshot controller: %w", err)
 	}

@@ -86,6 +86,8 @@ type Source struct {
 	PodUID     types.UID                    `json:"podUID"`
 	NodeName   string                       `json:"nodeName"`
 	Containers []v1alpha1.ContainerSnapshot `json:"containers"`
+	// PullSecrets are the names of the Pod's image pull secrets.
+	PullSecrets []string `json:"pullSecrets,omitempty"`
 }
 
 // SourceOf reads the source that a commit Job was made for.

@@ -69,7 +69,7 @@ func (r *Reconciler) source(ctx context.Context, snapshot *v1alpha1.SandboxSnaps
 	for i := range containers {
 		containers[i].ImageURI = r.reference(snapshot, containers[i].ContainerName)
 	}
-	return &commitjob.Source{PodName: pod.Name, PodUID: pod.UID, NodeName: pod.Spec.NodeName, Containers: containers}, nil
+	return &commitjob.Source{PodName: pod.Name, PodUID: pod.UID, NodeName: pod.Spec.NodeName, Containers: containers, PullSecrets: pullSecretsOf(pod, r.ResumePullSecret)}, nil
 }
 
 func (r *Reconciler) checkPushSecret(ctx context.Context) error {

@@ -153,7 +153,10 @@ type fixture struct {
 	refuseStatus bool
 	// refuseJob is what the next creation of a Job answers.
 	refuseJob error
-	uids      int
+	// refuseSecrets makes the next creation of a Secret fail; unreadable is one that may not be read.
+	refuseSecrets bool
+	unreadable    string
+	uids          int
 }
 
 // newFixture starts with the objects, to which it adds the node and the push secret where the
@@ -194,11 +197,21 @@ func newFixture(t *testing.T, objects ...client.Object) *fixture {
 		theirs.WithObjects(object)
 	}
 	f.host = theirs.WithInterceptorFuncs(interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, object client.Object, options ...client.GetOption) error {
+			if _, ok := object.(*corev1.Secret); ok && f.unreadable == key.Name {
+				return apierrors.NewForbidden(corev1.Resource("secrets"), key.Name, nil)
+			}
+			return c.Get(ctx, key, object, options...)
+		},
 		Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
 			if _, ok := object.(*batchv1.Job); ok && f.refuseJob != nil {
 				err := f.refuseJob
 				f.refuseJob = nil
 				return err
+			}
+			if _, ok := object.(*corev1.Secret); ok && f.refuseSecrets {
+				f.refuseSecrets = false
+				return apierrors.NewServiceUnavailable("etcd is away")
 			}
 			f.uids++
 			object.SetUID(types.UID(fmt.Sprintf("uid-%d", f.uids)))

@@ -64,6 +64,8 @@ type Reconciler struct {
 	Registry Registry
 	// Runtimes are the runtime handlers whose files a commit can see.
 	Runtimes []string
+	// ResumePullSecret is what resumed Pods pull their snapshots with.
+	ResumePullSecret string
 	// MaxPerNode and MaxTotal bound the commits under way.
 	MaxPerNode, MaxTotal int
 	Recorder             events.EventRecorder

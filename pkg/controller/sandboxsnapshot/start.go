@@ -54,6 +54,9 @@ func (r *Reconciler) start(ctx context.Context, snapshot *v1alpha1.SandboxSnapsh
 		return ctrl.Result{}, findErr
 	}
 	if job != nil {
+		if err := r.handOver(ctx, snapshot, job); err != nil {
+			return ctrl.Result{}, err
+		}
 		return ctrl.Result{}, r.committing(ctx, snapshot, sandbox, job)
 	}
 
@@ -107,6 +110,11 @@ func (r *Reconciler) start(ctx context.Context, snapshot *v1alpha1.SandboxSnapsh
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	secrets, err := r.pullSecrets(ctx, snapshot.Namespace, source.PullSecrets)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	secrets.Take(job)
 	switch err := r.Jobs.Client.Create(ctx, job); {
 	case apierrors.IsInvalid(err), apierrors.IsForbidden(err):
 		return ctrl.Result{}, r.fail(ctx, snapshot, v1alpha1.ReasonCommitPodRejected,
@@ -114,6 +122,11 @@ func (r *Reconciler) start(ctx context.Context, snapshot *v1alpha1.SandboxSnapsh
 	case err != nil:
 		// Also where it exists by now: the next visit finds it and takes it up.
 		return ctrl.Result{}, fmt.Errorf("create Job %s/%s: %w", job.Namespace, job.Name, err)
+	}
+	if len(secrets.Files) > 0 {
+		if err := r.Jobs.HandOver(ctx, job, secrets); err != nil {
+			return ctrl.Result{}, err
+		}
 	}
 	return ctrl.Result{}, r.committing(ctx, snapshot, sandbox, job)
 }
