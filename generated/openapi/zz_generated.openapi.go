@@ -398,9 +398,17 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_ContainerSnapshot(ref comm
 					},
 					"layers": {
 						SchemaProps: spec.SchemaProps{
-							Description: "layers is how many layers of this project lie above the layers of the base image.",
+							Description: "layers is how many layers of this project lie above the layers of the base image: at most eight, for older ones are merged. Where an image's layers could not be merged, the commit's log says why.",
 							Type:        []string{"integer"},
 							Format:      "int32",
+						},
+					},
+					"differ": {
+						SchemaProps: spec.SchemaProps{
+							Description: "differ is what found the container's changes. Overlay reads the container's own layer and keeps everything. Containerd, for snapshotters without one, compares the container's files with its image's: that takes as long as the image is large, keeps times to the second only, and of extended attributes only capabilities.\n\nPossible enum values:\n - `\"Containerd\"` is containerd's own comparison.\n - `\"Overlay\"` reads the upper directory of the container's overlay mount.",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"Containerd", "Overlay"},
 						},
 					},
 				},

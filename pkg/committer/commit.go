@@ -53,6 +53,8 @@ type Container interface {
 	Check(context.Context) error
 	// Files is where its changes are.
 	Files(context.Context) (runtime.Files, error)
+	// Compare lets the container runtime find its changes.
+	Compare(context.Context) (*runtime.Compared, error)
 	// Base is the image that it was created from.
 	Base(context.Context) (*Base, error)
 }
@@ -126,6 +128,7 @@ type part struct {
 	files     runtime.Files
 	base      *Base
 	layer     image.Layer
+	differ    string // result.DifferContainerd, or empty
 	image     *image.Image
 }
 
@@ -210,7 +213,9 @@ func (c *commit) prepare(ctx context.Context) (err error) {
 		if p.files, err = p.container.Files(ctx); err != nil {
 			return err
 		}
-		if err := overlay.Check(p.files.Upperdir, p.readOptions()); err != nil {
+		if p.files.Upperdir == "" {
+			c.Log.Warn("containerd has to compare the files with the image", "container", p.Name, "because", p.files.Why)
+		} else if err := overlay.Check(p.files.Upperdir, p.readOptions()); err != nil {
 			return result.Wrap(result.CommitJobFailed, err, "the files of container %q cannot be read here: %s", p.Name, err)
 		}
 		if p.base, err = p.container.Base(ctx); err != nil {
@@ -273,6 +278,7 @@ func (c *commit) result() result.Result {
 			Digest:     p.image.ManifestDigest.String(),
 			LayerBytes: p.layer.Descriptor.Size,
 			Layers:     p.image.Layers,
+			Differ:     p.differ,
 		})
 	}
 	c.Log.Info("committed", "containers", len(c.parts), "frozenMillis", r.FrozenMillis, "leftFrozen", len(c.freezer.touched))

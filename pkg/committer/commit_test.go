@@ -18,11 +18,15 @@ package committer
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,7 +36,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
@@ -195,5 +201,66 @@ func TestLeftFrozen(t *testing.T) {
 			t.Errorf("fails=%v: %v", fails, err)
 		}
 		s.states(runtime.Running)
+	}
+}
+
+// TestComparison is for containers whose own layer cannot be read by itself: there is no
+// upper directory, or, which only reading shows, something in it refers to what is below.
+func TestComparison(t *testing.T) {
+	compressed := []byte("what containerd made")
+	for name, prepare := range map[string]func(*fakeContainer){
+		"no upper directory": func(c *fakeContainer) { c.upper = "" },
+		"a redirected directory": func(c *fakeContainer) {
+			if err := os.Mkdir(filepath.Join(c.upper, "d"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Setxattr(filepath.Join(c.upper, "d"), "trusted.overlay.redirect", []byte("old"), 0); err != nil {
+				t.Skip("needs root and extended attributes:", err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			s.options.LeaveFrozen = true
+			c := s.node.containers["side-id"]
+			prepare(c)
+			c.compare = func() (*runtime.Compared, error) {
+				if c.state != runtime.Paused {
+					t.Error("the container is not frozen")
+				}
+				return &runtime.Compared{
+					Descriptor: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerZstd, Digest: digest.FromBytes(compressed), Size: int64(len(compressed))},
+					DiffID:     digest.FromString("uncompressed"),
+					Open:       func(context.Context) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(compressed)), nil },
+				}, nil
+			}
+			if err := s.commit(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			s.states(runtime.Paused)
+			main, side := s.last().Containers[0], s.last().Containers[1]
+			if main.Differ != "" || side.Differ != result.DifferContainerd || side.LayerBytes != int64(len(compressed)) {
+				t.Errorf("results %+v, %+v", main, side)
+			}
+			img := pull(t, side)
+			config, err := img.ConfigFile()
+			if err != nil {
+				t.Fatal(err)
+			}
+			manifest, err := img.Manifest()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if config.RootFS.DiffIDs[1].String() != digest.FromString("uncompressed").String() || manifest.Layers[1].Digest.String() != digest.FromBytes(compressed).String() {
+				t.Errorf("layers %v, diff IDs %v", manifest.Layers, config.RootFS.DiffIDs)
+			}
+
+			s.reports = nil
+			c.compare = func() (*runtime.Compared, error) { return nil, errors.New("no space left") }
+			if err := s.commit(context.Background()); err == nil || !strings.Contains(s.last().Error.Message, "no space left") {
+				t.Errorf("got %v", err)
+			}
+			s.states(runtime.Running)
+		})
 	}
 }

@@ -65,6 +65,7 @@ type fakeContainer struct {
 
 	checks          int
 	onCheck         func(n int) error
+	compare         func() (*runtime.Compared, error)
 	onPause         func() error
 	onResume        func() error
 	findErr, stateE error
@@ -134,6 +135,10 @@ func (c *fakeContainer) Check(context.Context) error {
 		return c.onCheck(c.checks)
 	}
 	return nil
+}
+func (c *fakeContainer) Compare(context.Context) (*runtime.Compared, error) {
+	c.node.note("compare %s", c.name)
+	return c.compare()
 }
 func (c *fakeContainer) Files(context.Context) (runtime.Files, error) {
 	return runtime.Files{Upperdir: c.upper, Lowerdirs: c.lower}, nil

@@ -37,6 +37,9 @@ import (
 
 // stream pushes what the container changed.
 func (c *commit) stream(ctx context.Context, p *part) error {
+	if p.files.Upperdir == "" {
+		return c.compare(ctx, p)
+	}
 	c.doing = fmt.Sprintf("pushing the layer of container %q to %s", p.Name, p.target)
 	began := time.Now()
 	var stats overlay.Stats
@@ -50,8 +53,12 @@ func (c *commit) stream(ctx context.Context, p *part) error {
 	if checkErr := c.undisturbed(ctx, p); checkErr != nil {
 		return checkErr
 	}
+	if errors.Is(err, overlay.ErrNotSelfContained) {
+		c.Log.Warn("containerd has to compare the files with the image", "container", p.Name, "because", err)
+		return c.compare(ctx, p)
+	}
 	if err != nil {
-		return fmt.Errorf("container %q: %w", p.Name, explain(err))
+		return fmt.Errorf("container %q: %w", p.Name, err)
 	}
 	p.layer, err = describe(l)
 	if err != nil {
@@ -100,14 +107,6 @@ func (c *commit) undisturbed(ctx context.Context, p *part) error {
 		return result.Errorf(result.ContainerRestarted, "container %q was %s when the commit began and is %s now: something killed, started or thawed it meanwhile (a liveness probe, say)", p.Name, want, state)
 	}
 	return nil
-}
-
-// explain gives the errors of reading a container's files their reasons.
-func explain(err error) error {
-	if errors.Is(err, overlay.ErrNotSelfContained) {
-		return result.Wrap(result.RuntimeNotSupported, err, "%s", err)
-	}
-	return err
 }
 
 func describe(l *layer.Layer) (image.Layer, error) {

@@ -168,7 +168,27 @@ type ContainerSnapshot struct {
 	// +optional
 	LayerBytes int64 `json:"layerBytes,omitempty"`
 
-	// layers is how many layers of this project lie above the layers of the base image.
+	// layers is how many layers of this project lie above the layers of the base image: at most
+	// eight, for older ones are merged. Where an image's layers could not be merged, the
+	// commit's log says why.
 	// +optional
 	Layers int32 `json:"layers,omitempty"`
+
+	// differ is what found the container's changes. Overlay reads the container's own layer and
+	// keeps everything. Containerd, for snapshotters without one, compares the container's files
+	// with its image's: that takes as long as the image is large, keeps times to the second only,
+	// and of extended attributes only capabilities.
+	// +optional
+	Differ SnapshotDiffer `json:"differ,omitempty"`
 }
+
+// SnapshotDiffer is what finds the changes of a container.
+// +enum
+type SnapshotDiffer string
+
+const (
+	// DifferOverlay reads the upper directory of the container's overlay mount.
+	DifferOverlay SnapshotDiffer = "Overlay"
+	// DifferContainerd is containerd's own comparison.
+	DifferContainerd SnapshotDiffer = "Containerd"
+)

@@ -59,7 +59,13 @@ type Container struct {
 	// Layers is the number of layers above the image that the first sandbox of
 	// this line was created from.
 	Layers int `json:"layers"`
+	// Differ is DifferContainerd where the container's own layer could not be read.
+	Differ string `json:"differ,omitempty"`
 }
+
+// DifferContainerd is containerd's comparison of whole trees, which keeps times to the
+// second and no extended attributes but capabilities. The word is part of the API.
+const DifferContainerd = "Containerd"
 
 // Reason is why a run failed, in one CamelCase word.
 type Reason string

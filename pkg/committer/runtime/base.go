@@ -142,7 +142,11 @@ func repositoryOf(name string) string {
 
 // Open reads a blob of the image from the node.
 func (b *Base) Open(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
-	blob, err := b.client.content.ReaderAt(b.client.in(ctx), d)
+	return b.client.open(ctx, d)
+}
+
+func (c *Client) open(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	blob, err := c.content.ReaderAt(c.in(ctx), d)
 	if err != nil {
 		return nil, err
 	}

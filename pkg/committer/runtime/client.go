@@ -29,6 +29,7 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -45,8 +46,11 @@ type Client struct {
 	content    content.Store
 	images     images.Store
 	leases     leases.Manager
+	diff       diff.Comparer
 	snapshots  func(name string) snapshots.Snapshotter
 	closer     io.Closer
+
+	lease string // of Hold
 }
 
 // Dial connects to the socket at address and makes sure that containerd answers.
@@ -68,6 +72,7 @@ func Dial(ctx context.Context, address, namespace string) (*Client, error) {
 		content:    c.ContentStore(),
 		images:     c.ImageService(),
 		leases:     c.LeasesService(),
+		diff:       c.DiffService(),
 		snapshots:  c.SnapshotService,
 		closer:     c,
 	}, nil
@@ -95,6 +100,7 @@ func (c *Client) Hold(ctx context.Context, id string, ttl time.Duration, resourc
 	if lease, err = c.leases.Create(ctx, leases.WithID(id), leases.WithExpiration(ttl)); err != nil {
 		return nil, fmt.Errorf("creating the lease %s: %w", id, err)
 	}
+	c.lease = id
 	release = func(ctx context.Context) error { return c.leases.Delete(c.in(ctx), lease) }
 	for _, r := range resources {
 		if err := c.leases.AddResource(ctx, lease, r); err != nil {

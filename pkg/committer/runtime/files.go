@@ -37,17 +37,17 @@ const runcShim = "io.containerd.runc.v2"
 
 // Files is where a container's changes lie on the node.
 type Files struct {
-	// Upperdir is the overlay's upper directory.
-	Upperdir string
+	// Upperdir is the overlay's upper directory. Empty where there is none, because Why: then
+	// only Compare finds the changes.
+	Upperdir, Why string
 	// Lowerdirs are the unpacked layers of its image, the topmost first.
 	Lowerdirs []string
 	// UserXattr is whether overlay's marks are user.overlay.* attributes.
 	UserXattr bool
 }
 
-// Files finds the directory, and refuses where reading it would not give what
-// the container sees. containerd's own diff can come in here for snapshotters
-// without an overlay mount.
+// Files finds the directory, and refuses where neither it nor a comparison would
+// give what the container sees.
 func (c *Container) Files(ctx context.Context) (Files, error) {
 	if name := c.record.Runtime.Name; name != runcShim {
 		return Files{}, result.Errorf(result.RuntimeNotSupported, "container %q runs under %s, whose files cannot be read from the node; only %s is supported", c.ref.Name, name, runcShim)
@@ -62,20 +62,30 @@ func (c *Container) Files(ctx context.Context) (Files, error) {
 	if err != nil {
 		return Files{}, fmt.Errorf("asking the snapshotter %s for the mounts of container %q: %w", c.record.Snapshotter, c.ref.Name, err)
 	}
-	files, err := overlayFiles(mounts)
-	if err != nil {
-		return Files{}, result.Errorf(result.RuntimeNotSupported, "the snapshotter %s of container %q %w; only overlay mounts are supported", c.record.Snapshotter, c.ref.Name, err)
+	for _, m := range mounts {
+		for _, option := range m.Options {
+			if strings.HasPrefix(option, "uidmap=") || strings.HasPrefix(option, "gidmap=") {
+				return Files{}, result.Errorf(result.RuntimeNotSupported, "the snapshotter %s of container %q maps owners (%s), which cannot be undone yet", c.record.Snapshotter, c.ref.Name, option)
+			}
+		}
+	}
+	if len(mounts) == 0 {
+		return Files{}, result.Errorf(result.RuntimeNotSupported, "the snapshotter %s says nothing of where the files of container %q are", c.record.Snapshotter, c.ref.Name)
+	}
+	files := overlayFiles(mounts)
+	if files.Upperdir == "" {
+		files.Why = fmt.Sprintf("the snapshotter %s %s", c.record.Snapshotter, files.Why)
 	}
 	return files, nil
 }
 
-func overlayFiles(mounts []mount.Mount) (Files, error) {
+func overlayFiles(mounts []mount.Mount) Files {
 	if len(mounts) != 1 || mounts[0].Type != "overlay" {
 		types := make([]string, 0, len(mounts))
 		for _, m := range mounts {
 			types = append(types, m.Type)
 		}
-		return Files{}, fmt.Errorf("gives no single overlay mount (%s)", strings.Join(types, ", "))
+		return Files{Why: fmt.Sprintf("gives no single overlay mount (%s)", strings.Join(types, ", "))}
 	}
 	files := Files{UserXattr: slices.Contains(mounts[0].Options, "userxattr")}
 	for _, option := range mounts[0].Options {
@@ -85,14 +95,12 @@ func overlayFiles(mounts []mount.Mount) (Files, error) {
 			files.Upperdir = value
 		case "lowerdir":
 			files.Lowerdirs = strings.Split(value, ":")
-		case "uidmap", "gidmap":
-			return Files{}, fmt.Errorf("maps owners (%s)", option)
 		}
 	}
 	if files.Upperdir == "" {
-		return Files{}, fmt.Errorf("gives an overlay mount without an upper directory")
+		files.Why = "gives an overlay mount without an upper directory"
 	}
-	return files, nil
+	return files
 }
 
 // refuseUserNamespace refuses containers whose owners are shifted: the upper

@@ -227,7 +227,7 @@ func TestAdopt(t *testing.T) {
 		{ContainerName: "main", ContainerID: "c1", ImageURI: "r/main:t"}, {ContainerName: "side", ContainerID: "c2", ImageURI: "r/side:t"},
 	}}
 	main := result.Container{Name: "main", Image: "r/main:t", Digest: "sha256:1", LayerBytes: 1, Layers: 1}
-	side := result.Container{Name: "side", Image: "r/side:t", Digest: "sha256:2", LayerBytes: 2, Layers: 2}
+	side := result.Container{Name: "side", Image: "r/side:t", Digest: "sha256:2", LayerBytes: 2, Layers: 2, Differ: result.DifferContainerd}
 	elsewhere := result.Container{Name: "side", Image: "r/other:t", Digest: "sha256:2"}
 	undigested := result.Container{Name: "side", Image: "r/side:t"}
 	tests := map[string]struct {
@@ -260,8 +260,8 @@ func TestAdopt(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := []v1alpha1.ContainerSnapshot{
-				{ContainerName: "main", ContainerID: "c1", ImageURI: "r/main:t", ImageDigest: "sha256:1", LayerBytes: 1, Layers: 1},
-				{ContainerName: "side", ContainerID: "c2", ImageURI: "r/side:t", ImageDigest: "sha256:2", LayerBytes: 2, Layers: 2},
+				{ContainerName: "main", ContainerID: "c1", ImageURI: "r/main:t", ImageDigest: "sha256:1", LayerBytes: 1, Layers: 1, Differ: v1alpha1.DifferOverlay},
+				{ContainerName: "side", ContainerID: "c2", ImageURI: "r/side:t", ImageDigest: "sha256:2", LayerBytes: 2, Layers: 2, Differ: v1alpha1.DifferContainerd},
 			}
 			if !slices.Equal(got.Containers, want) || got.FrozenDuration.Seconds() != 1.5 {
 				t.Errorf("adopted %+v", got)

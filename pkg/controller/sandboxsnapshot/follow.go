@@ -116,6 +116,10 @@ func adopt(status *v1alpha1.SandboxSnapshotStatus, report result.Result) error {
 		adopted[i].ImageDigest = report.Containers[at].Digest
 		adopted[i].LayerBytes = report.Containers[at].LayerBytes
 		adopted[i].Layers = int32(report.Containers[at].Layers) //nolint:gosec // bounded by what a runtime can mount
+		adopted[i].Differ = v1alpha1.SnapshotDiffer(report.Containers[at].Differ)
+		if adopted[i].Differ == "" {
+			adopted[i].Differ = v1alpha1.DifferOverlay
+		}
 	}
 	status.Containers = adopted
 	status.FrozenDuration = &metav1.Duration{Duration: time.Duration(report.FrozenMillis) * time.Millisecond}

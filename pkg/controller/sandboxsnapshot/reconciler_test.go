@@ -74,7 +74,7 @@ func TestCommit(t *testing.T) {
 	f.ends(pod, 0, report(snapshot))
 	snapshot = f.visits("demo-gen1")
 	f.is(snapshot, succeeded)
-	want.ImageDigest, want.LayerBytes, want.Layers = "sha256:abc", 123, 2
+	want.ImageDigest, want.LayerBytes, want.Layers, want.Differ = "sha256:abc", 123, 2, v1alpha1.DifferOverlay
 	if snapshot.Status.Containers[0] != want || snapshot.Status.FrozenDuration.Milliseconds() != 150 || !snapshot.Status.CompletionTime.Time.Equal(epoch) {
 		t.Errorf("recorded %+v", snapshot.Status)
 	}

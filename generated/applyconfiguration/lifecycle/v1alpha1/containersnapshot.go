@@ -18,6 +18,10 @@ limitations under the License.
 
 package v1alpha1
 
+import (
+	lifecyclev1alpha1 "github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+)
+
 // ContainerSnapshotApplyConfiguration represents a declarative configuration of the ContainerSnapshot type for use
 // with apply.
 //
@@ -33,8 +37,15 @@ type ContainerSnapshotApplyConfiguration struct {
 	ImageDigest *string `json:"imageDigest,omitempty"`
 	// layerBytes is the compressed size in bytes of the layer that this snapshot added.
 	LayerBytes *int64 `json:"layerBytes,omitempty"`
-	// layers is how many layers of this project lie above the layers of the base image.
+	// layers is how many layers of this project lie above the layers of the base image: at most
+	// eight, for older ones are merged. Where an image's layers could not be merged, the
+	// commit's log says why.
 	Layers *int32 `json:"layers,omitempty"`
+	// differ is what found the container's changes. Overlay reads the container's own layer and
+	// keeps everything. Containerd, for snapshotters without one, compares the container's files
+	// with its image's: that takes as long as the image is large, keeps times to the second only,
+	// and of extended attributes only capabilities.
+	Differ *lifecyclev1alpha1.SnapshotDiffer `json:"differ,omitempty"`
 }
 
 // ContainerSnapshotApplyConfiguration constructs a declarative configuration of the ContainerSnapshot type for use with
@@ -88,5 +99,13 @@ func (b *ContainerSnapshotApplyConfiguration) WithLayerBytes(value int64) *Conta
 // If called multiple times, the Layers field is set to the value of the last call.
 func (b *ContainerSnapshotApplyConfiguration) WithLayers(value int32) *ContainerSnapshotApplyConfiguration {
 	b.Layers = &value
+	return b
+}
+
+// WithDiffer sets the Differ field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Differ field is set to the value of the last call.
+func (b *ContainerSnapshotApplyConfiguration) WithDiffer(value lifecyclev1alpha1.SnapshotDiffer) *ContainerSnapshotApplyConfiguration {
+	b.Differ = &value
 	return b
 }

@@ -1,0 +1,86 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package committer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
+)
+
+// compare pushes what containerd finds to be changed. It is for containers whose own
+// layer cannot be read by itself.
+func (c *commit) compare(ctx context.Context, p *part) error {
+	c.doing = fmt.Sprintf("waiting for containerd to compare the files of container %q with its image", p.Name)
+	began := time.Now()
+	made, err := p.container.Compare(ctx)
+	compared := time.Since(began)
+	if err == nil {
+		c.doing = fmt.Sprintf("pushing the layer of container %q to %s", p.Name, p.target)
+		err = c.uploadCompared(ctx, p, made)
+	}
+	if checkErr := c.undisturbed(ctx, p); checkErr != nil {
+		return checkErr
+	}
+	if err != nil {
+		return fmt.Errorf("container %q: %w", p.Name, err)
+	}
+	p.differ = result.DifferContainerd
+	p.layer = image.Layer{
+		Descriptor: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerZstd, Digest: made.Descriptor.Digest, Size: made.Descriptor.Size},
+		DiffID:     made.DiffID,
+		Created:    time.Now().UTC(),
+	}
+	c.Log.Info("layer pushed", "container", p.Name, "digest", made.Descriptor.Digest, "bytes", made.Descriptor.Size,
+		"differ", p.differ, "compared", compared, "took", time.Since(began))
+	return nil
+}
+
+func (c *commit) uploadCompared(ctx context.Context, p *part, made *runtime.Compared) error {
+	hash, err := v1.NewHash(made.Descriptor.Digest.String())
+	if err != nil {
+		return err
+	}
+	return p.target.Upload(ctx, &comparedLayer{ctx: ctx, hash: hash, made: made})
+}
+
+// comparedLayer is a v1.Layer in containerd's content store.
+type comparedLayer struct {
+	ctx  context.Context
+	hash v1.Hash
+	made *runtime.Compared
+}
+
+func (l *comparedLayer) Digest() (v1.Hash, error)            { return l.hash, nil }
+func (l *comparedLayer) Size() (int64, error)                { return l.made.Descriptor.Size, nil }
+func (l *comparedLayer) MediaType() (types.MediaType, error) { return types.OCILayerZStd, nil }
+func (l *comparedLayer) Compressed() (io.ReadCloser, error)  { return l.made.Open(l.ctx) }
+
+func (l *comparedLayer) DiffID() (v1.Hash, error)             { return v1.Hash{}, errOnlyUploaded }
+func (l *comparedLayer) Uncompressed() (io.ReadCloser, error) { return nil, errOnlyUploaded }
+
+var errOnlyUploaded = errors.New("the layer is only uploaded")
