@@ -210,7 +210,7 @@ func (s *stage) change(root string) {
 		}
 		// Not blocking: it may be a FIFO.
 		if f, err := os.OpenFile(p, how|os.O_WRONLY|unix.O_NONBLOCK, 0o640); err == nil {
-			_, _ = f.WriteString(fmt.Sprint("content ", s.clock))
+			_, _ = fmt.Fprint(f, "content ", s.clock)
 			_ = f.Close()
 		}
 	case 6:
