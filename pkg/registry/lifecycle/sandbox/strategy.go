@@ -77,9 +77,7 @@ func (s Strategy) PrepareForCreate(_ context.Context, obj runtime.Object) {
 		sandbox.Spec.DesiredState = lifecycle.DesiredStateRunning
 	}
 	// The finalizer is there before the first Pod can be: no deletion can slip in between.
-	if !slices.Contains(sandbox.Finalizers, v1alpha1.SandboxFinalizer) {
-		sandbox.Finalizers = append(sandbox.Finalizers, v1alpha1.SandboxFinalizer)
-	}
+	keepFinalizer(sandbox)
 	sandbox.Status = lifecycle.SandboxStatus{Phase: lifecycle.SandboxPending}
 	for _, condition := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionPaused} {
 		apimeta.SetStatusCondition(&sandbox.Status.Conditions, metav1.Condition{
@@ -113,12 +111,17 @@ func (Strategy) AllowCreateOnUpdate(context.Context) bool { return false }
 func (Strategy) AllowUnconditionalUpdate(context.Context) bool { return false }
 
 // PrepareForUpdate keeps the status, and the desired state where the update leaves it out:
-// a client that does not know or own that field must never resume a paused sandbox.
+// a client that does not know or own that field must never resume a paused sandbox. It keeps the
+// finalizer for the same reason: kubectl replace leaves it out, and without it a deletion would
+// leave the Pod behind, which has no owner. Once the deletion has begun it may be removed.
 func (Strategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 	sandbox, oldSandbox := obj.(*lifecycle.Sandbox), old.(*lifecycle.Sandbox)
 	sandbox.Status = *oldSandbox.Status.DeepCopy()
 	if sandbox.Spec.DesiredState == "" {
 		sandbox.Spec.DesiredState = oldSandbox.Spec.DesiredState
+	}
+	if oldSandbox.DeletionTimestamp == nil {
+		keepFinalizer(sandbox)
 	}
 	raiseGeneration(sandbox, oldSandbox)
 }
@@ -131,6 +134,12 @@ func (Strategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) field
 // WarningsOnUpdate tells of changes that will not have the effect that one may expect of them.
 func (Strategy) WarningsOnUpdate(_ context.Context, obj, old runtime.Object) []string {
 	return imageWarnings(obj.(*lifecycle.Sandbox), old.(*lifecycle.Sandbox))
+}
+
+func keepFinalizer(sandbox *lifecycle.Sandbox) {
+	if !slices.Contains(sandbox.Finalizers, v1alpha1.SandboxFinalizer) {
+		sandbox.Finalizers = append(sandbox.Finalizers, v1alpha1.SandboxFinalizer)
+	}
 }
 
 // raiseGeneration counts a change of the spec. The generic update has set the generation to the

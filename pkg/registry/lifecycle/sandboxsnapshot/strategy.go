@@ -75,9 +75,7 @@ func (s Strategy) PrepareForCreate(_ context.Context, obj runtime.Object) {
 	snapshot := obj.(*lifecycle.SandboxSnapshot)
 	snapshot.Generation = 1
 	// The finalizer is there before the first Job can be: what that freezes will be thawed.
-	if !slices.Contains(snapshot.Finalizers, v1alpha1.SnapshotFinalizer) {
-		snapshot.Finalizers = append(snapshot.Finalizers, v1alpha1.SnapshotFinalizer)
-	}
+	keepFinalizer(snapshot)
 	snapshot.Status = lifecycle.SandboxSnapshotStatus{Phase: lifecycle.SnapshotPending}
 	apimeta.SetStatusCondition(&snapshot.Status.Conditions, metav1.Condition{
 		Type:               v1alpha1.ConditionReady,
@@ -113,12 +111,22 @@ func (Strategy) AllowCreateOnUpdate(context.Context) bool { return false }
 // AllowUnconditionalUpdate is false: an update says which version it has read.
 func (Strategy) AllowUnconditionalUpdate(context.Context) bool { return false }
 
-// PrepareForUpdate keeps the status.
+// PrepareForUpdate keeps the status, and the finalizer where the update leaves it out, as kubectl
+// replace does: without it a deletion would leave Jobs and images behind.
 func (Strategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 	snapshot, oldSnapshot := obj.(*lifecycle.SandboxSnapshot), old.(*lifecycle.SandboxSnapshot)
 	snapshot.Status = *oldSnapshot.Status.DeepCopy()
+	if oldSnapshot.DeletionTimestamp == nil {
+		keepFinalizer(snapshot)
+	}
 	if !apiequality.Semantic.DeepEqual(snapshot.Spec, oldSnapshot.Spec) {
 		snapshot.Generation = oldSnapshot.Generation + 1
+	}
+}
+
+func keepFinalizer(snapshot *lifecycle.SandboxSnapshot) {
+	if !slices.Contains(snapshot.Finalizers, v1alpha1.SnapshotFinalizer) {
+		snapshot.Finalizers = append(snapshot.Finalizers, v1alpha1.SnapshotFinalizer)
 	}
 }
 
