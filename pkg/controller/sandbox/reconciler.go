@@ -262,7 +262,11 @@ func (r *Reconciler) createPod(ctx context.Context, seen *observed) (bool, error
 	switch err := r.Host.Create(ctx, pod); {
 	case err == nil:
 		r.holds.forget(client.ObjectKeyFromObject(sandbox))
-		r.tell(sandbox, &note{reason: v1alpha1.EventPodCreated, message: fmt.Sprintf("created Pod %s", pod.Name)})
+		source := "the template"
+		if seen.from != nil {
+			source = "snapshot " + seen.from.Name
+		}
+		r.tell(sandbox, &note{reason: v1alpha1.EventPodCreated, message: fmt.Sprintf("created Pod %s from %s", pod.Name, source)})
 		return false, nil // the Pod's own events bring the next visit
 	case apierrors.IsAlreadyExists(err):
 		mine, err := r.pod(ctx, sandbox)
@@ -322,8 +326,12 @@ func (r *Reconciler) createSnapshot(ctx context.Context, sandbox *v1alpha1.Sandb
 			DeletionPolicy: sandbox.Spec.Snapshot.DeletionPolicy,
 		},
 	}
-	if err := r.Client.Create(ctx, snapshot); err != nil && !apierrors.IsAlreadyExists(err) {
+	switch err := r.Client.Create(ctx, snapshot); {
+	case apierrors.IsAlreadyExists(err):
+	case err != nil:
 		return fmt.Errorf("create snapshot %s/%s: %w", snapshot.Namespace, snapshot.Name, err)
+	default:
+		r.tell(sandbox, &note{reason: v1alpha1.ReasonPausing, message: fmt.Sprintf("snapshot %s commits the root filesystems", snapshot.Name)})
 	}
 	return nil
 }
