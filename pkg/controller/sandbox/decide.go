@@ -131,7 +131,7 @@ func (o *observed) starting() action {
 		// files are not those that are wanted.
 		return o.remove(ptr.To[int64](removalGrace))
 	}
-	view := viewPod(o.pod)
+	view := o.view()
 	if view.lost {
 		return o.remove(nil)
 	}
@@ -199,7 +199,7 @@ func (o *observed) running() action {
 	if o.pod == nil {
 		return o.lost()
 	}
-	view := viewPod(o.pod)
+	view := o.view()
 	if view.lost {
 		return o.remove(nil)
 	}
@@ -325,11 +325,12 @@ func (o *observed) committed(next *nextStatus, canceling bool) action {
 	case o.pod.UID != o.attempt.Status.SourcePodUID:
 		return o.attemptFailed(next, metav1.Condition{Reason: v1alpha1.ReasonSourcePodReplaced, Message: fmt.Sprintf("Pod %s is not the one that was committed", o.pod.Name)})
 	}
+	// The last look at this Pod: a restart that came just before the commit was not seen yet.
+	reset := next.noticeReset(o.view())
 	next.SnapshotName = o.attempt.Name
 	next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonPausing, "the sandbox is being paused")
 	next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonRemovingPod, "snapshot %s is ready, Pod %s is being removed", o.attempt.Name, o.pod.Name)
-	// The last look at this Pod: a restart that came just before the commit was not seen yet.
-	return o.write(next, next.noticeReset(viewPod(o.pod)))
+	return o.write(next, reset)
 }
 
 func (o *observed) finishPause(next *nextStatus) action {
@@ -373,7 +374,7 @@ func (o *observed) canceled(next *nextStatus) action {
 // Another one is a loss, which running tells of.
 func (o *observed) showSame(next *nextStatus) {
 	if o.pod.UID == next.PodUID {
-		next.show(o.pod, viewPod(o.pod))
+		next.show(o.pod, o.view())
 	}
 }
 
@@ -432,9 +433,9 @@ func (o *observed) paused() action {
 func (o *observed) failed() action {
 	next := o.next()
 	switch {
-	case o.pod != nil && o.pod.DeletionTimestamp == nil && viewPod(o.pod).started:
+	case o.pod != nil && o.pod.DeletionTimestamp == nil && o.view().started:
 		next.Phase = v1alpha1.SandboxRunning
-		next.show(o.pod, viewPod(o.pod))
+		next.show(o.pod, o.view())
 		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonRunning, "the sandbox is not paused")
 	case o.wants(v1alpha1.DesiredStateRunning) && next.SnapshotName != "" && o.from != nil && o.from.Status.Phase == v1alpha1.SnapshotSucceed:
 		next.resuming()
@@ -464,6 +465,10 @@ func (o *observed) wants(state v1alpha1.SandboxDesiredState) bool {
 		return state == v1alpha1.DesiredStateRunning
 	}
 	return o.sandbox.Spec.DesiredState == state
+}
+
+func (o *observed) view() podView {
+	return viewPod(o.pod, o.sandbox.Spec.Snapshot.Containers...)
 }
 
 func (o *observed) pausedReason() string {

@@ -109,7 +109,11 @@ func (n *nextStatus) noticeReset(view podView) *note {
 	if view.reset == "" {
 		return nil
 	}
-	return n.loseData(v1alpha1.ReasonFilesystemReset, "restarted in place, with a fresh root filesystem: %s", view.reset)
+	since := "the sandbox was started"
+	if n.SnapshotName != "" {
+		since = "snapshot " + n.SnapshotName
+	}
+	return n.loseData(v1alpha1.ReasonFilesystemReset, "restarted in place, with a fresh root filesystem: %s; what was written there since %s is gone", view.reset, since)
 }
 
 // keepData takes the complaint back: a pause has succeeded since.

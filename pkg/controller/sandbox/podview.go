@@ -18,6 +18,7 @@ package sandbox
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -34,12 +35,13 @@ type podView struct {
 	reason, message string
 	// lost: its containers were ended from outside and will not come back.
 	lost bool
-	// reset tells of a container that was restarted in place, empty where none was.
+	// reset names the containers that were restarted in place, empty where none was.
 	reset string
 }
 
-func viewPod(pod *corev1.Pod) podView {
-	view := podView{reset: restarted(pod)}
+// viewPod looks at a Pod. kept are the containers whose files a pause keeps; none: all of them.
+func viewPod(pod *corev1.Pod, kept ...string) podView {
+	view := podView{reset: restarted(pod, kept)}
 	switch pod.Status.Phase {
 	case corev1.PodSucceeded, corev1.PodFailed:
 		if why := evicted(pod); why != "" {
@@ -85,10 +87,12 @@ func evicted(pod *corev1.Pod) string {
 }
 
 // restarted names the containers that were restarted in place: each has lost its root filesystem.
-func restarted(pod *corev1.Pod) string {
+// Nobody was promised the files of a container that a pause does not keep.
+func restarted(pod *corev1.Pod, kept []string) string {
 	var names []string
 	for i := range pod.Status.ContainerStatuses {
-		if status := &pod.Status.ContainerStatuses[i]; status.RestartCount > 0 {
+		status := &pod.Status.ContainerStatuses[i]
+		if status.RestartCount > 0 && (len(kept) == 0 || slices.Contains(kept, status.Name)) {
 			names = append(names, status.Name)
 		}
 	}

@@ -107,6 +107,9 @@ func TestRestarted(t *testing.T) {
 	if got := viewPod(pod).reset; got != "a, c" {
 		t.Errorf("reset %q", got)
 	}
+	if got := viewPod(pod, "b", "c").reset; got != "c" {
+		t.Errorf("reset %q where the files of b and c are kept", got)
+	}
 	evictedPod(pod)
 	if got := viewPod(pod).reset; got != "a, c" {
 		t.Errorf("reset %q once it is evicted", got)

@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -236,6 +237,25 @@ func TestAPause(t *testing.T) {
 	if result.RequeueAfter != 0 {
 		t.Errorf("a sandbox at rest is visited again after %s", result.RequeueAfter)
 	}
+	f.tells("Normal Pausing snapshot demo-gen1 commits the root filesystems", "Normal Paused saved in snapshot demo-gen1; Pod demo is gone")
+}
+
+func TestAResume(t *testing.T) {
+	f := newFixture(t, sandboxIn(v1alpha1.SandboxResuming, saved("demo-gen1"), attempts(1)), snapshotIn(v1alpha1.SnapshotSucceed))
+	f.visits("Resuming pod=demo saved=demo-gen1 attempts=1")
+	f.tells("Normal PodCreated created Pod demo from snapshot demo-gen1")
+}
+
+// tells checks all events since the last call.
+func (f *fixture) tells(want ...string) {
+	f.Helper()
+	var got []string
+	for told := f.r.Recorder.(*events.FakeRecorder).Events; len(told) > 0; {
+		got = append(got, <-told)
+	}
+	if !slices.Equal(got, want) {
+		f.Errorf("the events are %q, want %q", got, want)
+	}
 }
 
 func TestAResumeWhoseImageIsGone(t *testing.T) {
@@ -275,12 +295,12 @@ func TestANameThatIsTaken(t *testing.T) {
 }
 
 func TestAPauseThatFailsForDays(t *testing.T) {
-	objects := []client.Object{sandboxIn(v1alpha1.SandboxRunning, wantsPaused, onPod, failedPause, attempts(4), failures(4)), podOf()}
+	objects := []client.Object{sandboxIn(v1alpha1.SandboxRunning, wantsPaused, onPod, failedPause, lostDataBy, attempts(4), failures(4)), podOf()}
 	for n := range 4 {
 		objects = append(objects, snapshotIn(v1alpha1.SnapshotFailed, named(fmt.Sprintf("demo-gen%d", n+1))))
 	}
 	f := newFixture(t, objects...)
-	const waits = "Running Ready=True/PodReady Paused=False/RegistryUnavailable pod=demo/pod-1 attempts=4 failed=4"
+	const waits = "Running Ready=True/PodReady Paused=False/RegistryUnavailable DataLost=True/PodLost pod=demo/pod-1 attempts=4 failed=4"
 	f.visits(waits)
 	if result := f.visits(waits); result.RequeueAfter != 80*time.Second {
 		t.Errorf("tries again after %s", result.RequeueAfter)

@@ -19,6 +19,7 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -107,13 +108,8 @@ func (r *Reconciler) anyPod(ctx context.Context, sandbox *v1alpha1.Sandbox) (*co
 	return pod, nil
 }
 
-// prune deletes pause snapshots beyond spec.snapshot.historyLimit, the oldest first, and failed
-// ones but the last. The one that the next resume needs stays whatever the limit says, and
-// after a loss of data so do all: one of them may be the last that holds it.
+// prune deletes the snapshots that a sandbox keeps no longer.
 func (r *Reconciler) prune(ctx context.Context, sandbox *v1alpha1.Sandbox) error {
-	if meta.IsStatusConditionTrue(sandbox.Status.Conditions, v1alpha1.ConditionDataLost) {
-		return nil
-	}
 	snapshots, err := r.owned(ctx, r.Client, sandbox)
 	if err != nil {
 		return err
@@ -126,12 +122,10 @@ func (r *Reconciler) prune(ctx context.Context, sandbox *v1alpha1.Sandbox) error
 	return nil
 }
 
-// beyond are the snapshots that a sandbox keeps no longer.
+// beyond are the pause snapshots beyond spec.snapshot.historyLimit, the oldest first, and failed
+// ones but the last. The one that the next resume needs stays whatever the limit says.
 func beyond(snapshots []v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) []*v1alpha1.SandboxSnapshot {
-	limit := v1alpha1.DefaultHistoryLimit
-	if sandbox.Spec.Snapshot.HistoryLimit != nil {
-		limit = *sandbox.Spec.Snapshot.HistoryLimit
-	}
+	limit := kept(sandbox)
 	slices.SortFunc(snapshots, func(a, b v1alpha1.SandboxSnapshot) int {
 		return int(naming.Attempt(b.Name) - naming.Attempt(a.Name))
 	})
@@ -152,6 +146,28 @@ func beyond(snapshots []v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) []*
 		}
 	}
 	return old
+}
+
+// kept is how many successful snapshots a sandbox keeps. While it has lost data that is all of
+// them: one may be the last that holds it. The pause that ends a loss saves what there is after
+// it, so the snapshot from before stays until the next.
+func kept(sandbox *v1alpha1.Sandbox) int32 {
+	limit := v1alpha1.DefaultHistoryLimit
+	if sandbox.Spec.Snapshot.HistoryLimit != nil {
+		limit = *sandbox.Spec.Snapshot.HistoryLimit
+	}
+	lost := meta.FindStatusCondition(sandbox.Status.Conditions, v1alpha1.ConditionDataLost)
+	paused := meta.FindStatusCondition(sandbox.Status.Conditions, v1alpha1.ConditionPaused)
+	switch {
+	case lost == nil:
+		return limit
+	case lost.Status == metav1.ConditionTrue:
+		return math.MaxInt32
+	case paused == nil || paused.Status != metav1.ConditionTrue || paused.LastTransitionTime.Equal(&lost.LastTransitionTime):
+		// Both were set by the same write, or no pause has succeeded since.
+		return max(limit, 2)
+	}
+	return limit
 }
 
 // owned are the snapshots that pauses of this sandbox made.

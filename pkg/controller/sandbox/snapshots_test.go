@@ -18,9 +18,12 @@ package sandbox
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"testing"
+	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
@@ -67,5 +70,50 @@ func TestBeyond(t *testing.T) {
 				t.Errorf("goes %q, want %q", got, test.want)
 			}
 		})
+	}
+}
+
+func TestKept(t *testing.T) {
+	at := func(kind string, status metav1.ConditionStatus, seconds int64) metav1.Condition {
+		return metav1.Condition{Type: kind, Status: status, LastTransitionTime: metav1.Unix(seconds, 0)}
+	}
+	const lost, paused = v1alpha1.ConditionDataLost, v1alpha1.ConditionPaused
+	tests := map[string]struct {
+		limit      *int32
+		conditions []metav1.Condition
+		want       int32
+	}{
+		"by default three":                        {nil, nil, 3},
+		"as many as it says":                      {ptr.To[int32](1), []metav1.Condition{at(paused, "True", 9)}, 1},
+		"all while data is lost":                  {ptr.To[int32](1), []metav1.Condition{at(lost, "True", 5), at(paused, "True", 3)}, math.MaxInt32},
+		"one from before with the next pause":     {ptr.To[int32](1), []metav1.Condition{at(lost, "False", 9), at(paused, "True", 9)}, 2},
+		"and as long as no other pause succeeds":  {ptr.To[int32](1), []metav1.Condition{at(lost, "False", 9), at(paused, "False", 20)}, 2},
+		"not after another pause":                 {ptr.To[int32](1), []metav1.Condition{at(lost, "False", 9), at(paused, "True", 30)}, 1},
+		"where it is among the latest none extra": {ptr.To[int32](4), []metav1.Condition{at(lost, "False", 9), at(paused, "True", 9)}, 4},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			sandbox := sandboxIn(v1alpha1.SandboxPaused)
+			sandbox.Spec.Snapshot.HistoryLimit = test.limit
+			sandbox.Status.Conditions = test.conditions
+			if got := kept(sandbox); got != test.want {
+				t.Errorf("keeps %d, want %d", got, test.want)
+			}
+		})
+	}
+}
+
+// The transition times of TestKept are those that a pause writes.
+func TestThePauseThatEndsALossKeepsTheSnapshotFromBefore(t *testing.T) {
+	sandbox := sandboxIn(v1alpha1.SandboxPausing, wantsPaused, onPod, removing, lostDataBy, attempts(2))
+	sandbox.Spec.Snapshot.HistoryLimit = ptr.To[int32](1)
+	before, after := *snapshotIn(v1alpha1.SnapshotSucceed), *snapshotIn(v1alpha1.SnapshotSucceed, named("demo-gen2"))
+	ended := decide(observed{sandbox: sandbox, attempt: &after, now: epoch.Add(time.Hour)})
+	if ended.do != writeStatus || ended.status.Phase != v1alpha1.SandboxPaused {
+		t.Fatalf("the pause goes on with %+v", ended)
+	}
+	sandbox.Status = *ended.status
+	if old := beyond([]v1alpha1.SandboxSnapshot{before, after}, sandbox); len(old) != 0 {
+		t.Errorf("%s goes", old[0].Name)
 	}
 }
