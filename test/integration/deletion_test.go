@@ -14,7 +14,6 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-
 package integration
 
 import (
@@ -22,7 +21,11 @@ import (
 	"slices"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/metadata"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
@@ -47,5 +50,37 @@ func TestReplaceKeepsTheFinalizers(t *testing.T) {
 	f.must(err)
 	if !slices.Equal(snapshot.Finalizers, []string{v1alpha1.SnapshotFinalizer}) {
 		t.Errorf("the snapshot has the finalizers %q", snapshot.Finalizers)
+	}
+}
+
+// The namespace controller and the garbage collector would rather have protobuf, and take JSON.
+// While they got neither, no namespace of the cluster could be deleted.
+func TestMetadataClientsDelete(t *testing.T) {
+	f := newFixture(t)
+	for _, name := range []string{"one", "two", "three"} {
+		f.create(sandbox(name))
+	}
+	config := f.running.as(admin)
+	config.ContentType = runtime.ContentTypeProtobuf
+	client, err := metadata.NewForConfig(config)
+	f.must(err)
+	sandboxes := client.Resource(v1alpha1.SchemeGroupVersion.WithResource("sandboxes")).Namespace(f.namespace)
+	list, err := sandboxes.List(context.Background(), metav1.ListOptions{})
+	f.must(err)
+	if len(list.Items) != 3 {
+		t.Errorf("lists %d", len(list.Items))
+	}
+
+	f.must(sandboxes.Delete(context.Background(), "one", metav1.DeleteOptions{}))
+	_, err = sandboxes.Patch(context.Background(), "one", types.StrategicMergePatchType,
+		[]byte(`{"metadata":{"$deleteFromPrimitiveList/finalizers":["`+v1alpha1.SandboxFinalizer+`"]}}`), metav1.PatchOptions{})
+	f.must(err)
+	if _, err := f.sandboxes.Get(context.Background(), "one", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("without its finalizer it is still there: %v", err)
+	}
+
+	f.must(sandboxes.DeleteCollection(context.Background(), metav1.DeleteOptions{}, metav1.ListOptions{}))
+	if f.get("two").DeletionTimestamp == nil || f.get("three").DeletionTimestamp == nil {
+		t.Error("the collection has not been deleted")
 	}
 }
