@@ -94,10 +94,15 @@ func TestADeletedSandboxLeavesNothingBehind(t *testing.T) {
 func TestANamespaceWithSandboxesCanBeDeleted(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t)
+	r.create("pending", nowhere)
 	r.start("running")
 	r.start("paused")
+	r.start("pausing")
 	r.pause("paused")
 	r.awaitPaused("paused")
+	r.sh("pausing", bigFile)
+	r.pause("pausing")
+	r.awaitFrozen("pausing/main")
 	if err := r.kube.CoreV1().Namespaces().Delete(t.Context(), r.namespace, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -108,4 +113,8 @@ func TestANamespaceWithSandboxesCanBeDeleted(t *testing.T) {
 		}
 		return false, inYAML(namespace.Status)
 	})
+	// Its Jobs live elsewhere, and containerd knows of no namespaces being deleted.
+	if left := r.left(t.Context()); left != "" {
+		t.Errorf("the namespace is gone and there is still: %s", left)
+	}
 }
