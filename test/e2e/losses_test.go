@@ -1,0 +1,151 @@
+//go:build e2e
+
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package e2e
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+)
+
+// awaitReset waits until the sandbox says that a container was restarted in place.
+func (r *room) awaitReset(name, since string) *v1alpha1.Sandbox {
+	r.t.Helper()
+	sandbox := r.awaitReason(name, v1alpha1.ConditionDataLost, v1alpha1.ReasonFilesystemReset)
+	message := messageOf(sandbox.Status.Conditions, v1alpha1.ConditionDataLost)
+	if !meta.IsStatusConditionTrue(sandbox.Status.Conditions, v1alpha1.ConditionDataLost) || !strings.Contains(message, "main") || !strings.Contains(message, since) {
+		r.t.Errorf("after a restart in place the sandbox is %s; want DataLost to name main and %q", describe(sandbox), since)
+	}
+	return sandbox
+}
+
+func TestAContainerThatIsRestartedInPlaceHasLostItsFilesAndSaysSo(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	probed := r.start("probed", func(s *v1alpha1.Sandbox) {
+		s.Spec.Template.Spec.Containers[0].LivenessProbe = &corev1.Probe{
+			ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"test", "!", "-e", "/root/sick"}}},
+			PeriodSeconds: 1, FailureThreshold: 1,
+		}
+	})
+	r.start("killed", func(s *v1alpha1.Sandbox) { s.Spec.Snapshot.HistoryLimit = ptr.To[int32](1) })
+	r.sh("killed", "echo saved > /root/saved")
+	before, _ := r.pauseAndResume("killed")
+
+	r.sh("killed", "echo lost > /root/lost")
+	r.kill(t, r.namespace, "killed", "main")
+	r.sh("probed", "touch /root/sick")
+
+	// The Pod is the same, and the container has started from the snapshot's image once more.
+	after := r.awaitReset("killed", "since snapshot killed-gen1")
+	if after.Status.PodUID != before.Status.PodUID {
+		t.Errorf("the Pod is another one: %s", describe(after))
+	}
+	r.awaitReady("killed")
+	if got := r.sh("killed", "ls /root"); got != "saved\n" {
+		t.Errorf("restarted, there is %q", got)
+	}
+	r.awaitEvent(corev1.EventTypeWarning, v1alpha1.ReasonFilesystemReset)
+	// The probe has no snapshot to tell of.
+	if now := r.awaitReset("probed", "since the sandbox was started"); now.Status.PodUID != probed.Status.PodUID {
+		t.Errorf("the Pod of the probe is another one: %s", describe(now))
+	}
+
+	// The pause that ends the loss keeps the snapshot from before it; the one after that does not.
+	r.pause("killed")
+	paused, _ := r.awaitPaused("killed")
+	if reasonOf(paused.Status.Conditions, v1alpha1.ConditionDataLost) != v1alpha1.ReasonFilesSaved {
+		t.Errorf("paused since, the sandbox is %s", describe(paused))
+	}
+	r.snapshot("killed-gen1")
+	r.resume("killed")
+	r.awaitReady("killed")
+	if first := r.snapshot("killed-gen1"); first.DeletionTimestamp != nil {
+		t.Error("the snapshot from before the loss is being deleted")
+	}
+	r.pause("killed")
+	r.awaitPaused("killed")
+	r.awaitSnapshots("killed-gen3")
+}
+
+func TestASandboxWhoseContainersHaveEndedCanBePausedAndNotJustResumed(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	r.create("demo", func(s *v1alpha1.Sandbox) {
+		s.Spec.Template.Spec.RestartPolicy = corev1.RestartPolicyNever
+		s.Spec.Template.Spec.Containers[0].Command = []string{"sh", "-c", "echo ran >> /root/runs"}
+	})
+	ended := r.awaitReason("demo", v1alpha1.ConditionReady, v1alpha1.ReasonContainersEnded)
+	if ended.Status.Phase != v1alpha1.SandboxRunning || meta.IsStatusConditionTrue(ended.Status.Conditions, v1alpha1.ConditionDataLost) {
+		t.Errorf("with its containers ended the sandbox is %s", describe(ended))
+	}
+
+	_, err := r.sandboxes().Resume(t.Context(), "demo", &v1alpha1.SandboxResume{}, metav1.CreateOptions{})
+	r.mustRefuse("resume of what would be lost", err)
+	var refused apierrors.APIStatus
+	if errors.As(err, &refused) && refused.Status().Details.Causes[0].Type != "ContainersEnded" {
+		t.Errorf("the refusal's cause is %v", refused.Status().Details.Causes[0])
+	}
+
+	r.pause("demo")
+	_, snapshot := r.awaitPaused("demo")
+	if frozen := snapshot.Status.FrozenDuration; frozen == nil || frozen.Duration != 0 {
+		t.Errorf("nothing ran, and it was frozen for %v", frozen)
+	}
+	r.edit("demo", func(s *v1alpha1.Sandbox) {
+		s.Spec.Template.Spec.Containers[0].Command = []string{"sleep", "infinity"}
+	})
+	r.resume("demo")
+	r.awaitReady("demo")
+	if got := r.sh("demo", "cat /root/runs"); got != "ran\n" {
+		t.Errorf("resumed, there is %q", got)
+	}
+}
+
+// A probe cannot succeed in a frozen container, so the kubelet may restart it in the middle of a
+// commit, and what it had written is gone. Then that is said; it is never just missing.
+func TestAProbeThatFailsWhileFrozenLosesNothingUnsaid(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	r.start("demo", func(s *v1alpha1.Sandbox) {
+		s.Spec.Template.Spec.Containers[0].LivenessProbe = &corev1.Probe{
+			ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"true"}}},
+			PeriodSeconds: 1, FailureThreshold: 1,
+		}
+	})
+	r.sh("demo", bigFile)
+	r.pause("demo")
+	r.awaitPaused("demo")
+	r.resume("demo")
+	r.awaitReady("demo")
+	if r.sh("demo", "ls /root") == "" {
+		t.Log("the container was restarted while it was frozen")
+		r.awaitEvent(corev1.EventTypeWarning, v1alpha1.ReasonFilesystemReset)
+		return
+	}
+	r.sh("demo", checkBigFile)
+}
