@@ -30,6 +30,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	runtimespec "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/overlay"
@@ -133,7 +134,15 @@ type part struct {
 }
 
 func (p *part) readOptions() overlay.Options {
-	return overlay.Options{UserXattr: p.files.UserXattr}
+	return overlay.Options{UserXattr: p.files.UserXattr, Owners: overlay.Owners{Users: ids(p.files.Users), Groups: ids(p.files.Groups)}}
+}
+
+func ids(mappings []runtimespec.LinuxIDMapping) []overlay.IDs {
+	var all []overlay.IDs
+	for _, m := range mappings {
+		all = append(all, overlay.IDs{Container: m.ContainerID, Node: m.HostID, Size: m.Size})
+	}
+	return all
 }
 
 // run does everything that can fail for foreseeable reasons before it freezes

@@ -32,8 +32,9 @@ import (
 )
 
 // maxOwnLayers is how many layers of ours an image has at most, the new one
-// included. Eight are promised; one less keeps an image whose every pause rewrites
-// all there is within one and a half times of what it was at its fifth.
+// included. Eight are promised: one less leaves room for a commit that adds two, and
+// keeps an image whose every pause rewrites all there is within one and a half times
+// of what it was at its fifth.
 const maxOwnLayers = 7
 
 // merge makes room for the new layer where an image has as many of ours as it may

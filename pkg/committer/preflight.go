@@ -115,7 +115,7 @@ func (c *commit) remake(ctx context.Context, p *part, at int, why error) error {
 	began := time.Now()
 	unpacked := p.files.Lowerdirs[len(layers)-1-at] // the topmost first
 	made, err := upload(ctx, p.target, func(ctx context.Context, w io.Writer) error {
-		_, err := overlay.Write(ctx, w, unpacked, p.readOptions())
+		_, err := overlay.Write(ctx, w, unpacked, overlay.Options{UserXattr: p.files.UserXattr})
 		return err
 	}, c.Log)
 	if err != nil {

@@ -53,6 +53,9 @@ func (c *commit) stream(ctx context.Context, p *part) error {
 	if checkErr := c.undisturbed(ctx, p); checkErr != nil {
 		return checkErr
 	}
+	if errors.Is(err, overlay.ErrNotSelfContained) && len(p.files.Users)+len(p.files.Groups) > 0 {
+		return result.Wrap(result.RuntimeNotSupported, err, "container %q: %s, and containerd's own comparison does not know the users of its namespace (hostUsers: false)", p.Name, err)
+	}
 	if errors.Is(err, overlay.ErrNotSelfContained) {
 		c.Log.Warn("containerd has to compare the files with the image", "container", p.Name, "because", err)
 		return c.compare(ctx, p)

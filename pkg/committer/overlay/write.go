@@ -71,6 +71,9 @@ type Options struct {
 	// prefix belongs to the container.
 	UserXattr bool
 
+	// Owners are the container's, where they are others than the node's.
+	Owners Owners
+
 	// MaxPath is the longest path in bytes; 0 stands for the constant MaxPath.
 	MaxPath int
 }
@@ -119,6 +122,7 @@ type writer struct {
 	out     Lender
 	encoder encoder
 	marks   string // the prefix of overlay's own extended attributes
+	owners  Owners
 	maxPath int
 	links   map[inode]*link
 	buf     []byte
@@ -135,6 +139,7 @@ func newWriter(ctx context.Context, w io.Writer, o Options) (*writer, func() err
 	t := &writer{
 		ctx:     ctx,
 		out:     sink{out},
+		owners:  o.Owners,
 		marks:   "trusted.overlay.",
 		maxPath: MaxPath,
 		links:   map[inode]*link{},
@@ -216,7 +221,7 @@ func (t *writer) whiteout(path []byte) error {
 
 // marker writes an empty file that only its name speaks for.
 func (t *writer) marker(path []byte) error {
-	return t.header(&header{typeflag: tar.TypeReg, name: path})
+	return t.put(&header{typeflag: tar.TypeReg, name: path})
 }
 
 // listed is an open directory and its names.
@@ -359,7 +364,18 @@ func newHeader(st *unix.Stat_t, path []byte, xattrs []record) *header {
 	}
 }
 
-func (t *writer) header(h *header) error {
+// header writes a header of a file that is there, whose owner is the node's.
+func (t *writer) header(h *header) (err error) {
+	if h.uid, err = inContainer(t.owners.Users, h.uid); err == nil {
+		h.gid, err = inContainer(t.owners.Groups, h.gid)
+	}
+	if err != nil {
+		return fmt.Errorf("%q %w: %w", "/"+string(h.name), ErrUnrepresentable, err)
+	}
+	return t.put(h)
+}
+
+func (t *writer) put(h *header) error {
 	// Only PAX keeps nanoseconds, names of any bytes, and extended attributes.
 	blocks, err := t.encoder.encode(h)
 	if err != nil {

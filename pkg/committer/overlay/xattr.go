@@ -92,6 +92,9 @@ func (t *writer) xattrs(source xattrSource, path []byte) (attributes, error) {
 		if strings.Contains(name, "=") {
 			return a, fmt.Errorf("the attribute %q of %q %w: its name has an equals sign", name, "/"+string(path), ErrUnrepresentable)
 		}
+		if value, err = t.owners.attribute(name, value); err != nil {
+			return a, fmt.Errorf("the attribute %q of %q %w: %w", name, "/"+string(path), ErrUnrepresentable, err)
+		}
 		a.kept = append(a.kept, record{schily + name, string(value)})
 	}
 	return a, nil

@@ -42,6 +42,9 @@ type Files struct {
 	Upperdir, Why string
 	// Lowerdirs are the unpacked layers of its image, the topmost first.
 	Lowerdirs []string
+	// Users and Groups are the container's, where they are others on the node. The layers in
+	// Lowerdirs are as its image has them.
+	Users, Groups []runtimespec.LinuxIDMapping
 	// UserXattr is whether overlay's marks are user.overlay.* attributes.
 	UserXattr bool
 }
@@ -52,7 +55,8 @@ func (c *Container) Files(ctx context.Context) (Files, error) {
 	if name := c.record.Runtime.Name; name != runcShim {
 		return Files{}, result.Errorf(result.RuntimeNotSupported, "container %q runs under %s, whose files cannot be read from the node; only %s is supported", c.ref.Name, name, runcShim)
 	}
-	if err := c.refuseUserNamespace(); err != nil {
+	users, groups, err := c.userNamespace()
+	if err != nil {
 		return Files{}, err
 	}
 	mounts, err := c.snapshotter().Mounts(c.client.in(ctx), c.record.SnapshotKey)
@@ -62,17 +66,19 @@ func (c *Container) Files(ctx context.Context) (Files, error) {
 	if err != nil {
 		return Files{}, fmt.Errorf("asking the snapshotter %s for the mounts of container %q: %w", c.record.Snapshotter, c.ref.Name, err)
 	}
-	for _, m := range mounts {
-		for _, option := range m.Options {
-			if strings.HasPrefix(option, "uidmap=") || strings.HasPrefix(option, "gidmap=") {
-				return Files{}, result.Errorf(result.RuntimeNotSupported, "the snapshotter %s of container %q maps owners (%s), which cannot be undone yet", c.record.Snapshotter, c.ref.Name, option)
-			}
-		}
-	}
 	if len(mounts) == 0 {
 		return Files{}, result.Errorf(result.RuntimeNotSupported, "the snapshotter %s says nothing of where the files of container %q are", c.record.Snapshotter, c.ref.Name)
 	}
 	files := overlayFiles(mounts)
+	files.Users, files.Groups = users, groups
+	// The lower layers have to be mapped as the processes are: then nothing but this mapping
+	// lies between what is in the upper directory and what the container sees.
+	if uids, gids := mappings(mounts, "uidmap"), mappings(mounts, "gidmap"); uids != mapping(users) || gids != mapping(groups) {
+		return Files{}, result.Errorf(result.RuntimeNotSupported, "container %q runs in a user namespace of its own (users %q, groups %q), and the snapshotter %s maps owners otherwise (%q, %q): they could not be kept", c.ref.Name, mapping(users), mapping(groups), c.record.Snapshotter, uids, gids)
+	}
+	if len(users)+len(groups) > 0 && files.Upperdir == "" {
+		return Files{}, result.Errorf(result.RuntimeNotSupported, "container %q runs in a user namespace of its own (hostUsers: false), and the snapshotter %s %s: its owners could not be kept", c.ref.Name, c.record.Snapshotter, files.Why)
+	}
 	if files.Upperdir == "" {
 		files.Why = fmt.Sprintf("the snapshotter %s %s", c.record.Snapshotter, files.Why)
 	}
@@ -103,25 +109,42 @@ func overlayFiles(mounts []mount.Mount) Files {
 	return files
 }
 
-// refuseUserNamespace refuses containers whose owners are shifted: the upper
-// directory has them as the node sees them, and an image made of it would be
-// shifted a second time on resume.
-func (c *Container) refuseUserNamespace() error {
+// userNamespace is how the container's users and groups are mapped to the node's; empty
+// where they are the node's.
+func (c *Container) userNamespace() (users, groups []runtimespec.LinuxIDMapping, err error) {
 	decoded, err := typeurl.UnmarshalAny(c.record.Spec)
 	if err != nil {
-		return fmt.Errorf("reading the runtime specification of container %q: %w", c.ref.Name, err)
+		return nil, nil, fmt.Errorf("reading the runtime specification of container %q: %w", c.ref.Name, err)
 	}
 	spec, ok := decoded.(*runtimespec.Spec)
 	if !ok {
-		return fmt.Errorf("the runtime specification of container %q is a %T", c.ref.Name, decoded)
+		return nil, nil, fmt.Errorf("the runtime specification of container %q is a %T", c.ref.Name, decoded)
 	}
 	if spec.Linux == nil {
-		return result.Errorf(result.RuntimeNotSupported, "container %q is not a Linux container", c.ref.Name)
+		return nil, nil, result.Errorf(result.RuntimeNotSupported, "container %q is not a Linux container", c.ref.Name)
 	}
-	if len(spec.Linux.UIDMappings)+len(spec.Linux.GIDMappings) > 0 {
-		return result.Errorf(result.RuntimeNotSupported, "container %q runs in a user namespace of its own (hostUsers: false), whose owners cannot be kept yet", c.ref.Name)
+	return spec.Linux.UIDMappings, spec.Linux.GIDMappings, nil
+}
+
+// mapping is written as snapshotters write it into mount options.
+func mapping(ids []runtimespec.LinuxIDMapping) string {
+	var all []string
+	for _, m := range ids {
+		all = append(all, fmt.Sprintf("%d:%d:%d", m.ContainerID, m.HostID, m.Size))
 	}
-	return nil
+	return strings.Join(all, ",")
+}
+
+// mappings are those of the mounts' options; they differ in no two of them.
+func mappings(mounts []mount.Mount, key string) string {
+	for _, m := range mounts {
+		for _, option := range m.Options {
+			if value, ok := strings.CutPrefix(option, key+"="); ok {
+				return value
+			}
+		}
+	}
+	return ""
 }
 
 func (c *Container) snapshotter() snapshots.Snapshotter {

@@ -227,22 +227,30 @@ func TestFiles(t *testing.T) {
 	spec := func(s *runtimespec.Spec) func(*containers.Container) {
 		return func(c *containers.Container) { c.Spec, _ = typeurl.MarshalAny(s) }
 	}
+	userNamespace := &runtimespec.Spec{Linux: &runtimespec.Linux{
+		UIDMappings: []runtimespec.LinuxIDMapping{{ContainerID: 0, HostID: 1000, Size: 1}, {ContainerID: 5, HostID: 9, Size: 2}},
+		GIDMappings: []runtimespec.LinuxIDMapping{{ContainerID: 0, HostID: 2000, Size: 1}},
+	}}
 	tests := map[string]struct {
 		mounts []mount.Mount
 		change func(*containers.Container)
 		want   Files
 		reason result.Reason
 	}{
-		"overlay":       {overlay("index=off", "workdir=/w", "upperdir="+upper, "lowerdir=/a:/b"), nil, Files{Upperdir: upper, Lowerdirs: []string{"/a", "/b"}}, ""},
-		"userxattr":     {overlay("userxattr", "upperdir="+upper), nil, Files{Upperdir: upper, UserXattr: true}, ""},
-		"mapped owners": {overlay("uidmap=0:1000:1", "upperdir="+upper), nil, Files{}, result.RuntimeNotSupported},
+		"overlay":                         {overlay("index=off", "workdir=/w", "upperdir="+upper, "lowerdir=/a:/b"), nil, Files{Upperdir: upper, Lowerdirs: []string{"/a", "/b"}}, ""},
+		"userxattr":                       {overlay("userxattr", "upperdir="+upper), nil, Files{Upperdir: upper, UserXattr: true}, ""},
+		"mapped by the snapshotter alone": {overlay("uidmap=0:1000:1", "upperdir="+upper), nil, Files{}, result.RuntimeNotSupported},
 		"read-only": {overlay("lowerdir=/a:/b"), nil,
 			Files{Lowerdirs: []string{"/a", "/b"}, Why: "the snapshotter overlayfs gives an overlay mount without an upper directory"}, ""},
 		"bind":    {[]mount.Mount{{Type: "bind"}}, nil, Files{Why: "the snapshotter overlayfs gives no single overlay mount (bind)"}, ""},
 		"several": {append(overlay("upperdir="+upper), mount.Mount{Type: "ext4"}), nil, Files{Why: "the snapshotter overlayfs gives no single overlay mount (overlay, ext4)"}, ""},
 		"none":    {nil, nil, Files{}, result.RuntimeNotSupported},
 		"gVisor":  {overlay("upperdir=" + upper), func(c *containers.Container) { c.Runtime.Name = "io.containerd.runsc.v1" }, Files{}, result.RuntimeNotSupported},
-		"user namespace": {overlay("upperdir=" + upper), spec(&runtimespec.Spec{Linux: &runtimespec.Linux{UIDMappings: []runtimespec.LinuxIDMapping{{Size: 1}}}}),
+		"a user namespace": {overlay("lowerdir=/a", "upperdir="+upper, "uidmap=0:1000:1,5:9:2", "gidmap=0:2000:1"), spec(userNamespace),
+			Files{Upperdir: upper, Lowerdirs: []string{"/a"}, Users: userNamespace.Linux.UIDMappings, Groups: userNamespace.Linux.GIDMappings}, ""},
+		"a user namespace with other groups":       {overlay("upperdir="+upper, "uidmap=0:1000:1,5:9:2", "gidmap=0:3000:1"), spec(userNamespace), Files{}, result.RuntimeNotSupported},
+		"a user namespace, the layers as they are": {overlay("upperdir=" + upper), spec(userNamespace), Files{}, result.RuntimeNotSupported},
+		"a user namespace without an overlay": {[]mount.Mount{{Type: "bind", Options: []string{"uidmap=0:1000:1,5:9:2", "gidmap=0:2000:1"}}}, spec(userNamespace),
 			Files{}, result.RuntimeNotSupported},
 		"Windows": {overlay("upperdir=" + upper), spec(&runtimespec.Spec{}), Files{}, result.RuntimeNotSupported},
 	}
