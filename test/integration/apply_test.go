@@ -168,3 +168,28 @@ func TestApplyRefusesWhatTheSchemaDoesNotKnow(t *testing.T) {
 		}
 	}
 }
+
+// Every manager that applies an object adds a list of what it owns. etcd has a limit for all of it,
+// and whoever meets it is told so.
+func TestApplyByTooManyManagers(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	labels := map[string]string{}
+	for i := range 780 {
+		labels[fmt.Sprintf("%s/%s-%03d", strings.Repeat("a.", 126)+"a", strings.Repeat("b", 59), i)] = ""
+	}
+	body := fmt.Sprintf(`{"apiVersion":"lifecycle.opensandbox.io/v1alpha1","kind":"Sandbox","metadata":{"name":"demo","labels":%s},"spec":{%s}}`, f.encode(labels), aTemplate)
+	var got answer
+	for i := range 8 {
+		if got = f.patch(f.path(fmt.Sprintf("/demo?fieldManager=m%d", i)), asApply, body); got.code >= 300 {
+			break
+		}
+	}
+	if status := got.status(f); got.code != 413 || status.Reason != metav1.StatusReasonRequestEntityTooLarge || !strings.Contains(status.Message, "field managers") {
+		t.Errorf("%d %.1000s", got.code, got.body)
+	}
+	// The object is as it was, and whoever does not apply can still write it.
+	f.patch(f.path("/demo"), asMergePatch, `{"metadata":{"labels":{"a":"b"}}}`).object(f)
+	f.asRunning("demo")
+	f.post(f.path("/demo/pause"), "").object(f)
+}

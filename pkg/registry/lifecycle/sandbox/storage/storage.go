@@ -121,13 +121,15 @@ func (*REST) Categories() []string { return []string{"opensandbox"} }
 
 // Create creates a sandbox; one that starts from a snapshot only for those who may read that.
 func (r *REST) Create(ctx context.Context, obj runtime.Object, createValidation rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
-	return r.Store.Create(ctx, obj, r.authorizeRestore(createValidation), options)
+	created, err := r.Store.Create(ctx, obj, r.authorizeRestore(createValidation), options)
+	return created, clientfault.Stored(err)
 }
 
 // Update changes metadata and spec. Server-side apply creates through it, too.
 func (r *REST) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc, updateValidation rest.ValidateObjectUpdateFunc, forceAllowCreate bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
 	objInfo = clientfault.Update(lifecycle.Kind("Sandbox"), objInfo)
-	return r.Store.Update(ctx, name, objInfo, r.authorizeRestore(createValidation), updateValidation, forceAllowCreate, options)
+	updated, created, err := r.Store.Update(ctx, name, objInfo, r.authorizeRestore(createValidation), updateValidation, forceAllowCreate, options)
+	return updated, created, clientfault.Stored(err)
 }
 
 // StatusREST serves sandboxes/status.
@@ -157,7 +159,8 @@ func (r *StatusREST) Get(ctx context.Context, name string, options *metav1.GetOp
 func (r *StatusREST) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc, updateValidation rest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
 	objInfo = clientfault.Update(lifecycle.Kind("Sandbox"), objInfo)
 	// A subresource never creates its parent, not even for server-side apply.
-	return r.store.Update(ctx, name, objInfo, createValidation, updateValidation, false, options)
+	updated, created, err := r.store.Update(ctx, name, objInfo, createValidation, updateValidation, false, options)
+	return updated, created, clientfault.Stored(err)
 }
 
 // ConvertToTable shows the sandbox as kubectl get prints it.

@@ -32,6 +32,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/validation"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/clientfault"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/sandbox"
 )
 
@@ -207,7 +208,7 @@ func (v *verb) apply(ctx context.Context, name string, preconditions *metav1.Obj
 		FieldValidation: options.FieldValidation,
 	})
 	if err != nil {
-		return nil, err
+		return nil, clientfault.Stored(err)
 	}
 	audit.AddAuditAnnotation(ctx, v1alpha1.LabelPrefix+v.name, fmt.Sprintf("%s -> %s", from, to))
 	return result, nil

@@ -90,7 +90,8 @@ func (*REST) Categories() []string { return []string{"opensandbox"} }
 // Update changes the metadata. Server-side apply creates through it, too.
 func (r *REST) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc, updateValidation rest.ValidateObjectUpdateFunc, forceAllowCreate bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
 	objInfo = clientfault.Update(lifecycle.Kind("SandboxSnapshot"), objInfo)
-	return r.Store.Update(ctx, name, objInfo, createValidation, updateValidation, forceAllowCreate, options)
+	updated, created, err := r.Store.Update(ctx, name, objInfo, createValidation, updateValidation, forceAllowCreate, options)
+	return updated, created, clientfault.Stored(err)
 }
 
 // StatusREST serves sandboxsnapshots/status.
@@ -120,7 +121,8 @@ func (r *StatusREST) Get(ctx context.Context, name string, options *metav1.GetOp
 func (r *StatusREST) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc, updateValidation rest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
 	objInfo = clientfault.Update(lifecycle.Kind("SandboxSnapshot"), objInfo)
 	// A subresource never creates its parent, not even for server-side apply.
-	return r.store.Update(ctx, name, objInfo, createValidation, updateValidation, false, options)
+	updated, created, err := r.store.Update(ctx, name, objInfo, createValidation, updateValidation, false, options)
+	return updated, created, clientfault.Stored(err)
 }
 
 // ConvertToTable shows the snapshot as kubectl get prints it.
