@@ -103,7 +103,9 @@ func (r *Registry) ask(ctx context.Context, image string, question func(context.
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = result.Wrap(result.RegistryUnavailable, err, "registry %s has not answered in time", host)
 	}
-	r.outages.answered(host, err, r.Clock.Now())
+	if !errors.Is(err, errBusy) { // else it was not asked
+		r.outages.answered(host, err, r.Clock.Now())
+	}
 	return err
 }
 

@@ -19,6 +19,7 @@ package images
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -180,6 +181,33 @@ func TestAnOutageIsNotAskedAbout(t *testing.T) {
 	now.SetTime(epoch.Add(silence))
 	if err := exists(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Greetings and tokens count as well: what the registry sees is what is bounded.
+func TestTheRegistryIsNotAskedTooFast(t *testing.T) {
+	h := newHouse(t)
+	r, _ := newRegistry()
+	r.Pace = NewPace().Wait
+	begin, checks := time.Now(), 0
+	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	defer cancel()
+	for n := 0; ctx.Err() == nil; n++ {
+		// A repository of its own for each, as sandboxes have.
+		_, err := r.Exists(ctx, fmt.Sprintf("%s/a/b%d:t", h.host(), n), "sha256:"+strings.Repeat("a", 64))
+		if errors.Is(err, errBusy) {
+			if len(r.outages.hosts) > 0 {
+				t.Error("that it may not be asked passes for an outage")
+			}
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		checks++
+	}
+	if most := requestsPerSecond + int(time.Since(begin).Seconds()*requestsPerSecond) + 1; checks == 0 || h.asked > most {
+		t.Errorf("%d requests for %d checks in %s, at most %d are allowed", h.asked, checks, time.Since(begin), most)
 	}
 }
 
