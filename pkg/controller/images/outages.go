@@ -17,7 +17,6 @@ limitations under the License.
 package images
 
 import (
-	"fmt"
 	"sync"
 	"time"
 
@@ -50,7 +49,8 @@ func (o *outages) ask(host string, now time.Time) error {
 		return nil
 	}
 	if now.Before(known.until) {
-		return fmt.Errorf("%w (asked less than %s ago)", known.err, silence)
+		// What it was asked then is another snapshot's business, and perhaps another tenant's.
+		return result.Wrap(result.RegistryUnavailable, known.err, "registry %s did not answer when it was asked last, less than %s ago", host, silence)
 	}
 	known.until = now.Add(answerTimeout)
 	o.hosts[host] = known

@@ -213,7 +213,7 @@ func TestTheRegistryIsNotAskedTooFast(t *testing.T) {
 
 func TestOutages(t *testing.T) {
 	const host = "registry.example.com"
-	down := result.Errorf(result.RegistryUnavailable, "it does not answer")
+	down := result.Errorf(result.RegistryUnavailable, "deleting the image of another tenant: it does not answer")
 	refused := result.Errorf(result.PushSecretInvalid, "other credentials")
 	o := &outages{}
 	asks := func(at time.Duration, may bool) {
@@ -222,6 +222,8 @@ func TestOutages(t *testing.T) {
 			t.Fatalf("after %s: %v", at, err)
 		} else if err != nil && (!errors.Is(err, down) || result.From(err).Reason != result.RegistryUnavailable) {
 			t.Fatalf("after %s it fails without the reason: %v", at, err)
+		} else if err != nil && strings.Contains(err.Error(), "another tenant") {
+			t.Fatalf("after %s it tells of what others asked: %v", at, err)
 		}
 	}
 	asks(0, true)
