@@ -40,8 +40,13 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 )
 
-// backstop is how long a snapshot under way is left alone when no watch tells of it.
-const backstop = time.Minute
+const (
+	// backstop is how long a snapshot under way is left alone when no watch tells of it.
+	backstop = time.Minute
+	// queueBackstop is the same for one that waits for its turn. Thousands may do so at a time, and
+	// nothing can happen to them that the end of another commit, or their sandbox, does not tell.
+	queueBackstop = 10 * time.Minute
+)
 
 // Registry is what the controller asks of the registry itself; layers are the committer's business.
 type Registry interface {
@@ -73,7 +78,7 @@ type Reconciler struct {
 
 	slots    slots
 	recovery recovery
-	// wake carries the snapshots that were queued when a slot becomes free.
+	// wake carries the snapshots that waited for a slot and have got one.
 	wake chan event.GenericEvent
 }
 
@@ -250,11 +255,15 @@ func (r *Reconciler) setCondition(snapshot *v1alpha1.SandboxSnapshot, kind strin
 	meta.SetStatusCondition(&snapshot.Status.Conditions, condition)
 }
 
-// release frees the snapshot's slot and wakes those that wait for one.
+// release frees the snapshot's slot and wakes the one that has got it.
 func (r *Reconciler) release(key client.ObjectKey) {
-	for _, waiting := range r.slots.release(key) {
-		r.wake <- event.GenericEvent{Object: &v1alpha1.SandboxSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: waiting.Namespace, Name: waiting.Name}}}
+	for _, given := range r.slots.release(key, r.limits()) {
+		r.wake <- event.GenericEvent{Object: &v1alpha1.SandboxSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: given.Namespace, Name: given.Name}}}
 	}
+}
+
+func (r *Reconciler) limits() limits {
+	return limits{perNode: r.MaxPerNode, total: r.MaxTotal}
 }
 
 // ownedByPause says whether a pause made the snapshot, and of which sandbox.

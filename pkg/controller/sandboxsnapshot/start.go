@@ -37,7 +37,13 @@ import (
 
 // start checks a snapshot that has no commit yet, and creates its Job.
 func (r *Reconciler) start(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (ctrl.Result, error) {
+	key := client.ObjectKeyFromObject(snapshot)
+	_, pause := ownedByPause(snapshot)
 	sandbox, err := r.sandbox(ctx, snapshot)
+	if err == nil && pause && r.slots.waits(key) {
+		// Still wanted, and not its turn: all that follows would be done again then.
+		return ctrl.Result{RequeueAfter: queueBackstop}, nil
+	}
 	if err == nil && sandbox.Spec.Template == nil {
 		sandbox.Spec.Template, err = template.Read(ctx, r.Live, sandbox)
 		if errors.Is(err, template.ErrNone) || apierrors.IsNotFound(err) {
@@ -60,7 +66,6 @@ func (r *Reconciler) start(ctx context.Context, snapshot *v1alpha1.SandboxSnapsh
 		return ctrl.Result{}, r.committing(ctx, snapshot, sandbox, job)
 	}
 
-	_, pause := ownedByPause(snapshot)
 	how := commits
 	if err == nil {
 		// From now on it is a snapshot of this sandbox, and of no other of its name.
@@ -73,12 +78,22 @@ func (r *Reconciler) start(ctx context.Context, snapshot *v1alpha1.SandboxSnapsh
 	switch {
 	case err != nil:
 	case how == waits:
+		r.release(key)
 		return ctrl.Result{RequeueAfter: backstop}, r.queued(ctx, snapshot, fmt.Sprintf("sandbox %s is being paused", sandbox.Name))
 	case how == copies:
 		if err = r.duplicate(ctx, snapshot, sandbox); err == nil {
 			return ctrl.Result{}, nil
 		}
 	default:
+		// First the slot and then the checks: what they find must be true when the commit starts,
+		// not when it began to wait.
+		free, why, slotErr := r.acquire(ctx, key, sandbox)
+		if slotErr != nil {
+			return ctrl.Result{}, slotErr
+		}
+		if !free {
+			return ctrl.Result{RequeueAfter: queueBackstop}, r.queued(ctx, snapshot, why)
+		}
 		source, err = r.source(ctx, snapshot, sandbox)
 	}
 	if why := (*refusal)(nil); errors.As(err, &why) {
@@ -88,12 +103,6 @@ func (r *Reconciler) start(ctx context.Context, snapshot *v1alpha1.SandboxSnapsh
 		return ctrl.Result{}, err
 	}
 
-	if free, why, err := r.acquire(ctx, snapshot, source); err != nil || !free {
-		if err == nil {
-			err = r.queued(ctx, snapshot, why)
-		}
-		return ctrl.Result{RequeueAfter: backstop}, err
-	}
 	if !pause {
 		// While it holds the slot no pause of this Pod can begin its commit. One may have ended
 		// since the sandbox was read, though, and what that froze must stay so.
@@ -102,7 +111,7 @@ func (r *Reconciler) start(ctx context.Context, snapshot *v1alpha1.SandboxSnapsh
 			return ctrl.Result{}, err
 		}
 		if err != nil || now.Status.Phase != v1alpha1.SandboxRunning || now.Status.PodUID != source.PodUID {
-			r.release(client.ObjectKeyFromObject(snapshot))
+			r.release(key)
 			return r.start(ctx, snapshot)
 		}
 	}
@@ -208,11 +217,16 @@ func canceled(snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) str
 	return ""
 }
 
-func (r *Reconciler) acquire(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, source *commitjob.Source) (bool, string, error) {
+// acquire takes a slot for the commit of the Pod that the sandbox runs in, and says what there is
+// to wait for where none is free. A sandbox without a Pod needs none: the checks refuse it.
+func (r *Reconciler) acquire(ctx context.Context, key client.ObjectKey, sandbox *v1alpha1.Sandbox) (bool, string, error) {
 	if err := r.recovery.once(func() error { return r.recover(ctx) }); err != nil {
 		return false, "", err
 	}
-	free, why := r.slots.acquire(client.ObjectKeyFromObject(snapshot), slot{pod: source.PodUID, node: source.NodeName}, r.MaxPerNode, r.MaxTotal)
+	if sandbox.Status.PodUID == "" {
+		return true, "", nil
+	}
+	free, why := r.slots.acquire(key, slot{pod: sandbox.Status.PodUID, node: sandbox.Status.NodeName}, r.limits())
 	return free, why, nil
 }
 

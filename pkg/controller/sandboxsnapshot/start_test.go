@@ -145,7 +145,7 @@ func TestASandboxThatMovesOnWhileItsSnapshotIsChecked(t *testing.T) {
 			f.hasJobs()
 			// The slot is free again.
 			f.change("demo", func(s *v1alpha1.Sandbox) { pausing("demo").Status.DeepCopyInto(&s.Status) })
-			if free, why := f.r.slots.acquire(client.ObjectKey{Name: "another"}, slot{pod: "demo-pod", node: "node-1"}, 1, 1); !free {
+			if free, why := f.r.slots.acquire(client.ObjectKey{Name: "another"}, slot{pod: "demo-pod", node: "node-1"}, limits{perNode: 1, total: 1}); !free {
 				t.Errorf("the slot is taken: %s", why)
 			}
 		})
