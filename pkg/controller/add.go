@@ -44,6 +44,9 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 	if err := sandboxsnapshot.AddIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
 		return err
 	}
+	if err := commitjob.AddIndexes(ctx, host.GetFieldIndexer()); err != nil {
+		return err
+	}
 	jobs := &commitjob.Runner{
 		Config: commitjob.Config{
 			Namespace:        opts.CommitJobNamespace,

@@ -40,6 +40,25 @@ type Runner struct {
 	Live client.Reader
 }
 
+// IndexSnapshot finds the Jobs and Pods of a snapshot by its UID. A cache has no index of labels: it
+// would look at every finished commit of the last minutes, each time.
+const IndexSnapshot = "snapshot served"
+
+// AddIndexes registers what Runner lists by with the cache of its Client.
+func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
+	for _, object := range []client.Object{&corev1.Pod{}, &batchv1.Job{}} {
+		if err := indexer.IndexField(ctx, object, IndexSnapshot, func(o client.Object) []string {
+			if uid := o.GetLabels()[v1alpha1.LabelSnapshotUID]; uid != "" {
+				return []string{uid}
+			}
+			return nil
+		}); err != nil {
+			return fmt.Errorf("index %T by %s: %w", object, IndexSnapshot, err)
+		}
+	}
+	return nil
+}
+
 // Find is the Job of the given name, nil where there is none. A Job of that name that serves
 // another snapshot is an error.
 func (r *Runner) Find(ctx context.Context, name string, snapshot *v1alpha1.SandboxSnapshot) (*batchv1.Job, error) {
@@ -70,7 +89,7 @@ func (r *Runner) Observe(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot
 			return Outcome{}, err
 		}
 	}
-	pods, err := r.pods(ctx, r.Client, snapshot, ComponentCommit)
+	pods, err := r.cachedPods(ctx, snapshot, ComponentCommit)
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -80,7 +99,7 @@ func (r *Runner) Observe(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot
 	}
 	// Without the Job, its Pods are all there is to go by: ask for those that the cache may
 	// not know yet.
-	if pods, err = r.pods(ctx, r.Live, snapshot, ComponentCommit); err != nil {
+	if pods, err = r.livePods(ctx, snapshot, ComponentCommit); err != nil {
 		return Outcome{}, err
 	}
 	return Observe(snapshot.Status.JobUID, nil, pods), nil
@@ -99,7 +118,7 @@ func (r *Runner) Stop(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) e
 		}
 	}
 	// The garbage collector would come to the Pods too; a frozen container is not left to wait.
-	pods, err := r.pods(ctx, r.Live, snapshot, ComponentCommit)
+	pods, err := r.livePods(ctx, snapshot, ComponentCommit)
 	if err != nil {
 		return err
 	}
@@ -132,7 +151,7 @@ func (r *Runner) Thaw(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (
 		}
 		return false, nil
 	}
-	pods, err := r.pods(ctx, r.Client, snapshot, ComponentUnpause)
+	pods, err := r.cachedPods(ctx, snapshot, ComponentUnpause)
 	if err != nil {
 		return false, err
 	}
@@ -174,7 +193,7 @@ func (r *Runner) sourceGone(ctx context.Context, namespace string, source *Sourc
 // Cleanup deletes every Job of a snapshot and says whether none is left.
 func (r *Runner) Cleanup(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (bool, error) {
 	jobs := &batchv1.JobList{}
-	if err := r.Client.List(ctx, jobs, client.InNamespace(r.Namespace), client.MatchingLabels{v1alpha1.LabelSnapshotUID: string(snapshot.UID)}); err != nil {
+	if err := r.Client.List(ctx, jobs, client.InNamespace(r.Namespace), client.MatchingFields{IndexSnapshot: string(snapshot.UID)}); err != nil {
 		return false, fmt.Errorf("list the Jobs of snapshot %s/%s: %w", snapshot.Namespace, snapshot.Name, err)
 	}
 	for i := range jobs.Items {
@@ -190,12 +209,17 @@ func (r *Runner) Cleanup(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot
 	return len(jobs.Items) == 0, nil
 }
 
-func (r *Runner) pods(ctx context.Context, reader client.Reader, snapshot *v1alpha1.SandboxSnapshot, component string) ([]corev1.Pod, error) {
+func (r *Runner) cachedPods(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, component string) ([]corev1.Pod, error) {
+	return r.pods(ctx, r.Client, snapshot, client.MatchingFields{IndexSnapshot: string(snapshot.UID)}, client.MatchingLabels{v1alpha1.LabelComponent: component})
+}
+
+func (r *Runner) livePods(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, component string) ([]corev1.Pod, error) {
+	return r.pods(ctx, r.Live, snapshot, client.MatchingLabels{v1alpha1.LabelSnapshotUID: string(snapshot.UID), v1alpha1.LabelComponent: component})
+}
+
+func (r *Runner) pods(ctx context.Context, reader client.Reader, snapshot *v1alpha1.SandboxSnapshot, selection ...client.ListOption) ([]corev1.Pod, error) {
 	pods := &corev1.PodList{}
-	if err := reader.List(ctx, pods, client.InNamespace(r.Namespace), client.MatchingLabels{
-		v1alpha1.LabelSnapshotUID: string(snapshot.UID),
-		v1alpha1.LabelComponent:   component,
-	}); err != nil {
+	if err := reader.List(ctx, pods, append(selection, client.InNamespace(r.Namespace))...); err != nil {
 		return nil, fmt.Errorf("list the commit Pods of snapshot %s/%s: %w", snapshot.Namespace, snapshot.Name, err)
 	}
 	return pods.Items, nil

@@ -89,7 +89,10 @@ func newFixture(t *testing.T, objects ...client.Object) *fixture {
 	if err := sandboxsnapshot.AddIndexes(t.Context(), ours); err != nil {
 		t.Fatal(err)
 	}
-	theirs := fake.NewClientBuilder().WithScheme(known)
+	theirs := &indexes{fake.NewClientBuilder().WithScheme(known)}
+	if err := commitjob.AddIndexes(t.Context(), theirs); err != nil {
+		t.Fatal(err)
+	}
 	for _, object := range objects {
 		if _, ok := object.(*corev1.Pod); ok {
 			theirs.WithObjects(object)

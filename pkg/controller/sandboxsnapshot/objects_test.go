@@ -192,7 +192,10 @@ func newFixture(t *testing.T, objects ...client.Object) *fixture {
 		},
 	}).Build()
 
-	theirs := fake.NewClientBuilder().WithScheme(known)
+	theirs := &indexes{fake.NewClientBuilder().WithScheme(known)}
+	if err := commitjob.AddIndexes(t.Context(), theirs); err != nil {
+		t.Fatal(err)
+	}
 	for _, object := range host {
 		theirs.WithObjects(object)
 	}
