@@ -1,0 +1,305 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
+	sandboxcontroller "github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandbox"
+	snapshotcontroller "github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
+)
+
+// maxWrites is the promise. Each write of our own objects is an event for everybody who watches
+// them, so their number is most of what a verb costs.
+const maxWrites = 6
+
+// TestWritesOfAVerb counts how often our own objects are written for a pause and for a resume: by
+// the verb and by both controllers, on the real store. A slow node shows every state of a Pod.
+func TestWritesOfAVerb(t *testing.T) {
+	w := newWorkshop(newFixture(t))
+	w.create(sandbox("demo"))
+	w.settle()
+	w.kubelet()
+	w.is(v1alpha1.SandboxRunning)
+
+	for round := range 2 {
+		counted := w.count()
+		_, err := w.sandboxes.Pause(t.Context(), "demo", &v1alpha1.SandboxPause{}, metav1.CreateOptions{})
+		w.must(err)
+		w.settle()
+		w.committer()
+		w.is(v1alpha1.SandboxPaused)
+		counted("a pause")
+
+		counted = w.count()
+		_, err = w.sandboxes.Resume(t.Context(), "demo", &v1alpha1.SandboxResume{}, metav1.CreateOptions{})
+		w.must(err)
+		w.settle()
+		w.kubelet()
+		w.is(v1alpha1.SandboxRunning)
+		counted(fmt.Sprintf("resume %d", round+1))
+	}
+}
+
+// workshop runs both controllers between the real server and a host cluster in memory, whenever
+// the test says so.
+type workshop struct {
+	*fixture
+	host        client.Client
+	ofSandboxes reconcile.Reconciler
+	ofSnapshots reconcile.Reconciler
+}
+
+func newWorkshop(f *fixture) *workshop {
+	f.Helper()
+	known := runtime.NewScheme()
+	f.must(errors.Join(scheme.AddToScheme(known), v1alpha1.AddToScheme(known)))
+	loopback := rest.CopyConfig(f.running.server.Loopback())
+	own, err := client.New(loopback, client.Options{Scheme: known})
+	f.must(err)
+
+	w := &workshop{fixture: f}
+	theirs := &hostIndexes{fake.NewClientBuilder().WithScheme(known).WithStatusSubresource(&corev1.Pod{}, &batchv1.Job{}).WithObjects(&corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "node-a"},
+		Status:     corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
+	})}
+	f.must(commitjob.AddIndexes(f.Context(), theirs))
+	made := 0
+	w.host = theirs.WithInterceptorFuncs(interceptor.Funcs{
+		Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
+			made++
+			object.SetUID(types.UID(fmt.Sprintf("made-%d", made)))
+			return c.Create(ctx, object, options...)
+		},
+	}).Build()
+
+	images, err := naming.ParseImageTemplate("registry.example.com", "")
+	f.must(err)
+	jobs := &commitjob.Runner{
+		Config: commitjob.Config{Namespace: "sandbox-system", Image: "image-committer", Timeout: time.Minute},
+		Client: w.host, Live: w.host,
+	}
+	w.ofSnapshots = &snapshotcontroller.Reconciler{
+		Client: own, Live: own, HostLive: w.host, Jobs: jobs, Images: images,
+		MaxPerNode: 1, MaxTotal: 1, Recorder: &events.FakeRecorder{}, Clock: clock.RealClock{},
+	}
+	w.ofSandboxes = &sandboxcontroller.Reconciler{
+		Client: own, Live: own, Host: w.host, HostLive: w.host, Jobs: jobs, Recorder: &events.FakeRecorder{}, Clock: clock.RealClock{},
+	}
+	return w
+}
+
+// hostIndexes lets AddIndexes register with the builder of a client.
+type hostIndexes struct{ *fake.ClientBuilder }
+
+func (i *hostIndexes) IndexField(_ context.Context, object client.Object, field string, values client.IndexerFunc) error {
+	i.WithIndex(object, field, values)
+	return nil
+}
+
+// settle lets both controllers look at everything, as often as one of them may have something to
+// do. A conflict is a race that they would take up again.
+func (w *workshop) settle() {
+	w.Helper()
+	for range 4 {
+		list, err := w.snapshots.List(w.Context(), metav1.ListOptions{})
+		w.must(err)
+		for i := range list.Items {
+			_, err := w.ofSnapshots.Reconcile(w.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+			w.must(err)
+		}
+		_, err = w.ofSandboxes.Reconcile(w.Context(), reconcile.Request{NamespacedName: client.ObjectKey{Namespace: w.namespace, Name: "demo"}})
+		w.must(err)
+	}
+}
+
+func (w *workshop) is(phase v1alpha1.SandboxPhase) {
+	w.Helper()
+	if now := w.get("demo").Status; now.Phase != phase {
+		w.Fatalf("the sandbox is %s, want %s: %+v", now.Phase, phase, now.Conditions)
+	}
+}
+
+// kubelet brings the sandbox's Pod up in as many steps as a real one takes.
+func (w *workshop) kubelet() {
+	w.Helper()
+	pod := &corev1.Pod{}
+	steps := []func(){
+		func() { pod.Spec.NodeName = "node-a" },
+		func() {
+			pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}}
+		},
+		func() {
+			pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "main", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}}}}
+		},
+		func() {
+			pod.Status.Phase, pod.Status.PodIP = corev1.PodRunning, "10.0.0.1"
+			pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "main", ContainerID: "containerd://c1"}}
+		},
+		func() {
+			pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionTrue})
+		},
+	}
+	for _, step := range steps {
+		w.must(w.host.Get(w.Context(), client.ObjectKey{Namespace: w.namespace, Name: "demo"}, pod))
+		step()
+		// One write for both: a client in memory keeps the status apart.
+		status := pod.Status.DeepCopy()
+		w.must(w.host.Update(w.Context(), pod))
+		pod.Status = *status
+		w.must(w.host.Status().Update(w.Context(), pod))
+		w.settle()
+	}
+}
+
+// committer runs the commit of the last Job in the steps in which its Pod is seen.
+func (w *workshop) committer() {
+	w.Helper()
+	jobs := &batchv1.JobList{}
+	w.must(w.host.List(w.Context(), jobs, client.InNamespace("sandbox-system")))
+	if len(jobs.Items) == 0 {
+		w.Fatal("there is no commit Job")
+	}
+	job := &jobs.Items[len(jobs.Items)-1]
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: job.Namespace, Name: job.Name + "-x", Labels: job.Spec.Template.Labels,
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(job, batchv1.SchemeGroupVersion.WithKind("Job"))},
+		},
+	}
+	w.must(w.host.Create(w.Context(), pod))
+	w.settle()
+	report := fmt.Sprintf(`{"containers":[{"name":"main","image":%q,"digest":"sha256:%s","layerBytes":1,"layers":1}],"frozenMillis":5}`,
+		imageOf(w.fixture, job), strings.Repeat("a", 64))
+	for _, state := range []corev1.ContainerState{
+		{Waiting: &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}},
+		{Running: &corev1.ContainerStateRunning{}},
+		{Terminated: &corev1.ContainerStateTerminated{Message: report}},
+	} {
+		pod.Status.Phase = corev1.PodRunning
+		pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "image-committer", State: state}}
+		w.must(w.host.Status().Update(w.Context(), pod))
+		w.settle()
+	}
+}
+
+func imageOf(f *fixture, job *batchv1.Job) string {
+	f.Helper()
+	source, err := commitjob.SourceOf(job)
+	f.must(err)
+	return source.Containers[0].ImageURI
+}
+
+// count watches our own objects from now on. The function that it returns ends that, and fails if
+// there were more writes than promised.
+func (w *workshop) count() func(what string) {
+	w.Helper()
+	sandboxes, err := w.sandboxes.List(w.Context(), metav1.ListOptions{})
+	w.must(err)
+	from := metav1.ListOptions{ResourceVersion: sandboxes.ResourceVersion}
+	var watches []watch.Interface
+	for _, begin := range []func(context.Context, metav1.ListOptions) (watch.Interface, error){w.sandboxes.Watch, w.snapshots.Watch} {
+		watching, err := begin(w.Context(), from)
+		w.must(err)
+		watches = append(watches, watching)
+	}
+	return func(what string) {
+		w.Helper()
+		var writes []string
+		for i, watching := range watches {
+			// A last write of each kind, which is not counted, tells that all before it were seen.
+			writes = append(writes, w.until(watching, w.mark(i == 0))...)
+			watching.Stop()
+		}
+		w.Logf("%s takes %d writes:\n%s", what, len(writes), strings.Join(writes, "\n"))
+		if len(writes) > maxWrites {
+			w.Errorf("%s takes %d writes of our own objects, at most %d are promised", what, len(writes), maxWrites)
+		}
+		if len(writes) < 3 {
+			w.Errorf("only %d writes were seen of %s", len(writes), what)
+		}
+	}
+}
+
+// mark writes a label on the sandbox, or else on its snapshot, and returns what that is then.
+func (w *workshop) mark(sandbox bool) string {
+	w.Helper()
+	patch := []byte(fmt.Sprintf(`{"metadata":{"labels":{"mark":"%d"}}}`, time.Now().UnixNano()))
+	if sandbox {
+		marked, err := w.sandboxes.Patch(w.Context(), "demo", types.MergePatchType, patch, metav1.PatchOptions{})
+		w.must(err)
+		return marked.ResourceVersion
+	}
+	list, err := w.snapshots.List(w.Context(), metav1.ListOptions{})
+	w.must(err)
+	marked, err := w.snapshots.Patch(w.Context(), list.Items[0].Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	w.must(err)
+	return marked.ResourceVersion
+}
+
+// until returns what a watch tells of before a resourceVersion.
+func (w *workshop) until(watching watch.Interface, last string) []string {
+	w.Helper()
+	var seen []string
+	timeout := time.After(deadline)
+	for {
+		select {
+		case event := <-watching.ResultChan():
+			switch object := event.Object.(type) {
+			case *v1alpha1.Sandbox:
+				if object.ResourceVersion == last {
+					return seen
+				}
+				seen = append(seen, fmt.Sprintf("  %s sandbox %s: Ready %s, Paused %s", event.Type, object.Status.Phase,
+					reasonOf(object, v1alpha1.ConditionReady), reasonOf(object, v1alpha1.ConditionPaused)))
+			case *v1alpha1.SandboxSnapshot:
+				if object.ResourceVersion == last {
+					return seen
+				}
+				seen = append(seen, fmt.Sprintf("  %s snapshot %s: %s", event.Type, object.Name, object.Status.Phase))
+			default:
+				w.Fatalf("the watch says %s: %v", event.Type, event.Object)
+			}
+		case <-timeout:
+			w.Fatalf("the watch does not come to %s; seen: %s", last, slices.Clip(seen))
+		}
+	}
+}
