@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	dto "github.com/prometheus/client_model/go"
 	"k8s.io/apiserver/pkg/server/mux"
+	"k8s.io/apiserver/pkg/server/routes"
 	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/component-base/metrics/prometheus/slis"
 	controllermetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
@@ -32,6 +33,9 @@ func installMetrics(m *mux.PathRecorderMux) {
 	gatherer := prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
 		return gatherFirst(legacyregistry.DefaultGatherer, controllermetrics.Registry)
 	})
+	// The metrics of requests, watches and etcd are registered by the handler that would serve them
+	// alone, and by nothing else.
+	routes.DefaultMetrics{}.Install(mux.NewPathRecorderMux("not served"))
 	m.Handle("/metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 	slis.SLIMetrics{}.Install(m)
 }
