@@ -143,7 +143,7 @@ func (c *controllers) hostCluster(scheme *runtime.Scheme) (cluster.Cluster, erro
 		return nil, err
 	}
 	selector := labels.NewSelector().Add(*ours)
-	host, err := cluster.New(c.host, func(o *cluster.Options) {
+	host, err := cluster.New(limited(c.host), func(o *cluster.Options) {
 		o.Scheme = scheme
 		o.Cache.ByObject = map[client.Object]cache.ByObject{
 			&corev1.Pod{}: {Label: selector},

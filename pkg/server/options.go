@@ -91,8 +91,8 @@ func NewOptions() *Options {
 		Logs:              logs.NewOptions(),
 		DataDir:           "/var/lib/sandbox-apiserver",
 		ServingCertSecret: "sandbox-apiserver-serving-cert",
-		KubeAPIQPS:        50,
-		KubeAPIBurst:      100,
+		KubeAPIQPS:        200,
+		KubeAPIBurst:      400,
 		Controller: controller.Options{
 			SnapshotImageTemplate: naming.DefaultImageTemplate,
 			ImageCheckInterval:    30 * time.Minute,
@@ -197,7 +197,7 @@ func (o *Options) addServingFlags(fs *pflag.FlagSet) {
 func (o *Options) addHostFlags(fs *pflag.FlagSet) {
 	o.Recommended.CoreAPI.AddFlags(fs)
 	fs.Float32Var(&o.KubeAPIQPS, "kube-api-qps", o.KubeAPIQPS,
-		"How many requests a second the controllers may send to the kube-apiserver.")
+		"How many requests a second the controllers may send to the kube-apiserver, and as many events beside them. A pause takes about ten.")
 	fs.IntVar(&o.KubeAPIBurst, "kube-api-burst", o.KubeAPIBurst,
 		"How many requests the controllers may send to the kube-apiserver at once, above --kube-api-qps.")
 }
