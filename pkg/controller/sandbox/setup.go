@@ -36,6 +36,10 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
 )
 
+// workers is how many sandboxes are visited at a time: a visit waits for two API servers nearly all
+// of its time.
+const workers = 16
+
 // Add adds the controller to the manager. host is the cache of the host cluster's Pods and Jobs.
 // The indexes of sandboxsnapshot.AddIndexes have to be there.
 func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueue.TypedRateLimiter[reconcile.Request]) error {
@@ -47,7 +51,7 @@ func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueu
 			func(_ context.Context, pod *corev1.Pod) []reconcile.Request { return r.served(pod) }))).
 		WatchesRawSource(source.Kind(host, &batchv1.Job{}, handler.TypedEnqueueRequestsFromMapFunc(
 			func(_ context.Context, job *batchv1.Job) []reconcile.Request { return r.served(job) }))).
-		WithOptions(controller.Options{MaxConcurrentReconciles: 8, RateLimiter: limiter}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: limiter}).
 		Complete(r)
 }
 

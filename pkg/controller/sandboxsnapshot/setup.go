@@ -83,6 +83,10 @@ func needed(sandbox *v1alpha1.Sandbox) []string {
 	return names
 }
 
+// workers is how many snapshots are visited at a time. A visit waits for two API servers nearly all
+// of its time, and one that deletes images for a registry: a slow one must not hold up the commits.
+const workers = 32
+
 // Add adds the controller to the manager. host is the cache of the host cluster's Pods and Jobs.
 func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueue.TypedRateLimiter[reconcile.Request]) error {
 	r.wake = make(chan event.GenericEvent, 1024)
@@ -95,7 +99,7 @@ func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueu
 		WatchesRawSource(source.Kind(host, &corev1.Pod{}, handler.TypedEnqueueRequestsFromMapFunc(
 			func(_ context.Context, pod *corev1.Pod) []reconcile.Request { return served(pod) }))).
 		WatchesRawSource(source.Channel(r.wake, &handler.EnqueueRequestForObject{})).
-		WithOptions(controller.Options{MaxConcurrentReconciles: 4, RateLimiter: limiter}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: limiter}).
 		Complete(r)
 }
 
