@@ -107,12 +107,18 @@ e2e: $(CLUSTER) ## Run the end-to-end tests on the local cluster; starts it and 
 	hack/e2e.sh
 
 .PHONY: bench
-bench: bench-commit ## Measure: all benchmarks, their numbers in .bench
+bench: bench-commit bench-scale ## Measure: all benchmarks, their numbers in .bench
 
 .PHONY: bench-commit
 bench-commit: build ## Measure commits beside tar | zstd | curl and containerd's own diff (needs root; BENCH_FLAGS=--help lists more)
 	@go build -o bin/bench-commit ./test/bench/commit
 	@bin/bench-commit --bin $(CLUSTER_DIR)/bin $(BENCH_FLAGS)
+
+.PHONY: bench-scale
+bench-scale: build $(CLUSTER) ## Measure what a pause and a resume cost among 100, 1,000 and 5,000 sandboxes (BENCH_FLAGS=--help lists more)
+	@$(CLUSTER) build --dir $(CLUSTER_DIR)
+	@go build -o bin/bench-scale ./test/bench/scale
+	@bin/bench-scale --bin $(CLUSTER_DIR)/bin $(BENCH_FLAGS)
 
 .PHONY: test
 test: $(CLUSTER) ## Everything: lint, verify-generate, unit, integration, e2e on a cluster of its own (needs root)

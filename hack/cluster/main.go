@@ -37,6 +37,7 @@ const usage = `usage: cluster COMMAND [flags]
 
   up         build what is missing, start the cluster, wait until its node is Ready
   down       end exactly what was started, unmount, delete the state (bin, images and logs stay)
+  build      only build what is missing of the programs
   preflight  only say what would keep the cluster from starting
   status     show what runs; exit status 1 unless all of it does
   load       import image archives into containerd: cluster load --image-archive FILE…
@@ -105,6 +106,16 @@ func run(ctx context.Context, args []string) error {
 		}
 		defer unlock()
 		return up(ctx, l, say)
+	case "build":
+		if err := claim(l); err != nil {
+			return err
+		}
+		unlock, err := lock(l)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		return build(ctx, l, say)
 	case "down":
 		if _, err := os.Stat(l.path(marker)); errors.Is(err, os.ErrNotExist) {
 			say("there is no cluster in %s", l.dir)
