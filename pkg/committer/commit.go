@@ -16,7 +16,8 @@ limitations under the License.
 
 // Package committer commits the root filesystems of a Pod's containers to OCI
 // images: it freezes them, streams what each changed above its image to a
-// registry, and pushes the image with that one layer more.
+// registry, and pushes the image with that one layer more. What is large is read
+// before the freeze, and a second layer has what changed since.
 package committer
 
 import (
@@ -82,6 +83,12 @@ type CommitOptions struct {
 	// images come from; BaseHint is what a person should know where those do not do.
 	BaseCredentials []string
 	BaseHint        string
+	// MaxFrozen is for how long containers may be frozen before the attempt is
+	// given up; 0 stands for as long as it takes.
+	MaxFrozen time.Duration
+	// SpoolDir is a directory for what is read of containers that are thawed at
+	// once, until it is pushed. Without it they stay frozen until the registry has it.
+	SpoolDir string
 	// LeaseTTL is after what time containerd may forget an attempt that was killed.
 	LeaseTTL time.Duration
 	Log      *slog.Logger
@@ -98,7 +105,12 @@ type ContainerImage struct {
 // any other failure, for nobody would know why containers are frozen.
 // The cause of ctx's end should be an error with a reason.
 func Commit(ctx context.Context, node Node, o CommitOptions, report func(result.Result) error) error {
-	c := &commit{CommitOptions: o, node: node, freezer: &freezer{log: o.Log}}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	c := &commit{CommitOptions: o, node: node, freezer: &freezer{log: o.Log, most: o.MaxFrozen, late: func() {
+		cancel(result.Errorf(result.FrozenTooLong, "containers were frozen for more than %s (--max-frozen)", o.MaxFrozen))
+	}}}
+	defer c.freezer.stop()
 	defer c.letGo(ctx) // after the thawing, which is urgent
 	return guard(ctx, c.freezer, o.Log, func() error {
 		if err := c.run(ctx); err != nil {
@@ -128,13 +140,15 @@ type part struct {
 	target    *registry.Target
 	files     runtime.Files
 	base      *Base
-	layer     image.Layer
-	differ    string // result.DifferContainerd, or empty
-	image     *image.Image
+	// copied is a first pass that is done, and layers what was pushed.
+	copied *overlay.Copy
+	layers []image.Layer
+	differ string // result.DifferContainerd, or empty
+	image  *image.Image
 }
 
 func (p *part) readOptions() overlay.Options {
-	return overlay.Options{UserXattr: p.files.UserXattr, Owners: overlay.Owners{Users: ids(p.files.Users), Groups: ids(p.files.Groups)}}
+	return overlay.Options{UserXattr: p.files.UserXattr, Lowerdirs: p.files.Lowerdirs, Owners: overlay.Owners{Users: ids(p.files.Users), Groups: ids(p.files.Groups)}}
 }
 
 func ids(mappings []runtimespec.LinuxIDMapping) []overlay.IDs {
@@ -160,6 +174,12 @@ func (c *commit) run(ctx context.Context) error {
 	if err := c.preflight(ctx); err != nil {
 		return err
 	}
+	defer c.closeCopies()
+	for _, p := range c.parts {
+		if err := c.copyFirst(ctx, p); err != nil {
+			return err
+		}
+	}
 	// All before the first is read: what containers of one Pod tell each other must
 	// not get lost between their snapshots.
 	for _, p := range c.parts {
@@ -168,14 +188,26 @@ func (c *commit) run(ctx context.Context) error {
 			return err
 		}
 	}
+	var later []*spooled
 	for _, p := range c.parts {
-		if err := c.stream(ctx, p); err != nil {
+		c.checkCopy(p)
+		kept, err := c.read(ctx, p)
+		if err != nil {
 			return err
+		}
+		if kept != nil {
+			defer kept.close()
+			later = append(later, kept)
 		}
 		if !c.LeaveFrozen && c.freezer.isTouched(p.container) {
 			if err := c.freezer.thaw(ctx, p.container); err != nil {
 				return err
 			}
+		}
+	}
+	for _, kept := range later {
+		if err := c.send(ctx, kept); err != nil {
+			return err
 		}
 	}
 	if err := c.publish(ctx); err != nil {
@@ -261,7 +293,7 @@ func (c *commit) letGo(ctx context.Context) {
 func (c *commit) publish(ctx context.Context) (err error) {
 	for _, p := range c.parts {
 		c.doing = fmt.Sprintf("pushing the configuration of container %q to %s", p.Name, p.target)
-		if p.image, err = image.Extend(p.base.Base, p.layer, c.SnapshotUID); err != nil {
+		if p.image, err = image.Extend(p.base.Base, p.layers, c.SnapshotUID); err != nil {
 			return err
 		}
 		if err := p.target.Upload(ctx, static.NewLayer(p.image.Config, types.OCIConfigJSON)); err != nil {
@@ -281,11 +313,15 @@ func (c *commit) publish(ctx context.Context) (err error) {
 func (c *commit) result() result.Result {
 	r := result.Result{FrozenMillis: c.freezer.frozenMillis(), Thawed: len(c.freezer.touched) == 0}
 	for _, p := range c.parts {
+		bytes := int64(0)
+		for _, l := range p.layers {
+			bytes += l.Descriptor.Size
+		}
 		r.Containers = append(r.Containers, result.Container{
 			Name:       p.Name,
 			Image:      p.Image,
 			Digest:     p.image.ManifestDigest.String(),
-			LayerBytes: p.layer.Descriptor.Size,
+			LayerBytes: bytes,
 			Layers:     p.image.Layers,
 			Differ:     p.differ,
 		})

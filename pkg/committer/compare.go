@@ -50,11 +50,12 @@ func (c *commit) compare(ctx context.Context, p *part) error {
 		return fmt.Errorf("container %q: %w", p.Name, err)
 	}
 	p.differ = result.DifferContainerd
-	p.layer = image.Layer{
+	// It has everything, also what a first pass may have pushed.
+	p.layers = []image.Layer{{
 		Descriptor: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerZstd, Digest: made.Descriptor.Digest, Size: made.Descriptor.Size},
 		DiffID:     made.DiffID,
 		Created:    time.Now().UTC(),
-	}
+	}}
 	c.Log.Info("layer pushed", "container", p.Name, "digest", made.Descriptor.Digest, "bytes", made.Descriptor.Size,
 		"differ", p.differ, "compared", compared, "took", time.Since(began))
 	return nil

@@ -53,6 +53,11 @@ type freezer struct {
 	touched []task
 	// began is when the first was frozen, ended when the last was thawed.
 	began, ended time.Time
+	// most is for how long something may be frozen before late is called; 0 stands
+	// for ever.
+	most  time.Duration
+	late  func()
+	timer *time.Timer
 	// blind is whether a container that may be frozen could not be looked at.
 	blind bool
 }
@@ -176,8 +181,18 @@ func (f *freezer) touch(t task) {
 	}
 	if f.began.IsZero() {
 		f.began = time.Now()
+		if f.most > 0 {
+			f.timer = time.AfterFunc(f.most, f.late)
+		}
 	}
 	f.touched = append(f.touched, t)
+}
+
+// stop ends the watch over the time.
+func (f *freezer) stop() {
+	if f.timer != nil {
+		f.timer.Stop()
+	}
 }
 
 func (f *freezer) forget(t task) {
@@ -185,6 +200,9 @@ func (f *freezer) forget(t task) {
 		if known == t {
 			f.touched = append(f.touched[:i], f.touched[i+1:]...)
 			f.ended = time.Now()
+			if len(f.touched) == 0 {
+				f.stop()
+			}
 			return
 		}
 	}

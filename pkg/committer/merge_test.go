@@ -149,7 +149,7 @@ func TestAForeignLayerIsNotMerged(t *testing.T) {
 		for i := range maxOwnLayers {
 			content := fmt.Appendf(nil, "%0512d", i)
 			d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromBytes(content), Size: int64(len(content))}
-			extended, err := image.Extend(c.base.Base, image.Layer{Descriptor: d, DiffID: d.Digest}, "x")
+			extended, err := image.Extend(c.base.Base, []image.Layer{{Descriptor: d, DiffID: d.Digest}}, "x")
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -35,7 +35,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
 )
 
-// stream pushes what the container changed.
+// stream pushes what is to be read of a frozen container, while it is read.
 func (c *commit) stream(ctx context.Context, p *part) error {
 	if p.files.Upperdir == "" {
 		return c.compare(ctx, p)
@@ -43,11 +43,7 @@ func (c *commit) stream(ctx context.Context, p *part) error {
 	c.doing = fmt.Sprintf("pushing the layer of container %q to %s", p.Name, p.target)
 	began := time.Now()
 	var stats overlay.Stats
-	source := func(ctx context.Context, w io.Writer) (err error) {
-		stats, err = overlay.Write(ctx, w, p.files.Upperdir, p.readOptions())
-		return err
-	}
-	l, err := upload(ctx, p.target, source, c.Log)
+	l, err := upload(ctx, p.target, p.rest(&stats), c.Log)
 	// Whatever came of it: a container that ended or went away meanwhile explains
 	// any error, and spoils any success.
 	if checkErr := c.undisturbed(ctx, p); checkErr != nil {
@@ -63,11 +59,33 @@ func (c *commit) stream(ctx context.Context, p *part) error {
 	if err != nil {
 		return fmt.Errorf("container %q: %w", p.Name, err)
 	}
-	p.layer, err = describe(l)
+	return c.pushed(p, l, stats, began)
+}
+
+// rest is what is to be read once the container is frozen: all, or what changed
+// since the first pass.
+func (p *part) rest(stats *overlay.Stats) layer.Source {
+	return func(ctx context.Context, w io.Writer) (err error) {
+		if p.copied != nil {
+			*stats, err = p.copied.Changes(ctx, w)
+		} else {
+			*stats, err = overlay.Write(ctx, w, p.files.Upperdir, p.readOptions())
+		}
+		return err
+	}
+}
+
+// pushed notes a layer that the registry has. One without changes is not worth a
+// place in the image where another has all there is.
+func (c *commit) pushed(p *part, l *layer.Layer, stats overlay.Stats, began time.Time) error {
+	described, err := describe(l)
 	if err != nil {
 		return err
 	}
-	c.Log.Info("layer pushed", "container", p.Name, "digest", p.layer.Descriptor.Digest, "bytes", p.layer.Descriptor.Size,
+	if stats.Entries > 0 || len(p.layers) == 0 {
+		p.layers = append(p.layers, described)
+	}
+	c.Log.Info("layer pushed", "container", p.Name, "digest", described.Descriptor.Digest, "bytes", described.Descriptor.Size,
 		"entries", stats.Entries, "whiteouts", stats.Whiteouts, "contentBytes", stats.Bytes, "socketsLeftOut", stats.Sockets,
 		"read", l.Took(), "took", time.Since(began))
 	return nil
@@ -84,6 +102,10 @@ func upload(ctx context.Context, target *registry.Target, source layer.Source, l
 			return l, nil
 		}
 		if own := l.Err(); own != nil {
+			if errors.Is(own, overlay.ErrAgain) {
+				attempt-- // it knows more now, and asks again only for what it did not know
+				continue
+			}
 			return nil, own
 		}
 		if attempt == 2 || !errors.Is(err, layer.ErrReplayed) {

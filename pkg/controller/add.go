@@ -52,6 +52,7 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 			Namespace:        opts.CommitJobNamespace,
 			Image:            opts.CommitterImage,
 			Timeout:          opts.CommitJobTimeout,
+			MaxFrozen:        opts.MaxFrozen,
 			ContainerdSocket: opts.ContainerdSocketPath,
 			ContainerdRoot:   opts.ContainerdRoot,
 			PushSecret:       opts.SnapshotPushSecret,

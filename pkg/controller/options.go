@@ -47,6 +47,8 @@ type Options struct {
 	CommitJobNamespace string
 	// CommitJobTimeout bounds a commit, counted from the start of its container.
 	CommitJobTimeout time.Duration
+	// MaxFrozen is for how long a commit may keep containers frozen; zero is no limit.
+	MaxFrozen time.Duration
 	// CommitRuntimes are the runtime handlers whose files a commit can see. A Pod without a
 	// runtime class has the handler "".
 	CommitRuntimes []string

@@ -209,8 +209,13 @@ func (r *room) exec(ctx context.Context, pod, container string, stdout, stderr i
 }
 
 // bigFile is what makes a commit last for seconds: random bytes, so that nothing is saved by
-// compressing them.
-const bigFile = "dd if=/dev/urandom of=/root/big bs=1M count=300 2>/dev/null && md5sum /root/big > /root/big.md5"
+// compressing them, and a change of the file all the time, so that it is not enough to have read
+// it before the freeze.
+const bigFile = quietFile + `
+(while :; do chmod 600 /root/big; usleep 50000; done) </dev/null >/dev/null 2>&1 &`
+
+// quietFile is as large, and does not change any more.
+const quietFile = "dd if=/dev/urandom of=/root/big bs=1M count=300 2>/dev/null && md5sum /root/big > /root/big.md5"
 
 const checkBigFile = "md5sum -c /root/big.md5"
 

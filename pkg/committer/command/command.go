@@ -101,6 +101,8 @@ func commitCommand(f *flags) *cobra.Command {
 	var (
 		snapshotUID string
 		leaveFrozen bool
+		maxFrozen   time.Duration
+		spoolDir    string
 		options     registry.Options
 		baseConfigs []string
 		baseHint    string
@@ -110,8 +112,9 @@ func commitCommand(f *flags) *cobra.Command {
 		Short: "Freeze containers, push what they changed, and thaw them",
 		Long: `Commit the root filesystems of containers of one Pod to images.
 
-All containers are frozen first, then each is streamed to the registry. After a failure,
-SIGTERM or the timeout, everything is thawed again. A base layer that neither the registry nor the
+What is large is pushed while the containers run. Then all are frozen, and what changed since,
+or all of what is small, is read and pushed. After a failure, SIGTERM or the timeout, everything
+is thawed again. A base layer that neither the registry nor the
 node has is pulled from where the base image came from; one that is nowhere is made again from
 what the node has unpacked.`,
 		Example: `  image-committer commit --pod-uid=5d2c… --snapshot-uid=77ab… --leave-frozen \
@@ -120,6 +123,9 @@ what the node has unpacked.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if snapshotUID == "" {
 				return errors.New("--snapshot-uid is needed")
+			}
+			if maxFrozen < 0 {
+				return fmt.Errorf("--max-frozen=%s has to be positive, or 0 for no limit", maxFrozen)
 			}
 			containers, err := f.containerImages()
 			if err != nil {
@@ -143,6 +149,8 @@ what the node has unpacked.`,
 	f.add(cmd, "name=NAME,id=ID,image=REGISTRY/REPOSITORY:TAG", 10*time.Minute)
 	cmd.Flags().StringVar(&snapshotUID, "snapshot-uid", "", "UID of the snapshot; it makes the images unique and names the lease")
 	cmd.Flags().BoolVar(&leaveFrozen, "leave-frozen", false, "leave the containers frozen on success, for a Pod that is about to be removed")
+	cmd.Flags().DurationVar(&maxFrozen, "max-frozen", 0, "give up, and thaw, when containers would be frozen for longer; 0 is as long as it takes")
+	cmd.Flags().StringVar(&spoolDir, "spool-dir", "", "directory for what is read of containers that are to be thawed, until it is pushed; without it they stay frozen until then")
 	cmd.Flags().StringVar(&options.ConfigFile, "registry-config", "", "file with registry credentials (.dockerconfigjson); anonymous without it")
 	cmd.Flags().StringVar(&options.CAFile, "registry-ca", "", "file with CA certificates (PEM) to trust beside the system's")
 	cmd.Flags().BoolVar(&options.Insecure, "registry-insecure", false, "allow plain HTTP and unverified certificates for the snapshot registry")

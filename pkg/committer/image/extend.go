@@ -39,7 +39,7 @@ const (
 	SnapshotUIDAnnotation = "lifecycle.opensandbox.io/snapshot-uid"
 )
 
-// Layer is the layer to be added.
+// Layer is a layer to be added.
 type Layer struct {
 	Descriptor ocispec.Descriptor
 	DiffID     digest.Digest
@@ -54,10 +54,11 @@ type Image struct {
 	Layers int
 }
 
-// Extend adds a layer to base. The configuration keeps all that it has, also
-// what this version does not know; it gets one entry of history and one diff ID.
-func Extend(base *Base, layer Layer, snapshotUID string) (*Image, error) {
-	config, err := extendConfig(base, layer)
+// Extend adds layers to base, the lowest first. The configuration keeps all that it
+// has, also what this version does not know; for each layer it gets one entry of
+// history and one diff ID.
+func Extend(base *Base, layers []Layer, snapshotUID string) (*Image, error) {
+	config, err := extendConfig(base, layers)
 	if err != nil {
 		return nil, fmt.Errorf("extending the configuration %s: %w", base.Manifest.Config.Digest, err)
 	}
@@ -77,7 +78,9 @@ func Extend(base *Base, layer Layer, snapshotUID string) (*Image, error) {
 		}
 		manifest.Layers = append(manifest.Layers, d)
 	}
-	manifest.Layers = append(manifest.Layers, layer.Descriptor)
+	for _, layer := range layers {
+		manifest.Layers = append(manifest.Layers, layer.Descriptor)
+	}
 	raw, err := marshal(manifest)
 	if err != nil {
 		return nil, err
@@ -87,7 +90,7 @@ func Extend(base *Base, layer Layer, snapshotUID string) (*Image, error) {
 		ConfigDigest:   manifest.Config.Digest,
 		Manifest:       raw,
 		ManifestDigest: digest.FromBytes(raw),
-		Layers:         base.OwnLayers() + 1,
+		Layers:         base.OwnLayers() + len(layers),
 	}, nil
 }
 
@@ -104,14 +107,19 @@ func (b *Base) OwnLayers() int {
 
 func isOwn(entry ocispec.History) bool { return entry.CreatedBy == CreatedBy && !entry.EmptyLayer }
 
-func extendConfig(base *Base, layer Layer) ([]byte, error) {
-	entry, err := historyEntry(layer)
-	if err != nil {
-		return nil, err
+func extendConfig(base *Base, layers []Layer) ([]byte, error) {
+	var entries []json.RawMessage
+	diffIDs := slices.Clone(base.Config.RootFS.DiffIDs)
+	for _, layer := range layers {
+		entry, err := historyEntry(layer)
+		if err != nil {
+			return nil, err
+		}
+		entries, diffIDs = append(entries, entry), append(diffIDs, layer.DiffID)
 	}
 	return base.editConfig(func(history []json.RawMessage) []json.RawMessage {
-		return append(history, entry)
-	}, slices.Concat(base.Config.RootFS.DiffIDs, []digest.Digest{layer.DiffID}))
+		return append(history, entries...)
+	}, diffIDs)
 }
 
 func historyEntry(layer Layer) (json.RawMessage, error) {

@@ -53,7 +53,7 @@ func TestExtend(t *testing.T) {
 		`"rootfs":{"type":"layers","diff_ids":["` + "%1" + `"],"extra":1},"history":[{"created_by":"base","unknown":true},{"empty_layer":true}]}`
 	b := base(t, strings.ReplaceAll(config, "%1", string(d("base diff"))),
 		ocispec.Descriptor{MediaType: "application/vnd.docker.image.rootfs.diff.tar.gzip", Digest: d("l1"), Size: 5, Annotations: map[string]string{"toc": "1"}})
-	got, err := Extend(b, newLayer, "uid")
+	got, err := Extend(b, []Layer{newLayer}, "uid")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestExtend(t *testing.T) {
 	if got.ManifestDigest != digest.FromBytes(got.Manifest) || got.ConfigDigest != digest.FromBytes(got.Config) || got.Layers != 1 {
 		t.Errorf("got %+v", got)
 	}
-	other, err := Extend(b, newLayer, "other")
+	other, err := Extend(b, []Layer{newLayer}, "other")
 	if err != nil || other.ManifestDigest == got.ManifestDigest {
 		t.Errorf("two snapshots share a manifest (%v)", err)
 	}
@@ -123,7 +123,7 @@ func TestOwnLayers(t *testing.T) {
 }
 
 func TestBareConfig(t *testing.T) {
-	got, err := Extend(base(t, `{"rootfs":{"diff_ids":null}}`), newLayer, "uid")
+	got, err := Extend(base(t, `{"rootfs":{"diff_ids":null}}`), []Layer{newLayer}, "uid")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -206,10 +206,6 @@ func (t *writer) compare(stack []*frame, name []byte, kind uint8, path []byte) (
 
 // anew writes an entry whole, a directory with all that is in it.
 func (t *writer) anew(stack []*frame, name []byte, kind uint8, path []byte) (*frame, error) {
-	if kind == unix.DT_SOCK {
-		t.stats.Sockets++
-		return nil, nil
-	}
 	if err := t.flush(stack); err != nil {
 		return nil, err
 	}

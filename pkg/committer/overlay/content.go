@@ -63,8 +63,10 @@ func (t *writer) regular(dir *directory, name, path []byte) error {
 	t.written = 0
 	err = t.content(fd, path, &st)
 	if t.tolerable(err) {
-		// The header has promised the bytes. Not remembered, the file counts as changed.
-		return t.zeros(st.Size - t.written + padding(st.Size))
+		// The header has promised the bytes. Remembered as no file that can be, it counts
+		// as changed; not remembered, its deletion would be forgotten, too.
+		torn := unix.Stat_t{Mode: st.Mode}
+		return errors.Join(t.zeros(st.Size-t.written+padding(st.Size)), t.remember(otherEntry, name, &torn))
 	}
 	if err != nil {
 		return err
@@ -99,12 +101,23 @@ func (t *writer) openRegular(dir *directory, name []byte) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	// Waits for whoever is just writing: see Copy. An empty file has no data.
-	if _, err := unix.Seek(fd, 0, unix.SEEK_DATA); err != nil && !errors.Is(err, unix.ENXIO) {
+	if err := t.settle(fd); err != nil {
 		_ = unix.Close(fd)
 		return -1, err
 	}
 	return fd, nil
+}
+
+// settle does what Copy needs before a file is read.
+func (t *writer) settle(fd int) error {
+	// Waits for whoever is just writing. An empty file has no data.
+	if _, err := unix.Seek(fd, 0, unix.SEEK_DATA); err != nil && !errors.Is(err, unix.ENXIO) {
+		return err
+	}
+	if !t.writeBack {
+		return nil
+	}
+	return unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
 }
 
 // tolerable is whether a first pass goes on after err: not when the layer cannot

@@ -51,7 +51,8 @@ var (
 //     called when the page is made writable, page_mkwrite). Therefore syncfs after
 //     the beginning and before the first read: writing a page back takes its
 //     write permission (folio_clear_dirty_for_io, folio_mkclean), and the next
-//     write faults and is stamped.
+//     write faults and is stamped. Where syncfs takes long, because of what others
+//     have written, each file is written back on its own, before it is read.
 //   - write(2) stamps a file before it copies the data, so that one which was
 //     under way at the beginning has an old stamp and may still be copying when
 //     the file is read. It holds the inode's lock meanwhile: asking for the first
@@ -70,6 +71,8 @@ type Copy struct {
 	options Options
 	limit   unix.Timespec // who is stamped before has not changed
 	clock   int           // a timer that the clock's being set ends
+	// eachFile is whether files have still to be written back, one by one.
+	eachFile bool
 
 	record *recording
 	// together are files of which every name is written again.
@@ -80,9 +83,9 @@ type Copy struct {
 // does not: its mapped pages are never made read-only again.
 var magics = map[int64]bool{unix.EXT4_SUPER_MAGIC: true, unix.XFS_SUPER_MAGIC: true, unix.BTRFS_SUPER_MAGIC: true}
 
-// syncTime is how long writing back may take. What other processes of the node
-// have written is waited for as well, and reading once is better than never.
-const syncTime = 30 * time.Second
+// syncTime is how long the whole file system may take to be written back. It is
+// shared with all that the node's other containers have written.
+const syncTime = 2 * time.Second
 
 // BeginCopy marks the beginning. Its error is ErrNoPromise where the directory
 // has to be read at once.
@@ -113,29 +116,34 @@ func BeginCopy(ctx context.Context, path string, o Options) (_ *Copy, err error)
 		return nil, fmt.Errorf("%w: asking for the time: %w", ErrNoPromise, err)
 	}
 	c.limit = unix.NsecToTimespec(now.Nano() - tick.Nano())
-	return c, syncFS(ctx, dir.fd)
+	synced, err := syncFS(ctx, dir.fd, syncTime)
+	c.eachFile = !synced
+	return c, err
 }
 
-func syncFS(ctx context.Context, fd int) error {
+// syncFS returns whether all was written back in time.
+func syncFS(ctx context.Context, fd int, limit time.Duration) (bool, error) {
 	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return false, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, syncTime)
-	defer cancel()
 	done := make(chan error, 1)
 	go func() { // it cannot be interrupted
 		done <- unix.Syncfs(own)
 		_ = unix.Close(own)
 	}()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
 	select {
 	case err := <-done:
 		if err != nil {
-			return fmt.Errorf("%w: writing the file system back: %w", ErrNoPromise, err)
+			return false, fmt.Errorf("%w: writing the file system back: %w", ErrNoPromise, err)
 		}
-		return nil
+		return true, nil
+	case <-timer.C:
+		return false, nil
 	case <-ctx.Done():
-		return fmt.Errorf("%w: writing the file system back takes too long: %w", ErrNoPromise, ctx.Err())
+		return false, ctx.Err()
 	}
 }
 
@@ -181,6 +189,7 @@ func (c *Copy) First(ctx context.Context, w io.Writer) (_ Stats, err error) {
 	if t.record, err = newRecording(); err != nil {
 		return Stats{}, err
 	}
+	t.writeBack = c.eachFile
 	if err := t.walk(c.path); err != nil {
 		return t.stats, err
 	}
@@ -208,4 +217,59 @@ func (c *Copy) Changes(ctx context.Context, w io.Writer) (Stats, error) {
 		return t.stats, err
 	}
 	return t.stats, errors.Join(t.finish(), flush())
+}
+
+// Large is whether the directory at path has at least so many bytes on the disk or
+// entries. It looks no further than it needs to.
+func Large(ctx context.Context, path string, bytes, entries int64) (bool, error) {
+	top, _, err := openRoot(path)
+	if err != nil {
+		return false, err
+	}
+	look := &look{ctx: ctx, buf: make([]byte, 64<<10), bytes: bytes, entries: entries}
+	large, err := look.into(top, maxOpen)
+	top.close()
+	return large, err
+}
+
+type look struct {
+	ctx            context.Context
+	buf            []byte
+	bytes, entries int64 // still missing
+}
+
+// into looks at a directory and, up to a depth, at those below it: what is deeper
+// makes none large.
+func (l *look) into(dir *directory, depth int) (bool, error) {
+	if err := l.ctx.Err(); err != nil {
+		return false, err
+	}
+	all, err := dir.list(l.buf)
+	if err != nil {
+		return false, err
+	}
+	for i := range all.len() {
+		var st unix.Stat_t
+		if err := unix.Fstatat(dir.fd, string(all.raw(i)), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			continue // it is gone
+		}
+		l.entries--
+		l.bytes -= st.Blocks * 512
+		if l.entries <= 0 || l.bytes <= 0 {
+			return true, nil
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFDIR || depth == 0 {
+			continue
+		}
+		child, _, err := dir.open(all.raw(i))
+		if err != nil {
+			continue // it is gone
+		}
+		large, err := l.into(child, depth-1)
+		child.close()
+		if large || err != nil {
+			return large, err
+		}
+	}
+	return false, nil
 }

@@ -38,9 +38,9 @@ type Lower struct {
 
 // OpenLower opens the directories at paths, the topmost first.
 func OpenLower(paths []string, o Options) (*Lower, error) {
-	l := &Lower{marks: "trusted.overlay."}
+	l := &Lower{marks: trustedMarks}
 	if o.UserXattr {
-		l.marks = "user.overlay."
+		l.marks = userMarks
 	}
 	for _, path := range paths {
 		dir, _, err := openRoot(path)

@@ -44,6 +44,9 @@ const (
 	whiteoutPrefix = ".wh."
 	opaqueName     = ".wh..wh..opq"
 
+	// What overlay's own extended attributes begin with.
+	trustedMarks, userMarks = "trusted.overlay.", "user.overlay."
+
 	// MaxPath is the longest path that a snapshot may carry. Tar has no limit, but
 	// the unpackers join it to the directory they unpack into and hand it to the
 	// kernel, whose PATH_MAX is 4096 with the terminating zero; 256 bytes are left
@@ -73,6 +76,10 @@ type Options struct {
 
 	// Owners are the container's, where they are others than the node's.
 	Owners Owners
+
+	// Lowerdirs are the directories below, the topmost first, as far as they are known:
+	// a socket that lies over something of theirs is left out as its deletion.
+	Lowerdirs []string
 
 	// MaxPath is the longest path in bytes; 0 stands for the constant MaxPath.
 	MaxPath int
@@ -130,8 +137,14 @@ type writer struct {
 	// written is how much of the current file's content was.
 	written int64
 
-	record  *recording // of a first pass, while the container runs
-	changes *changes   // of a second pass
+	lowerdirs []string
+
+	// Of a first pass, while the container runs; writeBack is whether each file is to
+	// be written back before it is read.
+	record    *recording
+	writeBack bool
+	// Of a second pass.
+	changes *changes
 }
 
 func newWriter(ctx context.Context, w io.Writer, o Options) (*writer, func() error) {
@@ -140,13 +153,15 @@ func newWriter(ctx context.Context, w io.Writer, o Options) (*writer, func() err
 		ctx:     ctx,
 		out:     sink{out},
 		owners:  o.Owners,
-		marks:   "trusted.overlay.",
+		marks:   trustedMarks,
 		maxPath: MaxPath,
 		links:   map[inode]*link{},
 		buf:     make([]byte, 64<<10),
+
+		lowerdirs: o.Lowerdirs,
 	}
 	if o.UserXattr {
-		t.marks = "user.overlay."
+		t.marks = userMarks
 	}
 	if o.MaxPath != 0 {
 		t.maxPath = o.MaxPath
@@ -182,8 +197,7 @@ func (t *writer) entry(dir *directory, name []byte, kind uint8, path []byte) (*l
 	}
 	format := st.Mode & unix.S_IFMT
 	if format == unix.S_IFSOCK {
-		t.stats.Sockets++
-		return nil, nil
+		return nil, t.socket(path)
 	}
 	if bytes.HasPrefix(name, []byte(whiteoutPrefix)) {
 		return nil, fmt.Errorf("%q %w: names that begin with %q mean deletions there", "/"+string(path), ErrUnrepresentable, whiteoutPrefix)
@@ -210,6 +224,23 @@ func (t *writer) remember(kind byte, name []byte, st *unix.Stat_t) error {
 		return nil
 	}
 	return t.record.add(kind, name, st)
+}
+
+// socket leaves a socket out, and what it hides.
+func (t *writer) socket(path []byte) error {
+	t.stats.Sockets++
+	if len(t.lowerdirs) == 0 {
+		return nil
+	}
+	lower, err := OpenLower(t.lowerdirs, Options{UserXattr: t.marks == userMarks})
+	if err != nil {
+		return err
+	}
+	defer lower.Close()
+	if hides, err := lower.Has(string(path)); err != nil || !hides {
+		return err
+	}
+	return t.whiteout(path)
 }
 
 // whiteout writes the deletion of path.

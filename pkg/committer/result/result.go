@@ -54,7 +54,8 @@ type Container struct {
 	// Image is the tag that was pushed, Digest the digest of its manifest.
 	Image  string `json:"image"`
 	Digest string `json:"digest"`
-	// LayerBytes is the compressed size of the new layer.
+	// LayerBytes is the compressed size of the new layers: of one, or of two where
+	// the first was read while the container ran.
 	LayerBytes int64 `json:"layerBytes"`
 	// Layers is the number of layers above the image that the first sandbox of
 	// this line was created from.
@@ -86,6 +87,9 @@ const (
 	// RuntimeNotSupported: this runtime or snapshotter keeps the files where they
 	// cannot be read exactly.
 	RuntimeNotSupported Reason = "RuntimeNotSupported"
+	// FrozenTooLong: the containers would have been frozen for longer than
+	// --max-frozen allows.
+	FrozenTooLong Reason = "FrozenTooLong"
 	// DeadlineExceeded: the time of --timeout was up.
 	DeadlineExceeded Reason = "DeadlineExceeded"
 	// Canceled: SIGTERM.

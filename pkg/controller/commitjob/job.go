@@ -58,6 +58,7 @@ const (
 	configDir      = "/etc/image-committer/registry"
 	caDir          = "/etc/image-committer/ca"
 	caFile         = "ca.crt"
+	spoolDir       = "/var/spool/image-committer"
 )
 
 // Config is what all Jobs have in common.
@@ -69,6 +70,8 @@ type Config struct {
 	Image string
 	// Timeout bounds a commit, counted from the start of its container.
 	Timeout time.Duration
+	// MaxFrozen is for how long a commit may keep containers frozen; 0 is no limit.
+	MaxFrozen time.Duration
 	// ContainerdSocket and ContainerdRoot are paths on the nodes.
 	ContainerdSocket, ContainerdRoot string
 	// PushSecret is a Secret of type kubernetes.io/dockerconfigjson of Namespace, or empty.
@@ -118,8 +121,13 @@ func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leav
 	}
 	args := append([]string{"commit", "--snapshot-uid=" + string(snapshot.UID)}, c.sourceArgs(source, true)...)
 	args = append(args, "--timeout="+c.Timeout.String())
+	if c.MaxFrozen > 0 {
+		args = append(args, "--max-frozen="+c.MaxFrozen.String())
+	}
 	if leaveFrozen {
 		args = append(args, "--leave-frozen")
+	} else {
+		args = append(args, "--spool-dir="+spoolDir)
 	}
 	if c.RegistryInsecure {
 		args = append(args, "--registry-insecure")
@@ -149,6 +157,12 @@ func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leav
 	mount(pod, "containerd-root", c.ContainerdRoot, corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{
 		Path: c.ContainerdRoot, Type: ptr.To(corev1.HostPathDirectory),
 	}})
+	if !leaveFrozen {
+		// What was read of a frozen container waits here until it is pushed; the committer
+		// bounds it, and keeps no file with a name there.
+		mount(pod, "spool", spoolDir, corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}})
+		container.VolumeMounts[len(container.VolumeMounts)-1].ReadOnly = false
+	}
 	container.SecurityContext.Capabilities.Add = []corev1.Capability{"DAC_READ_SEARCH", "SYS_ADMIN"}
 	container.Args = args
 	return job, nil

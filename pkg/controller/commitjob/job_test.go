@@ -73,6 +73,8 @@ func TestArgs(t *testing.T) {
 	)
 	bare := config()
 	bare.PushSecret, bare.RegistryCA, bare.RegistryInsecure = "", "", false
+	short := *bare
+	short.MaxFrozen = 10 * time.Second
 	tests := map[string]struct {
 		job  *batchv1.Job
 		want []string
@@ -81,7 +83,9 @@ func TestArgs(t *testing.T) {
 			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--registry-insecure",
 			"--registry-config=/etc/image-committer/registry/.dockerconfigjson", "--registry-ca=/etc/image-committer/ca/ca.crt"}},
 		"snapshot of a user": {commitOf(t, bare, "mine", false), []string{
-			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s"}},
+			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--spool-dir=/var/spool/image-committer"}},
+		"pause that must be short": {commitOf(t, &short, "demo-gen1", true), []string{
+			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--max-frozen=10s"}},
 		"unpause": {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), []string{
 			"thaw", socket, "--pod-uid=pod-1", main, side, "--timeout=1m0s"}},
 	}
@@ -108,6 +112,7 @@ func TestVolumes(t *testing.T) {
 	}{
 		"commit":                     {commitOf(t, config(), "demo-gen1", true), "containerd-socket:/run/containerd/containerd.sock push-secret:/etc/image-committer/registry registry-ca:/etc/image-committer/ca containerd-root:/var/lib/containerd"},
 		"commit to an open registry": {commitOf(t, bare, "demo-gen1", true), "containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd"},
+		"snapshot of a user":         {commitOf(t, bare, "mine", false), "containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd spool:/var/spool/image-committer"},
 		"unpause":                    {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), "containerd-socket:/run/containerd/containerd.sock"},
 	}
 	for name, test := range tests {
@@ -116,8 +121,8 @@ func TestVolumes(t *testing.T) {
 			var got []string
 			for i, mount := range pod.Containers[0].VolumeMounts {
 				got = append(got, mount.Name+":"+mount.MountPath)
-				if !mount.ReadOnly {
-					t.Errorf("%s can be written", mount.Name)
+				if mount.ReadOnly == (mount.Name == "spool") {
+					t.Errorf("%s: read-only %v", mount.Name, mount.ReadOnly)
 				}
 				if pod.Volumes[i].Name != mount.Name {
 					t.Errorf("volume %s is mounted as %s", pod.Volumes[i].Name, mount.Name)

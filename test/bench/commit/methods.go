@@ -89,7 +89,7 @@ func (s *stage) ours(ctx context.Context, repository string) (sample, error) {
 	report := filepath.Join(s.dir, "result.json")
 	cmd := exec.CommandContext(ctx, s.o.committer, "commit",
 		"--containerd-address="+s.socket, "--containerd-namespace="+namespace, "--registry-insecure",
-		"--pod-uid="+podUID, "--snapshot-uid="+repository, "--termination-log="+report,
+		"--pod-uid="+podUID, "--snapshot-uid="+repository, "--termination-log="+report, "--spool-dir="+s.dir,
 		fmt.Sprintf("--container=name=%s,id=%s,image=%s/%s:x", containerName, s.container, s.registry, repository))
 	var log bytes.Buffer
 	cmd.Stderr = &log

@@ -1,0 +1,99 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package committer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/overlay"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
+)
+
+// What is at least this large is read twice: below, a container is frozen for
+// about a tenth of a second, and one layer is better than two.
+const (
+	largeBytes   = 32 << 20
+	largeEntries = 4000
+)
+
+// copyFirst pushes what a large container has changed, while it goes on running.
+// Whatever speaks against that is no failure: then all is read once it is frozen.
+func (c *commit) copyFirst(ctx context.Context, p *part) error {
+	c.doing = fmt.Sprintf("reading container %q for the first time", p.Name)
+	if p.files.Upperdir == "" {
+		return nil
+	}
+	state, err := p.container.State(ctx)
+	if err != nil || state != runtime.Running {
+		return err
+	}
+	large, err := overlay.Large(ctx, p.files.Upperdir, largeBytes, largeEntries)
+	if err != nil || !large {
+		return ctx.Err()
+	}
+	began := time.Now()
+	copied, err := overlay.BeginCopy(ctx, p.files.Upperdir, p.readOptions())
+	if err != nil {
+		c.Log.Info("the container will be read at once, while it is frozen", "container", p.Name, "because", err)
+		return ctx.Err()
+	}
+	c.Log.Info("reading the running container", "container", p.Name, "synced", time.Since(began))
+	began = time.Now()
+	var stats overlay.Stats
+	l, err := upload(ctx, p.target, func(ctx context.Context, w io.Writer) (err error) {
+		stats, err = copied.First(ctx, w)
+		return err
+	}, c.Log)
+	if err == nil {
+		p.copied = copied
+		return c.pushed(p, l, stats, began)
+	}
+	copied.Close()
+	// A registry that does not take it now would not take it later either, and then
+	// containers were frozen in vain.
+	var reasoned *result.Error
+	if ctx.Err() != nil || errors.As(err, &reasoned) {
+		return fmt.Errorf("container %q: %w", p.Name, err)
+	}
+	c.Log.Warn("the first pass over the running container failed; it will be read at once, while it is frozen", "container", p.Name, "error", err)
+	return nil
+}
+
+// checkCopy forgets the first pass where changes since cannot be told.
+func (c *commit) checkCopy(p *part) {
+	if p.copied == nil {
+		return
+	}
+	if err := p.copied.Valid(); err != nil {
+		c.Log.Warn("the first pass counts for nothing; all is read again", "container", p.Name, "because", err)
+		p.copied.Close()
+		p.copied, p.layers = nil, nil
+	}
+}
+
+func (c *commit) closeCopies() {
+	for _, p := range c.parts {
+		if p.copied != nil {
+			p.copied.Close()
+		}
+	}
+}

@@ -1,0 +1,189 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package committer
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/overlay"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
+)
+
+// enlarge gives the container so many files that it is read twice.
+func (s *scene) enlarge(c *fakeContainer) {
+	s.t.Helper()
+	if os.Geteuid() != 0 {
+		s.t.Skip("needs root, to see trusted extended attributes")
+	}
+	for i := range largeEntries {
+		if err := os.WriteFile(filepath.Join(c.upper, fmt.Sprint("many", i)), nil, 0o600); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	copied, err := overlay.BeginCopy(context.Background(), c.upper, overlay.Options{})
+	if err != nil {
+		s.t.Skip("this file system cannot be read twice:", err)
+	}
+	copied.Close()
+	time.Sleep(20 * time.Millisecond) // more than a tick of the clock
+}
+
+// TestTwice has one large container, which changes until it is frozen, and a small one.
+func TestTwice(t *testing.T) {
+	order := map[bool][]string{
+		true: {"upload main", "upload side", "upload main", "freeze main", "freeze side", "upload main", "upload side",
+			"upload main", "upload side", "manifest main", "manifest side", "report"},
+		// Both are thawed before anything more is pushed.
+		false: {"upload main", "upload side", "upload main", "freeze main", "freeze side", "thaw main", "thaw side", "upload main", "upload side",
+			"upload main", "upload side", "manifest main", "manifest side", "report"},
+	}
+	for leave, want := range order {
+		t.Run(fmt.Sprintf("leaveFrozen=%v", leave), func(t *testing.T) {
+			s := newScene(t)
+			s.options.LeaveFrozen, s.options.SpoolDir = leave, t.TempDir()
+			c := s.node.containers["main-id"]
+			s.enlarge(c)
+			c.onPause = func() error {
+				return os.WriteFile(filepath.Join(c.upper, "many7"), []byte("at the last moment"), 0o600)
+			}
+			if err := s.commit(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, s.node.calls); diff != "" {
+				t.Errorf("calls (-want +got):\n%s", diff)
+			}
+			main, side := s.last().Containers[0], s.last().Containers[1]
+			img := pull(t, main)
+			if err := validate.Image(img, validate.Fast); err != nil {
+				t.Error(err)
+			}
+			base := baseOf(t, img, strings.TrimSuffix(main.Image, ":tag"))
+			if main.Layers != 2 || side.Layers != 1 || len(base.Manifest.Layers) != 3 || main.LayerBytes != base.Manifest.Layers[1].Size+base.Manifest.Layers[2].Size {
+				t.Errorf("result %+v, %+v", main, side)
+			}
+			files := unpack(t, base)
+			if files["many7"] != "at the last moment" || files["file"] != "of main" || len(files) != largeEntries+2 {
+				t.Errorf("%d files, the changed one has %q", len(files), files["many7"])
+			}
+		})
+	}
+}
+
+// TestTwiceWithoutChanges needs no second layer.
+func TestTwiceWithoutChanges(t *testing.T) {
+	for _, leave := range []bool{true, false} {
+		s := newScene(t)
+		s.options.LeaveFrozen, s.options.SpoolDir = leave, t.TempDir()
+		s.enlarge(s.node.containers["main-id"])
+		if err := s.commit(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.last().Containers[0]; got.Layers != 1 {
+			t.Errorf("result %+v", got)
+		}
+	}
+}
+
+// TestMoreThanTheSpoolHolds stays frozen until it is pushed.
+func TestMoreThanTheSpoolHolds(t *testing.T) {
+	s := newScene(t)
+	s.options.SpoolDir = t.TempDir()
+	c := s.node.containers["main-id"]
+	s.enlarge(c)
+	c.onPause = func() error { return os.Truncate(filepath.Join(c.upper, "many7"), maxSpool+1) }
+	if err := s.commit(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	calls := strings.Join(s.node.calls, ", ")
+	if !strings.Contains(calls, "freeze side, upload main, thaw main, thaw side, upload side") {
+		t.Error(calls)
+	}
+}
+
+// TestRegistryGoneBeforeTheFreeze fails without freezing.
+func TestRegistryGoneBeforeTheFreeze(t *testing.T) {
+	s := newScene(t)
+	s.enlarge(s.node.containers["main-id"])
+	uploads := 0
+	s.before = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPatch {
+			uploads++
+		}
+		if uploads > 2 { // the base's layers
+			w.WriteHeader(http.StatusForbidden)
+			return true
+		}
+		return false
+	}
+	if err := s.commit(context.Background()); err == nil {
+		t.Fatal("it succeeded")
+	}
+	if s.froze() || !s.last().Thawed || s.last().Error.Reason == "" {
+		t.Errorf("calls %v, result %+v", s.node.calls, s.last())
+	}
+}
+
+// TestMaxFrozen gives up, thaws, and says why.
+func TestMaxFrozen(t *testing.T) {
+	s := newScene(t)
+	s.options.LeaveFrozen, s.options.MaxFrozen = true, 200*time.Millisecond
+	over := make(chan struct{})
+	s.before = func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPatch && s.froze() {
+			<-over // a registry that does not answer
+		}
+		return false
+	}
+	err := s.commit(context.Background())
+	close(over)
+	if err == nil {
+		t.Fatal("it succeeded")
+	}
+	r := s.last()
+	if r.Error.Reason != result.FrozenTooLong || !r.Thawed || !strings.Contains(r.Error.Message, "200ms") || !strings.Contains(r.Error.Message, "pushing the layer") {
+		t.Errorf("result %+v", r)
+	}
+	s.states(runtime.Running)
+}
+
+// TestMaxFrozenCountsFrozenTime does not count what comes after the thaw.
+func TestMaxFrozenCountsFrozenTime(t *testing.T) {
+	s := newScene(t)
+	s.options.MaxFrozen, s.options.SpoolDir = time.Second, t.TempDir()
+	slow := false
+	s.before = func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPatch && s.froze() && !slow {
+			slow = true
+			time.Sleep(1200 * time.Millisecond)
+		}
+		return false
+	}
+	if err := s.commit(context.Background()); err != nil || !slow {
+		t.Errorf("%v, slow %v", err, slow)
+	}
+}
