@@ -233,6 +233,7 @@ func TestAPodThatIsNotOursIsNeverAdopted(t *testing.T) {
 	}
 	r.create("demo")
 	r.awaitReason("demo", v1alpha1.ConditionReady, v1alpha1.ReasonPodNameConflict)
+	r.awaitEvent(corev1.EventTypeWarning, v1alpha1.ReasonPodNameConflict)
 	r.deletePod("demo", metav1.DeleteOptions{})
 	r.awaitReady("demo")
 }
