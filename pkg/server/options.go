@@ -166,6 +166,8 @@ func (o *Options) addSnapshotFlags(fs *pflag.FlagSet) {
 			"never a namespace of sandboxes. By default the server's own, from the environment variable POD_NAMESPACE.")
 	fs.DurationVar(&c.CommitJobTimeout, "commit-job-timeout", c.CommitJobTimeout,
 		"How long a commit may take, counted from the start of its container.")
+	fs.DurationVar(&c.MaxFrozen, "max-frozen", c.MaxFrozen,
+		"For how long a commit may keep containers frozen before it is given up and they are thawed. 0: as long as it takes.")
 	fs.StringSliceVar(&c.CommitRuntimes, "commit-runtimes", c.CommitRuntimes,
 		"Runtime handlers whose files a commit can see; the empty one is that of Pods without a runtime class.")
 	fs.StringVar(&c.ContainerdSocketPath, "containerd-socket-path", c.ContainerdSocketPath,

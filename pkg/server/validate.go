@@ -107,6 +107,9 @@ func (o *Options) Validate() error {
 	if c.CommitJobTimeout <= 0 {
 		complain("--commit-job-timeout must be more than nothing, and is %s", c.CommitJobTimeout)
 	}
+	if c.MaxFrozen < 0 {
+		complain("--max-frozen must not be negative, and is %s; 0 is no limit", c.MaxFrozen)
+	}
 	if c.ImageCheckInterval < 0 {
 		complain("--image-check-interval must not be negative, and is %s; 0 ends the checks", c.ImageCheckInterval)
 	}

@@ -143,6 +143,8 @@ const (
 	ReasonContainerNotFound = "ContainerNotFound"
 	// ReasonContainerRestarted: a container was restarted under the commit.
 	ReasonContainerRestarted = "ContainerRestarted"
+	// ReasonFrozenTooLong: containers would have been frozen for longer than --max-frozen.
+	ReasonFrozenTooLong = "FrozenTooLong"
 	// ReasonNoContainers: there is no container to commit.
 	ReasonNoContainers = "NoContainers"
 	// ReasonRuntimeNotSupported: the Pod's runtime keeps files where a commit cannot see them.
