@@ -69,10 +69,11 @@ func TestClonesLiveOnWithoutTheirSource(t *testing.T) {
 		t.Errorf("it waits: %s", message)
 	}
 	r.pause("b")
-	r.awaitPaused("b")
+	_, own := r.awaitPaused("b")
 	r.awaitSnapshotGone("mine")
 	r.mustNotBeInRegistry(mine)
 	r.deleteSandbox("demo")
+	r.mustBeInRegistry(own.Status.Containers[0])
 
 	r.resume("b")
 	r.awaitReady("b")

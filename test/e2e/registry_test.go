@@ -26,6 +26,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -120,6 +121,12 @@ func (r *room) checkLayers(saved v1alpha1.ContainerSnapshot, image v1.Image) err
 	}
 	if len(layers) != busyboxLayers+int(saved.Layers) || len(layers) != len(config.RootFS.DiffIDs) {
 		return fmt.Errorf("%d layers and %d diff IDs; the status says %d above the base's %d", len(layers), len(config.RootFS.DiffIDs), saved.Layers, busyboxLayers)
+	}
+	for i, layer := range layers {
+		// In the image's own repository: a collection of garbage keeps it, whatever else is deleted.
+		if there, err := partial.Exists(layer); err != nil || !there {
+			return fmt.Errorf("layer %d is in the registry: %t, error: %v", i, there, err)
+		}
 	}
 	last, err := layers[len(layers)-1].Size()
 	if err != nil {
