@@ -185,6 +185,12 @@ func (c *cluster) storeDirectory(t *testing.T) string {
 // gives it, for the rest of the test.
 func (c *cluster) allowServerToReadSecret(t *testing.T, secret string) {
 	t.Helper()
+	c.allowServerToRead(t, "secrets", secret)
+}
+
+// allowServerToRead is the same for any resource.
+func (c *cluster) allowServerToRead(t *testing.T, resource, name string) {
+	t.Helper()
 	change := func(edit func([]rbacv1.PolicyRule) []rbacv1.PolicyRule) error {
 		return retry.RetryOnConflict(retry.DefaultRetry, func() error {
 			role, err := c.kube.RbacV1().Roles(systemNamespace).Get(context.Background(), serverName, metav1.GetOptions{})
@@ -196,16 +202,16 @@ func (c *cluster) allowServerToReadSecret(t *testing.T, secret string) {
 			return err
 		})
 	}
-	rule := rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"secrets"}, ResourceNames: []string{secret}, Verbs: []string{"get"}}
+	rule := rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{resource}, ResourceNames: []string{name}, Verbs: []string{"get"}}
 	if err := change(func(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule { return append(rules, rule) }); err != nil {
-		t.Fatalf("allow the server to read Secret %s: %v", secret, err)
+		t.Fatalf("allow the server to read %s %s: %v", resource, name, err)
 	}
 	t.Cleanup(func() {
 		err := change(func(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule {
-			return slices.DeleteFunc(rules, func(r rbacv1.PolicyRule) bool { return slices.Contains(r.ResourceNames, secret) })
+			return slices.DeleteFunc(rules, func(r rbacv1.PolicyRule) bool { return slices.Contains(r.ResourceNames, name) })
 		})
 		if err != nil {
-			t.Errorf("forbid the server to read Secret %s: %v", secret, err)
+			t.Errorf("forbid the server to read %s %s: %v", resource, name, err)
 		}
 	})
 }
