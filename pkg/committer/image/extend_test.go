@@ -18,6 +18,7 @@ package image
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +70,16 @@ func TestExtend(t *testing.T) {
 	before["rootfs"].(map[string]any)["diff_ids"] = []any{string(d("base diff")), string(d("new diff"))}
 	if diff := cmp.Diff(before, after); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
+	}
+	// Nothing but the two is written anew: numbers, escapes and the order within stay.
+	var rawBefore, rawAfter map[string]json.RawMessage
+	if err := errors.Join(json.Unmarshal(b.RawConfig, &rawBefore), json.Unmarshal(got.Config, &rawAfter)); err != nil {
+		t.Fatal(err)
+	}
+	for field, was := range rawBefore {
+		if is := rawAfter[field]; field != "history" && field != "rootfs" && string(is) != string(was) {
+			t.Errorf("%s became %s, it was %s", field, is, was)
+		}
 	}
 	if !strings.Contains(string(got.Config), "a < b && c > d") || !strings.Contains(string(got.Config), "12345678901234567890") {
 		t.Errorf("configuration was rewritten: %s", got.Config)

@@ -296,12 +296,16 @@ func diffIDs(name string) []digest.Digest {
 
 // manifest stores an image of two layers, whose blobs are not on the node.
 func (n *node) manifest(name string, labels map[string]string) ocispec.Descriptor {
+	return n.manifestOf(ocispec.MediaTypeImageManifest, name, labels)
+}
+
+func (n *node) manifestOf(mediaType, name string, labels map[string]string) ocispec.Descriptor {
 	config := n.blob(ocispec.MediaTypeImageConfig, ocispec.Image{RootFS: ocispec.RootFS{Type: "layers", DiffIDs: diffIDs(name)}, Author: name}, nil)
-	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: config}
+	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: mediaType, Config: config}
 	for i := range 2 {
 		m.Layers = append(m.Layers, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: digest.FromString(fmt.Sprint("layer of ", name, i)), Size: 1})
 	}
-	return n.blob(ocispec.MediaTypeImageManifest, m, labels)
+	return n.blob(mediaType, m, labels)
 }
 
 func (n *node) image(name string, target ocispec.Descriptor) {
@@ -323,6 +327,11 @@ func TestBase(t *testing.T) {
 			[]string{"registry.example.com/team/base"}, ""},
 		"one platform of an index": {func(n *node) {
 			n.image(name, n.blob(ocispec.MediaTypeImageIndex, ocispec.Index{Manifests: []ocispec.Descriptor{missing, n.manifest("other", nil), n.manifest("wanted", nil)}}, nil))
+		}, []string{"registry.example.com/team/base"}, ""},
+		"one platform of a list of Docker's": {func(n *node) {
+			n.image(name, n.blob(images.MediaTypeDockerSchema2ManifestList, ocispec.Index{Manifests: []ocispec.Descriptor{
+				missing, n.manifestOf(images.MediaTypeDockerSchema2Manifest, "wanted", nil),
+			}}, nil))
 		}, []string{"registry.example.com/team/base"}, ""},
 		"the tag has moved": {func(n *node) {
 			n.image(name, n.manifest("newer", nil))
