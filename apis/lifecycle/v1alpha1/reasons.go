@@ -163,6 +163,13 @@ const (
 	ReasonCanceled = "Canceled"
 )
 
+// Reasons of a Sandbox's Paused condition that no snapshot has, because there is none.
+const (
+	// ReasonSnapshotRejected: the API refuses the snapshot of a pause: a ResourceQuota is used
+	// up, or an admission policy or webhook says no.
+	ReasonSnapshotRejected = "SnapshotRejected"
+)
+
 // Reasons of events that are not reasons of conditions as well.
 const (
 	// EventPodCreated: the sandbox's Pod was created.

@@ -44,7 +44,10 @@ type observed struct {
 	checked bool
 	// held says that the last creation of the Pod was refused and its time has not come again.
 	held bool
-	now  time.Time
+	// pauseHeld is how long the next attempt has to wait because the API refused the snapshot of
+	// the last one.
+	pauseHeld time.Duration
+	now       time.Time
 }
 
 // verb is one thing that the controller does to the world.
@@ -234,6 +237,9 @@ func (o *observed) running() action {
 
 // retryIn is how long the next attempt of a pause that failed has to wait.
 func (o *observed) retryIn() time.Duration {
+	if o.pauseHeld > 0 {
+		return o.pauseHeld
+	}
 	failed := o.sandbox.Status.FailedAttempts
 	if failed == 0 || !o.attemptIsOurs() || o.attempt.Status.CompletionTime == nil {
 		return 0

@@ -25,7 +25,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
 
-// holds are the sandboxes whose Pod was refused, and when each may try again. They are kept in
+// holds are the sandboxes that the API refused something, and when each may try again. They are kept in
 // memory: after a restart every sandbox tries at once.
 type holds struct {
 	mutex sync.Mutex
@@ -36,7 +36,7 @@ type hold struct {
 	until    time.Time
 	failures int32
 	// generation and request are those of the sandbox that was refused: an edit of its spec or
-	// another resume tries again at once.
+	// another pause or resume tries again at once.
 	generation int64
 	request    time.Time
 }
@@ -44,12 +44,24 @@ type hold struct {
 func (h *holds) hold(sandbox *v1alpha1.Sandbox, now time.Time) {
 	h.mutex.Lock()
 	defer h.mutex.Unlock()
+	failures := h.held[client.ObjectKeyFromObject(sandbox)].failures + 1
+	h.set(sandbox, now, failures)
+}
+
+// holdAfter is hold for a sandbox whose status counts the failures.
+func (h *holds) holdAfter(sandbox *v1alpha1.Sandbox, now time.Time, failures int32) {
+	h.mutex.Lock()
+	defer h.mutex.Unlock()
+	h.set(sandbox, now, failures)
+}
+
+func (h *holds) set(sandbox *v1alpha1.Sandbox, now time.Time, failures int32) {
 	if h.held == nil {
 		h.held = map[client.ObjectKey]hold{}
 	}
-	key := client.ObjectKeyFromObject(sandbox)
-	failures := h.held[key].failures + 1
-	h.held[key] = hold{until: now.Add(backoff(failures)), failures: failures, generation: sandbox.Generation, request: requested(sandbox)}
+	h.held[client.ObjectKeyFromObject(sandbox)] = hold{
+		until: now.Add(backoff(failures)), failures: failures, generation: sandbox.Generation, request: requested(sandbox),
+	}
 }
 
 // left is how long the sandbox has to wait, zero or less where it has not.

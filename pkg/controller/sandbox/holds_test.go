@@ -77,6 +77,8 @@ func TestHolds(t *testing.T) {
 	}
 	h.hold(sandbox, now)
 	left(80*time.Second, "something else was in the way")
+	h.holdAfter(sandbox, now, 2)
+	left(20*time.Second, "refused for the second time, as its status says")
 	h.forget(key)
 	left(0, "created")
 	h.hold(sandbox, now)

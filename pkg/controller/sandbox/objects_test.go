@@ -237,6 +237,10 @@ func thawed(o *observed) { o.thawed = true }
 
 func held(o *observed) { o.held = true }
 
+func pauseHeld(d time.Duration) func(*observed) {
+	return func(o *observed) { o.pauseHeld = d }
+}
+
 func after(d time.Duration) func(*observed) {
 	return func(o *observed) { o.now = epoch.Add(d) }
 }

@@ -24,7 +24,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -63,7 +62,8 @@ type Reconciler struct {
 	Recorder   events.EventRecorder
 	Clock      clock.PassiveClock
 
-	holds holds
+	// holds are of sandboxes whose Pod was refused, pauseHolds of those whose snapshot was.
+	holds, pauseHolds holds
 }
 
 // Reconcile decides and acts until there is nothing to do but to wait. Each step decides on
@@ -73,6 +73,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := r.Live.Get(ctx, req.NamespacedName, sandbox); err != nil {
 		if apierrors.IsNotFound(err) {
 			r.holds.forget(req.NamespacedName)
+			r.pauseHolds.forget(req.NamespacedName)
 			return ctrl.Result{}, r.reportStray(ctx, req.NamespacedName)
 		}
 		return ctrl.Result{}, fmt.Errorf("read sandbox %s: %w", req, err)
@@ -109,7 +110,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		case deletePod:
 			return ctrl.Result{RequeueAfter: backstop}, r.deletePod(ctx, seen.pod, next.grace)
 		case createSnapshot:
-			if err := r.createSnapshot(ctx, sandbox); err != nil {
+			if err := r.createSnapshot(ctx, seen); err != nil {
 				return ctrl.Result{}, err
 			}
 		case thaw:
@@ -160,7 +161,7 @@ func (r *Reconciler) rest(ctx context.Context, sandbox *v1alpha1.Sandbox, after 
 
 func (r *Reconciler) observe(ctx context.Context, sandbox *v1alpha1.Sandbox) (*observed, error) {
 	now := r.Clock.Now()
-	seen := &observed{sandbox: sandbox, now: now, held: r.holds.left(sandbox, now) > 0}
+	seen := &observed{sandbox: sandbox, now: now, held: r.holds.left(sandbox, now) > 0, pauseHeld: r.pauseHolds.left(sandbox, now)}
 	var err error
 	if seen.pod, err = r.pod(ctx, sandbox); err != nil {
 		return nil, err
@@ -306,32 +307,6 @@ func (r *Reconciler) deletePod(ctx context.Context, pod *corev1.Pod, grace *int6
 	err := r.Host.Delete(ctx, pod, options...)
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("delete Pod %s/%s: %w", pod.Namespace, pod.Name, err)
-	}
-	return nil
-}
-
-// createSnapshot makes the snapshot of the attempt under way. One that exists is looked at in
-// the next step: it is this attempt's, or its name is taken.
-func (r *Reconciler) createSnapshot(ctx context.Context, sandbox *v1alpha1.Sandbox) error {
-	snapshot := &v1alpha1.SandboxSnapshot{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace:       sandbox.Namespace,
-			Name:            naming.PauseSnapshot(sandbox.Name, sandbox.Status.SnapshotAttempts),
-			Labels:          map[string]string{v1alpha1.LabelSandbox: sandbox.Name, v1alpha1.LabelSandboxUID: string(sandbox.UID)},
-			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(sandbox, v1alpha1.SchemeGroupVersion.WithKind("Sandbox"))},
-		},
-		Spec: v1alpha1.SandboxSnapshotSpec{
-			SandboxName:    sandbox.Name,
-			Containers:     sandbox.Spec.Snapshot.Containers,
-			DeletionPolicy: sandbox.Spec.Snapshot.DeletionPolicy,
-		},
-	}
-	switch err := r.Client.Create(ctx, snapshot); {
-	case apierrors.IsAlreadyExists(err):
-	case err != nil:
-		return fmt.Errorf("create snapshot %s/%s: %w", snapshot.Namespace, snapshot.Name, err)
-	default:
-		r.tell(sandbox, &note{reason: v1alpha1.ReasonPausing, message: fmt.Sprintf("snapshot %s commits the root filesystems", snapshot.Name)})
 	}
 	return nil
 }

@@ -56,6 +56,8 @@ type fixture struct {
 	// registry is what it says about images; nil: it has them all.
 	registry func(*v1alpha1.SandboxSnapshot)
 	asked    int
+	// snapshotRefusal is what the creation of a snapshot answers.
+	snapshotRefusal error
 }
 
 // CheckForResume records what the registry says.
@@ -100,7 +102,15 @@ func newFixture(t *testing.T, objects ...client.Object) *fixture {
 			ours.WithObjects(object)
 		}
 	}
-	f := &fixture{T: t, own: ours.Build(), clock: clocktesting.NewFakePassiveClock(epoch)}
+	f := &fixture{T: t, clock: clocktesting.NewFakePassiveClock(epoch)}
+	f.own = ours.WithInterceptorFuncs(interceptor.Funcs{
+		Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
+			if f.snapshotRefusal != nil {
+				return f.snapshotRefusal
+			}
+			return c.Create(ctx, object, options...)
+		},
+	}).Build()
 	f.host = theirs.WithInterceptorFuncs(interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
 			f.created++

@@ -1,0 +1,97 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
+)
+
+// Attempt is the snapshot of the pause attempt that the sandbox's status tells of.
+func Attempt(sandbox *v1alpha1.Sandbox) *v1alpha1.SandboxSnapshot {
+	return &v1alpha1.SandboxSnapshot{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace:       sandbox.Namespace,
+			Name:            naming.PauseSnapshot(sandbox.Name, sandbox.Status.SnapshotAttempts),
+			Labels:          map[string]string{v1alpha1.LabelSandbox: sandbox.Name, v1alpha1.LabelSandboxUID: string(sandbox.UID)},
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(sandbox, v1alpha1.SchemeGroupVersion.WithKind("Sandbox"))},
+		},
+		Spec: v1alpha1.SandboxSnapshotSpec{
+			SandboxName:    sandbox.Name,
+			Containers:     sandbox.Spec.Snapshot.Containers,
+			DeletionPolicy: sandbox.Spec.Snapshot.DeletionPolicy,
+		},
+	}
+}
+
+// CreateAttempt creates it.
+func CreateAttempt(ctx context.Context, own client.Client, sandbox *v1alpha1.Sandbox, options ...client.CreateOption) error {
+	snapshot := Attempt(sandbox)
+	if err := own.Create(ctx, snapshot, options...); err != nil {
+		return fmt.Errorf("create snapshot %s/%s: %w", snapshot.Namespace, snapshot.Name, err)
+	}
+	return nil
+}
+
+// Refuses says whether an answer of the API speaks of what was asked, and not of the moment: of
+// a quota or an admission policy, for instance. Then another try at once is no use. A webhook
+// answers with any code that it likes, and one that cannot be called makes a 500.
+func Refuses(err error) bool {
+	answer := apierrors.APIStatus(nil)
+	if !errors.As(err, &answer) {
+		return false
+	}
+	switch code := answer.Status().Code; code {
+	case http.StatusUnauthorized, http.StatusRequestTimeout, http.StatusConflict, http.StatusTooManyRequests:
+		return false
+	default:
+		return code >= http.StatusBadRequest && code <= http.StatusInternalServerError
+	}
+}
+
+// createSnapshot makes the snapshot of the attempt under way. One that exists is looked at in
+// the next step: it is this attempt's, or its name is taken. Where the API refuses it nothing
+// has been frozen yet, and the sandbox runs on, as after any attempt that failed.
+func (r *Reconciler) createSnapshot(ctx context.Context, seen *observed) error {
+	sandbox := seen.sandbox
+	err := CreateAttempt(ctx, r.Client, sandbox)
+	switch {
+	case err == nil:
+		r.tell(sandbox, &note{reason: v1alpha1.ReasonPausing, message: fmt.Sprintf("snapshot %s commits the root filesystems", Attempt(sandbox).Name)})
+		fallthrough
+	case apierrors.IsAlreadyExists(err):
+		r.pauseHolds.forget(client.ObjectKeyFromObject(sandbox))
+		return nil
+	case !Refuses(err):
+		return err
+	}
+	failed := seen.attemptFailed(seen.next(), metav1.Condition{Reason: v1alpha1.ReasonSnapshotRejected, Message: err.Error()})
+	if err := r.write(ctx, sandbox, failed); err != nil {
+		return err
+	}
+	r.pauseHolds.holdAfter(sandbox, r.Clock.Now(), sandbox.Status.FailedAttempts)
+	return nil
+}

@@ -1,0 +1,158 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+)
+
+var snapshotsResource = schema.GroupResource{Group: v1alpha1.GroupName, Resource: "sandboxsnapshots"}
+
+// TestASnapshotThatIsRefused: the sandbox runs on and says why, and the tries are spaced out.
+func TestASnapshotThatIsRefused(t *testing.T) {
+	f := newFixture(t, sandboxIn(v1alpha1.SandboxPausing, wantsPaused, onPod, attempts(1)), podOf())
+	f.snapshotRefusal = apierrors.NewForbidden(snapshotsResource, "demo-gen1", errors.New("exceeded quota: small"))
+	const refused = "Running Ready=True/PodReady Paused=False/SnapshotRejected pod=demo/pod-1 attempts=%d failed=%d"
+
+	if result := f.visits(fmt.Sprintf(refused, 1, 1)); result.RequeueAfter != firstRetry {
+		t.Errorf("visited again after %s", result.RequeueAfter)
+	}
+	if message := f.pausedMessage(); !strings.Contains(message, "exceeded quota: small") || !strings.Contains(message, "runs on") {
+		t.Errorf("it says %q", message)
+	}
+	if told := <-f.r.Recorder.(*events.FakeRecorder).Events; !strings.HasPrefix(told, "Warning PauseFailed") || !strings.Contains(told, "exceeded quota: small") {
+		t.Errorf("the event is %q", told)
+	}
+
+	// What happens to its Pod meanwhile is no reason to try.
+	f.r.served(podOf())
+	if result := f.visits(fmt.Sprintf(refused, 1, 1)); result.RequeueAfter != firstRetry {
+		t.Errorf("visited again after %s", result.RequeueAfter)
+	}
+	f.clock.SetTime(epoch.Add(firstRetry))
+	if result := f.visits(fmt.Sprintf(refused, 2, 2)); result.RequeueAfter != 2*firstRetry {
+		t.Errorf("visited again after %s", result.RequeueAfter)
+	}
+
+	// Another pause does not wait, and neither does what is possible again.
+	f.snapshotRefusal = nil
+	f.pausesAgain()
+	f.visits("Pausing Ready=True/PodReady Paused=False/Pausing pod=demo/pod-1 attempts=3 failed=2")
+	if f.snapshots() != "demo-gen3" {
+		t.Errorf("there are the snapshots %q", f.snapshots())
+	}
+	if left := f.r.pauseHolds.left(sandboxIn(""), f.clock.Now()); left > 0 {
+		t.Errorf("after its snapshot was created it is held for %s", left)
+	}
+}
+
+func TestAResumeEndsTheTriesOfARefusedPause(t *testing.T) {
+	f := newFixture(t, sandboxIn(v1alpha1.SandboxPausing, wantsPaused, onPod, attempts(1)), podOf())
+	f.snapshotRefusal = apierrors.NewForbidden(snapshotsResource, "demo-gen1", errors.New("exceeded quota: small"))
+	f.visits("Running Ready=True/PodReady Paused=False/SnapshotRejected pod=demo/pod-1 attempts=1 failed=1")
+	f.change(func(s *v1alpha1.Sandbox) { s.Spec.DesiredState = v1alpha1.DesiredStateRunning })
+	if result := f.visits("Running Ready=True/PodReady Paused=False/Running pod=demo/pod-1 attempts=1"); result.RequeueAfter != 0 {
+		t.Errorf("a sandbox at rest is visited again after %s", result.RequeueAfter)
+	}
+}
+
+// TestATroubleOfTheMoment is left to the work queue: the attempt goes on.
+func TestATroubleOfTheMoment(t *testing.T) {
+	f := newFixture(t, sandboxIn(v1alpha1.SandboxPausing, wantsPaused, onPod, attempts(1)), podOf())
+	f.snapshotRefusal = apierrors.NewTooManyRequests("the quotas change too fast", 1)
+	if _, err := f.r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKey{Namespace: namespace, Name: name}}); !apierrors.IsTooManyRequests(err) {
+		t.Errorf("error %v", err)
+	}
+	f.snapshotRefusal = nil
+	f.visits("Pausing pod=demo/pod-1 attempts=1")
+}
+
+func TestRefuses(t *testing.T) {
+	for name, test := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"a quota or a policy":                {apierrors.NewForbidden(snapshotsResource, "x", errors.New("exceeded quota")), true},
+		"what is invalid":                    {apierrors.NewInvalid(schema.GroupKind{}, "x", nil), true},
+		"a webhook with a code of its own":   {&apierrors.StatusError{ErrStatus: metav1.Status{Code: 418}}, true},
+		"a webhook that cannot be called":    {apierrors.NewInternalError(errors.New("failed calling webhook")), true},
+		"a namespace that is gone":           {apierrors.NewNotFound(schema.GroupResource{Resource: "namespaces"}, "x"), true},
+		"wrapped":                            {fmt.Errorf("create: %w", apierrors.NewForbidden(snapshotsResource, "x", nil)), true},
+		"another writer":                     {apierrors.NewConflict(snapshotsResource, "x", nil), false},
+		"too many requests":                  {apierrors.NewTooManyRequests("later", 1), false},
+		"a server that starts":               {apierrors.NewServiceUnavailable("not yet"), false},
+		"a timeout":                          {apierrors.NewTimeoutError("late", 1), false},
+		"no answer":                          {errors.New("connection refused"), false},
+		"a certificate that is being turned": {apierrors.NewUnauthorized("who?"), false},
+	} {
+		if got := Refuses(test.err); got != test.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
+func (f *fixture) change(change func(*v1alpha1.Sandbox)) {
+	f.Helper()
+	sandbox := &v1alpha1.Sandbox{}
+	if err := f.own.Get(f.Context(), client.ObjectKey{Namespace: namespace, Name: name}, sandbox); err != nil {
+		f.Fatal(err)
+	}
+	status := sandbox.Status.DeepCopy()
+	change(sandbox)
+	changed := sandbox.Status.DeepCopy()
+	sandbox.Status = *status
+	if err := f.own.Update(f.Context(), sandbox); err != nil {
+		f.Fatal(err)
+	}
+	sandbox.Status = *changed
+	if err := f.own.Status().Update(f.Context(), sandbox); err != nil {
+		f.Fatal(err)
+	}
+}
+
+// pausesAgain is what the pause verb does with a sandbox that runs.
+func (f *fixture) pausesAgain() {
+	f.Helper()
+	f.change(func(s *v1alpha1.Sandbox) {
+		now := metav1.NewMicroTime(f.clock.Now())
+		s.Status.Phase, s.Status.LastRequestTime = v1alpha1.SandboxPausing, &now
+		s.Status.SnapshotAttempts++
+		says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonPausing)(s)
+	})
+}
+
+func (f *fixture) pausedMessage() string {
+	f.Helper()
+	sandbox := &v1alpha1.Sandbox{}
+	if err := f.own.Get(f.Context(), client.ObjectKey{Namespace: namespace, Name: name}, sandbox); err != nil {
+		f.Fatal(err)
+	}
+	return meta.FindStatusCondition(sandbox.Status.Conditions, v1alpha1.ConditionPaused).Message
+}
