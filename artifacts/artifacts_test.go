@@ -59,7 +59,7 @@ func TestRolesAreLeastPrivilege(t *testing.T) {
 			if slices.Contains(slices.Concat(rule.APIGroups, rule.Resources, rule.Verbs), "*") {
 				t.Errorf("%s: %s %s allows \"*\": %v", m.file, m.Kind, m.Name, rule)
 			}
-			if slices.ContainsFunc(rule.Resources, func(resource string) bool { return strings.HasSuffix(resource, "/status") }) {
+			if slices.ContainsFunc(rule.Resources, func(resource string) bool { return strings.HasSuffix(resource, "/status") }) && !countsQuota(m, rule) {
 				t.Errorf("%s: %s %s allows a status: only the server writes those, and it asks nobody: %v", m.file, m.Kind, m.Name, rule)
 			}
 			byName := len(rule.ResourceNames) > 0 && !slices.Contains(rule.Verbs, "list") && !slices.Contains(rule.Verbs, "watch")
@@ -72,6 +72,12 @@ func TestRolesAreLeastPrivilege(t *testing.T) {
 	if roles < 5 {
 		t.Errorf("found %d roles: are they still here?", roles)
 	}
+}
+
+// countsQuota says whether a rule is the one that lets the server note what of a quota is used.
+func countsQuota(m manifest, rule rbacv1.PolicyRule) bool {
+	return m.Kind == "ClusterRole" && m.Name == "sandbox-apiserver" && slices.Equal(rule.APIGroups, []string{""}) &&
+		slices.Equal(rule.Resources, []string{"resourcequotas/status"}) && slices.Equal(rule.Verbs, []string{"update"})
 }
 
 func TestCertificateIsVerified(t *testing.T) {

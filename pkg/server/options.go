@@ -26,10 +26,12 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	cliflag "k8s.io/component-base/cli/flag"
 	"k8s.io/component-base/logs"
 	logsapi "k8s.io/component-base/logs/api/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver"
@@ -81,6 +83,19 @@ type Standalone struct {
 	Authorizer    authorizer.Authorizer
 	// Client is the kube-apiserver that knows the identity of the store. Nil: any store will do.
 	Client kubernetes.Interface
+	// Admission is the kube-apiserver that has the quotas, policies and webhooks. Nil: everything
+	// is admitted.
+	Admission *StandaloneAdmission
+	// Host is the cluster that a dry run of a pause looks at. Nil: it looks at the sandbox alone.
+	Host client.Reader
+}
+
+// StandaloneAdmission replaces the connections of the admission plugins.
+type StandaloneAdmission struct {
+	Kube    kubernetes.Interface
+	Dynamic dynamic.Interface
+
+	options *genericoptions.AdmissionOptions
 }
 
 // NewOptions returns the options with their defaults.
@@ -109,6 +124,7 @@ func NewOptions() *Options {
 	}
 	// Discovery tells those who migrate stores which version is stored.
 	o.Recommended.Etcd.StorageConfig.EncodeVersioner = v1alpha1.SchemeGroupVersion
+	addQuota(o.Recommended)
 	// A port below 1024 would need a privilege that nothing else here needs.
 	o.Recommended.SecureServing.BindPort = 8443
 	// A certificate that no file holds is kept in the Secret, or in memory.

@@ -159,6 +159,11 @@ func (s *Server) genericConfig() (*genericapiserver.RecommendedConfig, error) {
 	if o.Standalone != nil {
 		config.Authentication.Authenticator = o.Standalone.Authenticator
 		config.Authorization.Authorizer = o.Standalone.Authorizer
+		if o.Standalone.Admission != nil {
+			if err := o.Standalone.Admission.applyTo(config); err != nil {
+				return nil, err
+			}
+		}
 	}
 	// Nobody calls the server by its own address but itself; clients come through the aggregator.
 	config.DiscoveryAddresses = discovery.DefaultAddresses{DefaultAddress: config.ExternalAddress}

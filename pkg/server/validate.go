@@ -43,6 +43,9 @@ func (o *Options) Complete() error {
 
 	if o.Standalone != nil {
 		// What needs a cluster is left out.
+		if o.Standalone.Admission != nil {
+			o.Standalone.Admission.options = o.Recommended.Admission
+		}
 		o.Recommended.Authentication, o.Recommended.Authorization = nil, nil
 		o.Recommended.CoreAPI, o.Recommended.Admission = nil, nil
 		o.Recommended.Features.EnablePriorityAndFairness = false

@@ -52,6 +52,9 @@ const (
 // other's way by their namespaces.
 var shared *running
 
+// atEnd are what further servers that tests share have to do at the end.
+var atEnd []func() error
+
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "sbx")
@@ -66,9 +69,11 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		code := m.Run()
-		if err := shared.stop(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
+		for _, end := range append(atEnd, shared.stop) {
+			if err := end(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				code = 1
+			}
 		}
 		return code
 	}())

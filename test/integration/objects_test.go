@@ -54,7 +54,7 @@ func newFixture(t *testing.T) *fixture {
 
 func fixtureOn(t *testing.T, r *running) *fixture {
 	t.Helper()
-	namespace := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
+	namespace := namespaceOf(t)
 	f := &fixture{T: t, running: r, namespace: namespace}
 	f.sandboxes = f.client(admin).LifecycleV1alpha1().Sandboxes(namespace)
 	f.snapshots = f.client(admin).LifecycleV1alpha1().SandboxSnapshots(namespace)
@@ -69,6 +69,11 @@ func (f *fixture) within(t *testing.T) *fixture {
 	inner := *f
 	inner.T = t
 	return &inner
+}
+
+// namespaceOf is the test's own namespace.
+func namespaceOf(t *testing.T) string {
+	return strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
 }
 
 func (f *fixture) client(name string) versioned.Interface {
