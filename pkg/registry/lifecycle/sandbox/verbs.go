@@ -44,6 +44,9 @@ const (
 	stateDeleting  state = "being deleted"
 )
 
+// State names the row of the verbs' table that the sandbox is in.
+func State(sandbox *lifecycle.Sandbox) string { return string(stateOf(sandbox)) }
+
 func stateOf(sandbox *lifecycle.Sandbox) state {
 	if sandbox.DeletionTimestamp != nil {
 		return stateDeleting

@@ -186,7 +186,7 @@ type decision func(old *lifecycle.Sandbox) (*lifecycle.Sandbox, *sandbox.Refusal
 
 func (v *verb) apply(ctx context.Context, name string, preconditions *metav1.ObjectMeta, options *metav1.CreateOptions, decide decision) (runtime.Object, error) {
 	manager := fieldManagerName(ctx, options.FieldManager)
-	var from, to lifecycle.SandboxPhase
+	var from, to string
 	update := &verbUpdate{
 		preconditions: preconditions,
 		decide: func(old *lifecycle.Sandbox) (runtime.Object, error) {
@@ -194,7 +194,7 @@ func (v *verb) apply(ctx context.Context, name string, preconditions *metav1.Obj
 			if refusal != nil {
 				return nil, refusal.AsError(name)
 			}
-			from, to = old.Status.Phase, next.Status.Phase
+			from, to = sandbox.State(old), sandbox.State(next)
 			if next == old {
 				// Equal bytes are not written: no event, and the same resourceVersion.
 				return old.DeepCopy(), nil
