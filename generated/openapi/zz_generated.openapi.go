@@ -522,7 +522,7 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxPause(ref common.Re
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "SandboxPause is the body of a POST to sandboxes/pause. It may be left empty.",
+				Description: "SandboxPause is the body of a POST to sandboxes/pause. It may be left empty.\n\nWith dryRun=All the server also looks for what the pause would fail for once it is accepted: the registry, the push secret, the Pod, its node, runtime and containers, and quotas and policies of the snapshot. It answers 409 (Conflict) with everything it finds as causes, whose reasons are those that the Paused condition would have.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"kind": {

@@ -25,6 +25,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/rest"
+	sandboxstorage "github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/sandbox/storage"
 )
 
 // Config is what a server is made from. Its generic part is filled in by the options of the
@@ -36,6 +37,8 @@ type Config struct {
 
 // ExtraConfig is the part of the configuration that is this server's own.
 type ExtraConfig struct {
+	// Preflight answers dry runs of a pause. Nil: they look at the sandbox alone.
+	Preflight sandboxstorage.Preflight
 	// Clock tells the time of conditions and requests. Nil: the real one.
 	Clock clock.PassiveClock
 }
@@ -89,6 +92,7 @@ func (c CompletedConfig) New() (*Server, error) {
 		Codecs:         Codecs,
 		TypeConverter:  typeConverter,
 		Authorizer:     c.genericConfig.Authorization.Authorizer,
+		Preflight:      c.extraConfig.Preflight,
 		Clock:          c.extraConfig.Clock,
 	}.NewAPIGroup(resumableWatches{c.genericConfig.RESTOptionsGetter})
 	if err != nil {

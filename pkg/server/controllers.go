@@ -103,13 +103,8 @@ func controllerScheme() (*runtime.Scheme, error) {
 }
 
 func (c *controllers) manager(scheme *runtime.Scheme) (manager.Manager, error) {
-	loopback := rest.CopyConfig(c.loopback)
-	// Our group speaks JSON alone.
-	loopback.ContentType = runtime.ContentTypeJSON
-	loopback.AcceptContentTypes = runtime.ContentTypeJSON
-
 	grace := controllerShutdown
-	mgr, err := ctrl.NewManager(loopback, manager.Options{
+	mgr, err := ctrl.NewManager(speakingJSON(c.loopback), manager.Options{
 		Scheme: scheme,
 		Cache:  cache.Options{DefaultTransform: lean},
 		// What there is to know is known here: discovery would race with the start of the server.
@@ -129,6 +124,13 @@ func (c *controllers) manager(scheme *runtime.Scheme) (manager.Manager, error) {
 		return nil, fmt.Errorf("making the controllers: %w", err)
 	}
 	return mgr, nil
+}
+
+// speakingJSON is the connection for our group, which speaks nothing else.
+func speakingJSON(config *rest.Config) *rest.Config {
+	config = rest.CopyConfig(config)
+	config.ContentType, config.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
+	return config
 }
 
 // ownMapper maps our two kinds to their resources.

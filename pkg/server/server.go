@@ -83,7 +83,11 @@ func New(ctx context.Context, options *Options) (_ *Server, err error) {
 	if err := s.connectHost(generic); err != nil {
 		return nil, err
 	}
-	s.generic, err = (&apiserver.Config{GenericConfig: generic}).Complete().New()
+	preflight, err := s.newPreflight(generic)
+	if err != nil {
+		return nil, err
+	}
+	s.generic, err = (&apiserver.Config{GenericConfig: generic, ExtraConfig: apiserver.ExtraConfig{Preflight: preflight}}).Complete().New()
 	if err != nil {
 		return nil, err
 	}

@@ -206,6 +206,11 @@ type SandboxStatus struct {
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 
 // SandboxPause is the body of a POST to sandboxes/pause. It may be left empty.
+//
+// With dryRun=All the server also looks for what the pause would fail for once it is accepted:
+// the registry, the push secret, the Pod, its node, runtime and containers, and quotas and
+// policies of the snapshot. It answers 409 (Conflict) with everything it finds as causes, whose
+// reasons are those that the Paused condition would have.
 type SandboxPause struct {
 	metav1.TypeMeta `json:",inline"`
 	// Standard object metadata. A name or namespace must be that of the path; uid and

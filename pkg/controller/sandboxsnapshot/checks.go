@@ -19,6 +19,7 @@ package sandboxsnapshot
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -30,6 +31,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 )
 
 // refusal is why a commit cannot be done: final, for this attempt.
@@ -43,43 +45,95 @@ func refuse(reason, format string, args ...any) *refusal {
 	return &refusal{reason: reason, message: fmt.Sprintf(format, args...)}
 }
 
-// source checks everything that a commit needs and can be known without the node, and returns
-// what is to be committed. A *refusal is final; any other error is worth another try.
-func (r *Reconciler) source(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) (*commitjob.Source, error) {
-	if !r.Images.Configured() {
-		return nil, refuse(v1alpha1.ReasonRegistryNotConfigured, "the server has no registry to push to: start it with --snapshot-registry")
-	}
-	if err := r.checkPushSecret(ctx); err != nil {
-		return nil, err
-	}
-	pod, err := r.sourcePod(ctx, sandbox)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.checkRuntime(ctx, pod); err != nil {
-		return nil, err
-	}
-	if err := r.checkNode(ctx, pod.Spec.NodeName); err != nil {
-		return nil, err
-	}
-	containers, err := chooseContainers(snapshot, sandbox, pod)
-	if err != nil {
-		return nil, err
-	}
-	for i := range containers {
-		containers[i].ImageURI = r.reference(snapshot, containers[i].ContainerName)
-	}
-	return &commitjob.Source{PodName: pod.Name, PodUID: pod.UID, NodeName: pod.Spec.NodeName, Containers: containers, PullSecrets: pullSecretsOf(pod, r.ResumePullSecret)}, nil
+// Checks is what a commit needs and can be known without the node.
+type Checks struct {
+	// Host reads Pods, Secrets, Nodes and RuntimeClasses of the host cluster, uncached.
+	Host   client.Reader
+	Images *naming.ImageTemplate
+	// PushSecret is what pushes use; without a name they are anonymous.
+	PushSecret client.ObjectKey
+	// Runtimes are the runtime handlers whose files a commit can see.
+	Runtimes []string
+	// ResumePullSecret is what a resume added to the Pod's own pull secrets.
+	ResumePullSecret string
 }
 
-func (r *Reconciler) checkPushSecret(ctx context.Context) error {
-	name := r.Jobs.PushSecret
-	if name == "" {
+// Problem is a thing that a commit would fail for: the reason and message that the snapshot
+// would fail with.
+type Problem struct{ Reason, Message string }
+
+// Problems are all that stand in the way of the snapshot, those first that a commit would meet
+// first. An error says what could not be found out; the problems are known nevertheless.
+func (c *Checks) Problems(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) ([]Problem, error) {
+	_, errs := c.look(ctx, snapshot, sandbox)
+	var problems []Problem
+	var unknown []error
+	for _, err := range errs {
+		if why := (*refusal)(nil); errors.As(err, &why) {
+			problems = append(problems, Problem{Reason: why.reason, Message: why.message})
+		} else {
+			unknown = append(unknown, err)
+		}
+	}
+	return problems, errors.Join(unknown...)
+}
+
+func (r *Reconciler) checks() *Checks {
+	return &Checks{
+		Host:             r.HostLive,
+		Images:           r.Images,
+		PushSecret:       client.ObjectKey{Namespace: r.Jobs.Namespace, Name: r.Jobs.PushSecret},
+		Runtimes:         r.Runtimes,
+		ResumePullSecret: r.ResumePullSecret,
+	}
+}
+
+// source returns what is to be committed. A *refusal is final; any other error is worth another
+// try.
+func (r *Reconciler) source(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) (*commitjob.Source, error) {
+	source, errs := r.checks().look(ctx, snapshot, sandbox)
+	if len(errs) > 0 {
+		return nil, errs[0]
+	}
+	for i := range source.Containers {
+		source.Containers[i].ImageURI = r.reference(snapshot, source.Containers[i].ContainerName)
+	}
+	return source, nil
+}
+
+// look returns what is to be committed, or everything that is in the way.
+func (c *Checks) look(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) (*commitjob.Source, []error) {
+	var errs []error
+	note := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if !c.Images.Configured() {
+		note(refuse(v1alpha1.ReasonRegistryNotConfigured, "the server has no registry to push to: start it with --snapshot-registry"))
+	}
+	note(c.checkPushSecret(ctx))
+	pod, err := c.sourcePod(ctx, sandbox)
+	if err != nil {
+		// Without the Pod there is nothing more to be known.
+		return nil, append(errs, err)
+	}
+	note(c.checkRuntime(ctx, pod))
+	note(c.checkNode(ctx, pod.Spec.NodeName))
+	containers, problems := chooseContainers(snapshot, sandbox, pod)
+	if errs = append(errs, problems...); len(errs) > 0 {
+		return nil, errs
+	}
+	return &commitjob.Source{PodName: pod.Name, PodUID: pod.UID, NodeName: pod.Spec.NodeName, Containers: containers, PullSecrets: pullSecretsOf(pod, c.ResumePullSecret)}, nil
+}
+
+func (c *Checks) checkPushSecret(ctx context.Context) error {
+	key := c.PushSecret
+	if key.Name == "" {
 		return nil
 	}
 	secret := &corev1.Secret{}
-	key := client.ObjectKey{Namespace: r.Jobs.Namespace, Name: name}
-	if err := r.HostLive.Get(ctx, key, secret); err != nil {
+	if err := c.Host.Get(ctx, key, secret); err != nil {
 		if apierrors.IsNotFound(err) {
 			return refuse(v1alpha1.ReasonPushSecretNotFound, "Secret %s (--snapshot-push-secret) does not exist: create it as kubernetes.io/dockerconfigjson", key)
 		}
@@ -96,12 +150,12 @@ func (r *Reconciler) checkPushSecret(ctx context.Context) error {
 }
 
 // sourcePod is the Pod that the sandbox's status tells of, and no other of its name.
-func (r *Reconciler) sourcePod(ctx context.Context, sandbox *v1alpha1.Sandbox) (*corev1.Pod, error) {
+func (c *Checks) sourcePod(ctx context.Context, sandbox *v1alpha1.Sandbox) (*corev1.Pod, error) {
 	if sandbox.Status.PodUID == "" {
 		return nil, refuse(v1alpha1.ReasonSourcePodNotFound, "sandbox %s has no Pod (phase %s)", sandbox.Name, sandbox.Status.Phase)
 	}
 	pod := &corev1.Pod{}
-	if err := r.HostLive.Get(ctx, client.ObjectKey{Namespace: sandbox.Namespace, Name: sandbox.Status.PodName}, pod); err != nil {
+	if err := c.Host.Get(ctx, client.ObjectKey{Namespace: sandbox.Namespace, Name: sandbox.Status.PodName}, pod); err != nil {
 		if apierrors.IsNotFound(err) {
 			return nil, refuse(v1alpha1.ReasonSourcePodNotFound, "Pod %s does not exist any more", sandbox.Status.PodName)
 		}
@@ -121,26 +175,26 @@ func (r *Reconciler) sourcePod(ctx context.Context, sandbox *v1alpha1.Sandbox) (
 
 // checkRuntime refuses runtimes that keep files where no upperdir shows them: a commit of those
 // would succeed and hold nothing. A Pod without a runtime class is looked at by the committer.
-func (r *Reconciler) checkRuntime(ctx context.Context, pod *corev1.Pod) error {
+func (c *Checks) checkRuntime(ctx context.Context, pod *corev1.Pod) error {
 	if pod.Spec.RuntimeClassName == nil || *pod.Spec.RuntimeClassName == "" {
 		return nil
 	}
 	class := &nodev1.RuntimeClass{}
-	if err := r.HostLive.Get(ctx, client.ObjectKey{Name: *pod.Spec.RuntimeClassName}, class); err != nil {
+	if err := c.Host.Get(ctx, client.ObjectKey{Name: *pod.Spec.RuntimeClassName}, class); err != nil {
 		if apierrors.IsNotFound(err) {
 			return refuse(v1alpha1.ReasonRuntimeNotSupported, "RuntimeClass %s of Pod %s does not exist, so its handler is not known", *pod.Spec.RuntimeClassName, pod.Name)
 		}
 		return fmt.Errorf("read RuntimeClass %s: %w", *pod.Spec.RuntimeClassName, err)
 	}
-	if !slices.Contains(r.Runtimes, class.Handler) {
-		return refuse(v1alpha1.ReasonRuntimeNotSupported, "Pod %s runs under runtime handler %q, whose files cannot be committed: --commit-runtimes has %q", pod.Name, class.Handler, r.Runtimes)
+	if !slices.Contains(c.Runtimes, class.Handler) {
+		return refuse(v1alpha1.ReasonRuntimeNotSupported, "Pod %s runs under runtime handler %q, whose files cannot be committed: --commit-runtimes has %q", pod.Name, class.Handler, c.Runtimes)
 	}
 	return nil
 }
 
-func (r *Reconciler) checkNode(ctx context.Context, name string) error {
+func (c *Checks) checkNode(ctx context.Context, name string) error {
 	node := &corev1.Node{}
-	if err := r.HostLive.Get(ctx, client.ObjectKey{Name: name}, node); err != nil {
+	if err := c.Host.Get(ctx, client.ObjectKey{Name: name}, node); err != nil {
 		if apierrors.IsNotFound(err) {
 			return refuse(v1alpha1.ReasonSourceNodeLost, "node %s does not exist any more", name)
 		}
@@ -156,8 +210,8 @@ func (r *Reconciler) checkNode(ctx context.Context, name string) error {
 
 // chooseContainers are the containers to commit with their runtime IDs: those that the snapshot
 // names, else those that the sandbox names, else all of the template's (and so none that
-// something else injected into the Pod).
-func chooseContainers(snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox, pod *corev1.Pod) ([]v1alpha1.ContainerSnapshot, error) {
+// something else injected into the Pod). It tells of each that cannot be committed.
+func chooseContainers(snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox, pod *corev1.Pod) ([]v1alpha1.ContainerSnapshot, []error) {
 	names := snapshot.Spec.Containers
 	if len(names) == 0 {
 		names = sandbox.Spec.Snapshot.Containers
@@ -168,19 +222,32 @@ func chooseContainers(snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sand
 		}
 	}
 	if len(names) == 0 {
-		return nil, refuse(v1alpha1.ReasonNoContainers, "there is no container to commit: neither the snapshot nor the sandbox names one")
+		return nil, []error{refuse(v1alpha1.ReasonNoContainers, "there is no container to commit: neither the snapshot nor the sandbox names one")}
 	}
 	chosen := make([]v1alpha1.ContainerSnapshot, 0, len(names))
+	var problems []error
 	for _, name := range names {
-		at := slices.IndexFunc(pod.Status.ContainerStatuses, func(status corev1.ContainerStatus) bool { return status.Name == name })
-		if at < 0 || pod.Status.ContainerStatuses[at].ContainerID == "" {
-			return nil, refuse(v1alpha1.ReasonContainerNotFound, "container %s of Pod %s has not been started", name, pod.Name)
-		}
-		runtime, id, ok := strings.Cut(pod.Status.ContainerStatuses[at].ContainerID, "://")
-		if !ok || runtime != "containerd" {
-			return nil, refuse(v1alpha1.ReasonRuntimeNotSupported, "container %s of Pod %s is run by %q: only containerd's can be committed", name, pod.Name, runtime)
+		id, err := containerID(pod, name)
+		if err != nil {
+			problems = append(problems, err)
+			continue
 		}
 		chosen = append(chosen, v1alpha1.ContainerSnapshot{ContainerName: name, ContainerID: id})
 	}
+	if len(problems) > 0 {
+		return nil, problems
+	}
 	return chosen, nil
+}
+
+func containerID(pod *corev1.Pod, name string) (string, error) {
+	at := slices.IndexFunc(pod.Status.ContainerStatuses, func(status corev1.ContainerStatus) bool { return status.Name == name })
+	if at < 0 || pod.Status.ContainerStatuses[at].ContainerID == "" {
+		return "", refuse(v1alpha1.ReasonContainerNotFound, "container %s of Pod %s has not been started", name, pod.Name)
+	}
+	runtime, id, ok := strings.Cut(pod.Status.ContainerStatuses[at].ContainerID, "://")
+	if !ok || runtime != "containerd" {
+		return "", refuse(v1alpha1.ReasonRuntimeNotSupported, "container %s of Pod %s is run by %q: only containerd's can be committed", name, pod.Name, runtime)
+	}
+	return id, nil
 }

@@ -177,7 +177,8 @@ func TestChooseContainers(t *testing.T) {
 					s.Spec.Template.Spec.Containers = append(s.Spec.Template.Spec.Containers, corev1.Container{Name: name})
 				}
 			})
-			chosen, err := chooseContainers(snapshot, sandbox, pod)
+			chosen, problems := chooseContainers(snapshot, sandbox, pod)
+			err := errors.Join(problems...)
 			if why := (*refusal)(nil); test.reason != "" && (!errors.As(err, &why) || why.reason != test.reason) || test.reason == "" && err != nil {
 				t.Fatalf("error %v, want %q", err, test.reason)
 			}

@@ -60,7 +60,7 @@ func (r *Reconciler) duplicate(ctx context.Context, snapshot *v1alpha1.SandboxSn
 	if err != nil {
 		return err
 	}
-	if err := r.checkPushSecret(ctx); err != nil {
+	if err := r.checks().checkPushSecret(ctx); err != nil {
 		return err
 	}
 	for i := range chosen {

@@ -40,7 +40,9 @@ type StorageProvider struct {
 	Codecs         serializer.CodecFactory
 	TypeConverter  managedfields.TypeConverter
 	Authorizer     authorizer.Authorizer
-	Clock          clock.PassiveClock
+	// Preflight answers dry runs of a pause. Nil: they look at the sandbox alone.
+	Preflight sandboxstorage.Preflight
+	Clock     clock.PassiveClock
 }
 
 // NewAPIGroup returns the group with its storage, ready to be installed.
@@ -66,6 +68,7 @@ func (p StorageProvider) v1alpha1Storage(optsGetter generic.RESTOptionsGetter) (
 		Authorizer:    p.Authorizer,
 		TypeConverter: p.TypeConverter,
 		Snapshots:     snapshots.Snapshot,
+		Preflight:     p.Preflight,
 		Clock:         p.Clock,
 	})
 	if err != nil {

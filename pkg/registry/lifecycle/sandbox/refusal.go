@@ -18,6 +18,8 @@ package sandbox
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -45,6 +47,8 @@ const (
 	CauseSnapshotNotReady metav1.CauseType = "SnapshotNotReady"
 	// CauseSnapshotOfAnother: the named snapshot was made of another sandbox.
 	CauseSnapshotOfAnother metav1.CauseType = "SnapshotOfAnotherSandbox"
+	// CauseUnknown: a dry run found other causes, and could not look at everything.
+	CauseUnknown metav1.CauseType = "Unknown"
 )
 
 // Refusal is why a verb does not do what it was asked, and what to do about it.
@@ -56,6 +60,19 @@ type Refusal struct {
 func (r *Refusal) AsError(name string) error {
 	err := apierrors.NewConflict(lifecycle.Resource("sandboxes"), name, errors.New(r.Cause.Message))
 	err.ErrStatus.Details.Causes = []metav1.StatusCause{r.Cause}
+	return err
+}
+
+// WouldFail makes the 409 that answers a dry run of a pause which would be accepted and then
+// fail. It is a conflict like every refusal of a verb: with the state of things, not with what
+// was asked (422), and it may be over by the next time.
+func WouldFail(name string, causes []metav1.StatusCause) error {
+	var messages []string
+	for _, cause := range causes {
+		messages = append(messages, cause.Message)
+	}
+	err := apierrors.NewConflict(lifecycle.Resource("sandboxes"), name, fmt.Errorf("the pause would fail: %s", strings.Join(messages, "; ")))
+	err.ErrStatus.Details.Causes = causes
 	return err
 }
 

@@ -54,6 +54,8 @@ type Config struct {
 	TypeConverter managedfields.TypeConverter
 	// Snapshots finds the snapshot that a resume names.
 	Snapshots rest.Getter
+	// Preflight answers dry runs of a pause. Nil: they look at the sandbox alone.
+	Preflight Preflight
 	Clock     clock.PassiveClock
 }
 
@@ -96,7 +98,7 @@ func New(config Config) (*SandboxStorage, error) {
 	return &SandboxStorage{
 		Sandbox: &REST{Store: store, authorizer: config.Authorizer},
 		Status:  &StatusREST{store: &statusStore},
-		Pause:   &PauseREST{verb: pause},
+		Pause:   &PauseREST{verb: pause, convertor: config.Scheme, preflight: config.Preflight},
 		Resume:  &ResumeREST{verb: resume, snapshots: config.Snapshots},
 	}, nil
 }

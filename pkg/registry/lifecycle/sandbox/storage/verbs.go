@@ -27,6 +27,7 @@ import (
 	"k8s.io/apiserver/pkg/audit"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/util/dryrun"
 	"k8s.io/utils/clock"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
@@ -39,7 +40,9 @@ import (
 // PauseREST serves POST sandboxes/pause.
 type PauseREST struct {
 	answersSandbox
-	verb *verb
+	verb      *verb
+	convertor runtime.ObjectConvertor
+	preflight Preflight
 }
 
 // ResumeREST serves POST sandboxes/resume.
@@ -87,9 +90,19 @@ func (r *PauseREST) Create(ctx context.Context, name string, obj runtime.Object,
 	if err := admit(ctx, name, body, &body.ObjectMeta, createValidation); err != nil {
 		return nil, err
 	}
-	return r.verb.apply(ctx, name, &body.ObjectMeta, options, func(old *lifecycle.Sandbox) (*lifecycle.Sandbox, *sandbox.Refusal) {
-		return sandbox.Pause(old, r.verb.clock.Now())
+	begins := false
+	result, err := r.verb.apply(ctx, name, &body.ObjectMeta, options, func(old *lifecycle.Sandbox) (*lifecycle.Sandbox, *sandbox.Refusal) {
+		next, refusal := sandbox.Pause(old, r.verb.clock.Now())
+		begins = refusal == nil && next.Status.SnapshotAttempts > old.Status.SnapshotAttempts
+		return next, refusal
 	})
+	if err != nil || !begins || !dryrun.IsDryRun(options.DryRun) {
+		return result, err
+	}
+	if err := r.lookAhead(ctx, result); err != nil {
+		return nil, err
+	}
+	return result, nil
 }
 
 // New makes the object that a request body is decoded into.

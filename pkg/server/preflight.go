@@ -1,0 +1,51 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package server
+
+import (
+	"fmt"
+
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller"
+	sandboxstorage "github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/sandbox/storage"
+)
+
+// newPreflight connects the dry runs of pauses with the cluster around the server, on every
+// replica; nil where there is no cluster. Its requests count apart from those of the
+// controllers, so that neither can hold up the other.
+func (s *Server) newPreflight(config *genericapiserver.RecommendedConfig) (sandboxstorage.Preflight, error) {
+	scheme, err := controllerScheme()
+	if err != nil {
+		return nil, err
+	}
+	var host client.Reader
+	if s.options.Standalone != nil {
+		if host = s.options.Standalone.Host; host == nil {
+			return nil, nil
+		}
+	} else if host, err = client.New(s.controllers.host, client.Options{Scheme: scheme}); err != nil {
+		return nil, fmt.Errorf("connecting dry runs to the kube-apiserver: %w", err)
+	}
+	// Nothing is sent before the server serves.
+	own, err := client.New(speakingJSON(config.LoopbackClientConfig), client.Options{Scheme: scheme, Mapper: ownMapper()})
+	if err != nil {
+		return nil, fmt.Errorf("connecting dry runs to this server: %w", err)
+	}
+	return controller.NewPreflight(own, host, s.options.Controller)
+}
