@@ -92,7 +92,10 @@ func New(ctx context.Context, options *Options) (_ *Server, err error) {
 		return nil, err
 	}
 	installMetrics(s.generic.Handler.NonGoRestfulMux)
-	return s, s.addHooks()
+	if err := s.addHooks(); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // Loopback is a connection to the server with all rights.

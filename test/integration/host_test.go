@@ -82,8 +82,11 @@ var admitting = sync.OnceValues(func() (*admittingServer, error) {
 		o.Recommended.Admission.DisablePlugins = []string{"MutatingAdmissionPolicy"}
 		o.Standalone.Admission = &server.StandaloneAdmission{Kube: kube, Dynamic: dynamicfake.NewSimpleDynamicClient(scheme.Scheme)}
 	})
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
 	atEnd = append(atEnd, func() error { return errors.Join(served.stop(), os.RemoveAll(dir)) })
-	return &admittingServer{served, kube, host}, err
+	return &admittingServer{served, kube, host}, nil
 })
 
 type admittingServer struct {

@@ -114,7 +114,11 @@ func start(dataDir string, change func(*server.Options)) (*running, error) {
 	}
 	r := &running{server: s, cancel: cancel, ended: make(chan error, 1)}
 	go func() { r.ended <- s.Run(ctx) }()
-	return r, r.waitUntilServing()
+	if err := r.waitUntilServing(); err != nil {
+		cancel()
+		return nil, err
+	}
+	return r, nil
 }
 
 // waitUntilServing waits for the version endpoint, which answers whatever the store is.

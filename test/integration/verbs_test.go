@@ -114,8 +114,8 @@ func TestPauseWritesEverythingAtOnce(t *testing.T) {
 	owned := false
 	for _, entry := range s.ManagedFields {
 		if entry.Manager == "tester" && entry.Subresource == "pause" {
-			owned = strings.Contains(string(entry.FieldsV1.Raw), "desiredState")
-		} else if strings.Contains(string(entry.FieldsV1.Raw), `"f:desiredState"`) {
+			owned = strings.Contains(entry.FieldsV1.GetRawString(), "desiredState")
+		} else if strings.Contains(entry.FieldsV1.GetRawString(), `"f:desiredState"`) {
 			t.Errorf("%s still owns desiredState", entry.Manager)
 		}
 	}

@@ -55,15 +55,12 @@ func (TableConvertor) ConvertToTable(_ context.Context, obj, options runtime.Obj
 	if opt, ok := options.(*metav1.TableOptions); !ok || !opt.NoHeaders {
 		result.ColumnDefinitions = columns
 	}
-	switch accessor, err := apimeta.ListAccessor(obj); {
-	case err == nil:
+	if accessor, err := apimeta.ListAccessor(obj); err == nil {
 		result.ResourceVersion = accessor.GetResourceVersion()
 		result.Continue = accessor.GetContinue()
 		result.RemainingItemCount = accessor.GetRemainingItemCount()
-	default:
-		if accessor, err := apimeta.CommonAccessor(obj); err == nil {
-			result.ResourceVersion = accessor.GetResourceVersion()
-		}
+	} else if accessor, err := apimeta.CommonAccessor(obj); err == nil {
+		result.ResourceVersion = accessor.GetResourceVersion()
 	}
 	var err error
 	result.Rows, err = table.MetaToTableRow(obj, func(obj runtime.Object, _ metav1.Object, name, age string) ([]any, error) {
