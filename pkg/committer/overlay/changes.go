@@ -243,7 +243,7 @@ func (t *writer) compareDirectory(stack []*frame, name, path []byte, was *known)
 		// hiding a second time, it would hide the first layer's entries, too.
 		hides := attrs.opaque && was.kind != opaqueEntry
 		child.written = true
-		if err := t.writeDirectory(st, attrs, path, hides); err != nil || !hides {
+		if err := t.writeDirectory(dir, st, attrs, path, hides); err != nil || !hides {
 			return err
 		}
 		child.compared = false
@@ -287,7 +287,7 @@ func (t *writer) prepare(f *frame) error {
 	if err != nil {
 		return err
 	}
-	f.own = directoryHeader(&st, attrs, f.whole)
+	f.own = directoryHeader(f.dir, &st, attrs, f.whole)
 	return nil
 }
 
@@ -296,8 +296,8 @@ func (t *writer) prepare(f *frame) error {
 // them have to be in this layer to stay one file.
 func (t *writer) apart() error {
 	again := false
-	for id, l := range t.links {
-		if l.old && !t.changes.together[id] {
+	for id := range t.links.old() {
+		if !t.changes.together[id] {
 			t.changes.together[id] = true
 			again = true
 		}

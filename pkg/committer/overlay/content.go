@@ -48,15 +48,18 @@ func (t *writer) regular(dir *directory, name, path []byte) error {
 	if attrs.whiteout && st.Size == 0 {
 		return errors.Join(t.whiteout(path), t.remember(whiteoutEntry, name, &st))
 	}
-	if done, err := t.hardlink(path, &st, attrs); err != nil {
+	if done, err := t.hardlink(dir, name, path, &st, attrs); err != nil {
 		return err
 	} else if done {
 		return t.remember(otherEntry, name, &st)
 	}
+	if dir.bequeaths {
+		attrs.inheritNothing(accessACL)
+	}
 	h := newHeader(&st, path, attrs.kept)
 	h.typeflag, h.size = tar.TypeReg, st.Size
 	if err := t.header(h); err != nil {
-		delete(t.links, inodeOf(&st)) // no other name may lead to it
+		t.links.forget(&st) // no other name may lead to it
 		return err
 	}
 	t.stats.Bytes += st.Size

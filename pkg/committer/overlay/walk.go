@@ -145,6 +145,13 @@ func (t *writer) pop(stack []*frame, path []byte) ([]*frame, error) {
 type directory struct {
 	fd int // -1 when closed
 	id inode
+	// parent is nil for the root; name is valid while the parent is being walked.
+	parent *directory
+	name   []byte
+	number uint32 // among those of links
+	// bequeaths is whether it has a default ACL, which what is made in it inherits. It
+	// is known once the directory was written, or prepared to be.
+	bequeaths bool
 }
 
 const openDirectory = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
@@ -160,7 +167,11 @@ func openRoot(path string) (*directory, *unix.Stat_t, error) {
 // open opens a child directory, whose name has a zero behind its end; it fails when
 // the name is anything else.
 func (d *directory) open(name []byte) (*directory, *unix.Stat_t, error) {
-	return openAt(d.fd, name)
+	dir, st, err := openAt(d.fd, name)
+	if err == nil {
+		dir.parent, dir.name = d, name
+	}
+	return dir, st, err
 }
 
 func openAt(fd int, name []byte) (*directory, *unix.Stat_t, error) {
@@ -194,7 +205,7 @@ func (d *directory) reopen(child *directory) error {
 		again.close()
 		return errors.New("the parent directory is no longer the one that it was entered from")
 	}
-	*d = *again
+	d.fd = again.fd
 	return nil
 }
 

@@ -131,7 +131,7 @@ type writer struct {
 	marks   string // the prefix of overlay's own extended attributes
 	owners  Owners
 	maxPath int
-	links   map[inode]*link
+	links   links
 	buf     []byte
 	stats   Stats
 	// written is how much of the current file's content was.
@@ -155,7 +155,7 @@ func newWriter(ctx context.Context, w io.Writer, o Options) (*writer, func() err
 		owners:  o.Owners,
 		marks:   trustedMarks,
 		maxPath: MaxPath,
-		links:   map[inode]*link{},
+		links:   newLinks(),
 		buf:     make([]byte, 64<<10),
 
 		lowerdirs: o.Lowerdirs,
@@ -174,13 +174,6 @@ func (t *writer) finish() error { return t.zeros(2 * blockSize) }
 
 // inode is the identity of a file.
 type inode struct{ dev, ino uint64 }
-
-// link is a file with several names, some of which were not met yet.
-type link struct {
-	path string
-	left uint64
-	old  bool // of a second pass: the file itself has not changed
-}
 
 func inodeOf(st *unix.Stat_t) inode { return inode{uint64(st.Dev), st.Ino} }
 
@@ -294,12 +287,12 @@ func (t *writer) enter(dir *directory, name, path []byte) (names, error) {
 	if attrs.opaque {
 		kind = opaqueEntry
 	}
-	return all, errors.Join(t.writeDirectory(&st, attrs, path, attrs.opaque), t.remember(kind, name, &st))
+	return all, errors.Join(t.writeDirectory(dir, &st, attrs, path, attrs.opaque), t.remember(kind, name, &st))
 }
 
 // writeDirectory writes a directory, and that it hides what is below it.
-func (t *writer) writeDirectory(st *unix.Stat_t, attrs attributes, path []byte, hides bool) error {
-	h := directoryHeader(st, attrs, path)
+func (t *writer) writeDirectory(dir *directory, st *unix.Stat_t, attrs attributes, path []byte, hides bool) error {
+	h := directoryHeader(dir, st, attrs, path)
 	if err := t.header(h); err != nil || !hides {
 		return err
 	}
@@ -312,7 +305,12 @@ func (t *writer) writeDirectory(st *unix.Stat_t, attrs attributes, path []byte, 
 	return t.marker(slices.Concat(inside, []byte(opaqueName)))
 }
 
-func directoryHeader(st *unix.Stat_t, attrs attributes, path []byte) *header {
+// directoryHeader takes in what a directory's attributes mean for what is in it.
+func directoryHeader(dir *directory, st *unix.Stat_t, attrs attributes, path []byte) *header {
+	dir.bequeaths = attrs.has(defaultACL)
+	if dir.parent != nil && dir.parent.bequeaths {
+		attrs.inheritNothing(accessACL, defaultACL)
+	}
 	h := newHeader(st, slices.Concat(path, []byte("/")), attrs.kept)
 	if len(path) == 0 {
 		h.name = []byte("./")
@@ -322,24 +320,18 @@ func directoryHeader(st *unix.Stat_t, attrs attributes, path []byte) *header {
 }
 
 // hardlink writes a further name of a file that was written before.
-func (t *writer) hardlink(path []byte, st *unix.Stat_t, attrs attributes) (done bool, err error) {
+func (t *writer) hardlink(dir *directory, name, path []byte, st *unix.Stat_t, attrs attributes) (done bool, err error) {
 	if st.Nlink < 2 {
 		return false, nil
 	}
-	id := inodeOf(st)
-	first, ok := t.links[id]
-	if !ok {
-		t.links[id] = &link{path: string(path), left: uint64(st.Nlink) - 1, old: t.changes != nil && t.changes.old(st)}
-		return false, nil
-	}
-	// A file whose names were all met needs no memory any more.
-	if first.left--; first.left == 0 {
-		delete(t.links, id)
+	first, err := t.links.met(dir, name, st, t.changes != nil && t.changes.old(st))
+	if err != nil || first == nil {
+		return false, err
 	}
 	// Unpackers chown what they have just linked, and a chown takes a file's
 	// capabilities: so every name brings all attributes, not only the first.
 	h := newHeader(st, path, attrs.kept)
-	h.typeflag, h.link = tar.TypeLink, []byte(first.path)
+	h.typeflag, h.link = tar.TypeLink, first
 	return true, t.header(h)
 }
 
@@ -349,10 +341,13 @@ func (t *writer) special(dir *directory, name, path []byte, st *unix.Stat_t) err
 	if err != nil {
 		return err
 	}
-	if done, err := t.hardlink(path, st, attrs); err != nil {
+	if done, err := t.hardlink(dir, name, path, st, attrs); err != nil {
 		return err
 	} else if done {
 		return t.remember(otherEntry, name, st)
+	}
+	if dir.bequeaths && st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		attrs.inheritNothing(accessACL)
 	}
 	h := newHeader(st, path, attrs.kept)
 	switch st.Mode & unix.S_IFMT {
@@ -373,7 +368,7 @@ func (t *writer) special(dir *directory, name, path []byte, st *unix.Stat_t) err
 		return fmt.Errorf("%q %w: unknown file type %#o", "/"+string(path), ErrUnrepresentable, st.Mode&unix.S_IFMT)
 	}
 	if err := t.header(h); err != nil {
-		delete(t.links, inodeOf(st)) // no other name may lead to it
+		t.links.forget(st) // no other name may lead to it
 		return err
 	}
 	return t.remember(otherEntry, name, st)

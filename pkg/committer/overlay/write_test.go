@@ -250,6 +250,25 @@ func TestEntries(t *testing.T) {
 				"user.empty": "", "user.binary": "\x00\n=\xff", "trusted.mine": "1", "security.mine": "2", "system.posix_acl_access": acl}},
 			{Type: tar.TypeSymlink, Name: "l", Link: "f", Mode: 0o777, Xattrs: map[string]string{"trusted.link": "3"}},
 		}},
+		{"nothing inherits a default ACL that it did not have", Options{}, func(f tree) {
+			f.dir("d", 0o755)
+			f.dir("d/dir", 0o755)
+			f.node("d/fifo", unix.S_IFIFO|0o600, 0, 0)
+			f.file("d/file", "x", 0o600)
+			f.file("d/own", "x", 0o600)
+			must(f.t, os.Symlink("x", f.path("d/link")))
+			f.xattr("d/own", accessACL, acl)
+			f.xattr("d", defaultACL, acl)
+			f.file("d/dir/far", "x", 0o600)
+		}, []entry{
+			{Type: tar.TypeDir, Name: "d/", Mode: 0o755, Xattrs: map[string]string{defaultACL: acl}},
+			{Type: tar.TypeDir, Name: "d/dir/", Mode: 0o755, Xattrs: map[string]string{accessACL: emptyACL, defaultACL: emptyACL}},
+			{Type: tar.TypeReg, Name: "d/dir/far", Mode: 0o600, Content: "x"},
+			{Type: tar.TypeFifo, Name: "d/fifo", Mode: 0o600, Xattrs: map[string]string{accessACL: emptyACL}},
+			{Type: tar.TypeReg, Name: "d/file", Mode: 0o600, Content: "x", Xattrs: map[string]string{accessACL: emptyACL}},
+			{Type: tar.TypeSymlink, Name: "d/link", Link: "x", Mode: 0o777},
+			{Type: tar.TypeReg, Name: "d/own", Mode: 0o660, Content: "x", Xattrs: map[string]string{accessACL: acl}},
+		}},
 		{"names of any bytes", Options{}, func(f tree) {
 			f.file(raw, "1", 0o600)
 			f.file(strings.Repeat("é", 127), "2", 0o600)

@@ -31,11 +31,36 @@ import (
 // bsdtar and containerd write and read them.
 const schily = "SCHILY.xattr."
 
+// The ACLs of a file, and of what is made in a directory.
+const (
+	accessACL  = "system.posix_acl_access"
+	defaultACL = "system.posix_acl_default"
+
+	// emptyACL is a list without entries (struct posix_acl_xattr_header): setting it
+	// removes the list that is there.
+	emptyACL = "\x02\x00\x00\x00"
+)
+
 // attributes are an entry's extended attributes: what overlay says by them, and
 // what the container keeps in them, as PAX records.
 type attributes struct {
 	opaque, whiteout bool
 	kept             []record
+}
+
+// inheritNothing makes explicit that there is no ACL. Unpackers make a directory
+// with its default ACL first and then what is in it, which inherits it: what was
+// there before the default ACL would come back with it.
+func (a *attributes) inheritNothing(acls ...string) {
+	for _, name := range acls {
+		if !a.has(name) {
+			a.kept = append(a.kept, record{schily + name, emptyACL})
+		}
+	}
+}
+
+func (a *attributes) has(name string) bool {
+	return slices.ContainsFunc(a.kept, func(r record) bool { return r.key == schily+name })
 }
 
 // xattrSource reads extended attributes. Both calls answer as the system calls
@@ -129,7 +154,7 @@ func belongsToContainer(name string) bool {
 	switch name {
 	case "security.selinux", "security.evm":
 		return false
-	case "system.posix_acl_access", "system.posix_acl_default":
+	case accessACL, defaultACL:
 		return true
 	}
 	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "security.") || strings.HasPrefix(name, "trusted.")

@@ -1,0 +1,179 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package overlay
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/v2/pkg/archive"
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"github.com/opensandbox-io/sandbox-apiserver/test/trees"
+)
+
+// TestRandomTrees changes random trees through a real overlay mount, twice each: what the first pass wrote is part of
+// the base of the second. What containerd unpacks has to look like what the mount showed. SEEDS is how many are tried,
+// SEED tries one of them again.
+func TestRandomTrees(t *testing.T) {
+	asRoot(t)
+	// One line for each trusted attribute that is not restored.
+	must(t, log.SetLevel("error"))
+	first, count := uint64(1), uint64(20)
+	if n, err := strconv.ParseUint(os.Getenv("SEEDS"), 10, 64); err == nil {
+		count = n
+	}
+	if n, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64); err == nil {
+		first, count = n, 1
+	}
+	for seed := first; seed < first+count; seed++ {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			throughLayers(t, seed)
+		})
+	}
+}
+
+func throughLayers(t *testing.T, seed uint64) {
+	s := newStack(t)
+	// Twice the same: one is unpacked over as containerd does on an overlay, the other as on a plain directory.
+	plain := s.dir("plain")
+	must(t, trees.New(s.layer(), seed).Make(60))
+	must(t, trees.New(plain, seed).Make(60))
+
+	for cycle := uint64(1); cycle <= 2; cycle++ {
+		upper := s.layer()
+		merged := s.mount()
+		maker := trees.New(merged, seed<<8+cycle)
+		must(t, maker.Change(60))
+		before, err := trees.Inventory(merged)
+		must(t, err)
+		must(t, unix.Unmount(merged, 0))
+
+		layer, _ := write(t, upper, Options{})
+		if again, _ := write(t, upper, Options{}); !bytes.Equal(layer, again) {
+			t.Error("a second pass wrote other bytes")
+		}
+		s.drop()
+		over := s.lowers()
+		unpacked := s.layer()
+		_, err = archive.Apply(context.Background(), unpacked, bytes.NewReader(layer),
+			archive.WithConvertWhiteout(archive.OverlayConvertWhiteout), archive.WithParents(over))
+		must(t, err)
+		mounted := s.mount()
+		after, err := trees.Inventory(mounted)
+		must(t, err)
+		must(t, unix.Unmount(mounted, 0))
+		compare(t, fmt.Sprintf("cycle %d, on an overlay", cycle), trees.Kept(before), trees.Kept(after))
+
+		_, err = archive.Apply(context.Background(), plain, bytes.NewReader(layer))
+		must(t, err)
+		if after, err = trees.Inventory(plain); err != nil {
+			t.Fatal(err)
+		}
+		compare(t, fmt.Sprintf("cycle %d, in a directory", cycle), keptByDirectories(before), keptByDirectories(after))
+		if t.Failed() {
+			t.Logf("made in cycle %d: %v", cycle, maker.Done)
+			return
+		}
+	}
+}
+
+func compare(t *testing.T, where string, want, got []trees.Entry) {
+	t.Helper()
+	if lines := trees.Differences(want, got); len(lines) > 0 {
+		t.Errorf("%s: the container saw (-), the image has (+):\n%s", where, trees.Shorten(lines))
+	}
+}
+
+// keptByDirectories is what is kept where layers are unpacked over each other into one directory, as some other
+// snapshotters do it. A name of the base whose file has several is one file with them until it is written to; on an
+// overlay the others remain as they were counted. And what is already there of a directory keeps its attributes,
+// which may be an ACL that is inherited.
+func keptByDirectories(entries []trees.Entry) []trees.Entry {
+	all := trees.Kept(entries)
+	for i := range all {
+		all[i].Links, all[i].Same = 0, ""
+		if all[i].Type == "directory" {
+			all[i].Xattrs = nil
+		}
+		delete(all[i].Xattrs, accessACL)
+	}
+	return all
+}
+
+// stack is a growing stack of directories that an overlay is mounted of.
+type stack struct {
+	t      *testing.T
+	work   string
+	made   int
+	layers []string // the lowest first
+}
+
+func newStack(t *testing.T) *stack {
+	s := &stack{t: t, work: t.TempDir()}
+	probe, lower, upper := s.dir("probe"), s.dir("lower"), s.dir("upper")
+	if err := unix.Mount("overlay", probe, "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, upper, s.dir("work"))); err != nil {
+		t.Skip("cannot mount an overlay here:", err)
+	}
+	must(t, unix.Unmount(probe, 0))
+	return s
+}
+
+func (s *stack) dir(name string) string {
+	s.t.Helper()
+	s.made++
+	path := filepath.Join(s.work, strconv.Itoa(s.made)+name)
+	must(s.t, os.Mkdir(path, 0o755))
+	return path
+}
+
+// layer puts an empty directory on top.
+func (s *stack) layer() string {
+	s.t.Helper()
+	s.layers = append(s.layers, s.dir("layer"))
+	return s.layers[len(s.layers)-1]
+}
+
+// drop takes the topmost away.
+func (s *stack) drop() { s.layers = s.layers[:len(s.layers)-1] }
+
+// lowers are all layers, the highest first.
+func (s *stack) lowers() []string {
+	var all []string
+	for _, l := range s.layers {
+		all = append([]string{l}, all...)
+	}
+	return all
+}
+
+// mount mounts the stack with the topmost layer to be written to, as containerd does.
+func (s *stack) mount() string {
+	s.t.Helper()
+	merged, lowers := s.dir("merged"), s.lowers()
+	options := fmt.Sprintf("index=off,lowerdir=%s,upperdir=%s,workdir=%s", strings.Join(lowers[1:], ":"), lowers[0], s.dir("work"))
+	must(s.t, unix.Mount("overlay", merged, "overlay", 0, options))
+	s.t.Cleanup(func() { _ = unix.Unmount(merged, unix.MNT_DETACH) })
+	return merged
+}

@@ -1,0 +1,82 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// treemaker makes, changes and describes trees in a container; see package trees. It needs nothing but itself, so that
+// an image may hold nothing else.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+
+	"github.com/opensandbox-io/sandbox-apiserver/test/trees"
+)
+
+const usage = `treemaker make ROOT SEED COUNT [KEEP…]     fill a directory
+treemaker change ROOT SEED COUNT [KEEP…]   change what is in it, but for the paths KEEP
+treemaker inventory ROOT                   describe it, in lines of JSON
+treemaker sleep                            wait for SIGTERM`
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "treemaker:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	switch {
+	case len(args) >= 4 && (args[0] == "make" || args[0] == "change"):
+		seed, err := strconv.ParseUint(args[2], 10, 64)
+		if err != nil {
+			return err
+		}
+		count, err := strconv.Atoi(args[3])
+		if err != nil {
+			return err
+		}
+		maker := trees.New(args[1], seed, args[4:]...)
+		if args[0] == "make" {
+			err = maker.Make(count)
+		} else {
+			err = maker.Change(count)
+		}
+		return errors.Join(err, json.NewEncoder(os.Stdout).Encode(maker.Done))
+	case len(args) == 2 && args[0] == "inventory":
+		entries, err := trees.Inventory(args[1])
+		if err != nil {
+			return err
+		}
+		out := json.NewEncoder(os.Stdout)
+		for _, e := range entries {
+			if err := out.Encode(e); err != nil {
+				return err
+			}
+		}
+		return nil
+	case len(args) == 1 && args[0] == "sleep":
+		stop := make(chan os.Signal, 1)
+		signal.Notify(stop, syscall.SIGTERM)
+		<-stop
+		return nil
+	}
+	return errors.New(usage)
+}
