@@ -45,9 +45,6 @@ const (
 	misused   = 2
 )
 
-// memoryLimit is the soft limit of the Go runtime, for a container of 128 MiB.
-const memoryLimit = 96 << 20
-
 // Run runs the command line and returns the exit code. The timeout counts from
 // start.
 func Run(version string, start time.Time, args []string, stdout, stderr io.Writer) int {
@@ -75,10 +72,8 @@ Exit codes: 0 success, 1 failure (see the termination log), 2 wrong arguments.`,
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 
-	// The most that is needed at once is the names of one huge directory; without a
-	// limit, garbage would take as much again.
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit)
+		debug.SetMemoryLimit(committer.MemoryLimit)
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	ran := false
@@ -201,7 +196,9 @@ func (f *flags) run(work func(context.Context, committer.Node) error, onlyThaw b
 		return errors.Join(err, f.report(result.Result{Error: result.From(err), Thawed: !onlyThaw}))
 	}
 	defer func() { _ = client.Close() }()
-	return work(ctx, committer.OnContainerd(client))
+	err = work(ctx, committer.OnContainerd(client))
+	f.log.Info("done", "took", time.Since(f.start), "peakMemoryBytes", committer.PeakMemory())
+	return err
 }
 
 // interruptible returns a context that a signal ends. Further signals change
