@@ -49,6 +49,9 @@ const (
 	startupAllowance = 5 * time.Minute
 	// unpauseTimeout bounds the run of an unpause container; thawing takes milliseconds.
 	unpauseTimeout = time.Minute
+	// memoryLimit is twice what a commit takes at most (TestMemory of pkg/committer), because the kernel counts the
+	// file system's caches too.
+	memoryLimit = "256Mi"
 	// stopGrace is what a committer has to thaw and to report when it is told to stop.
 	stopGrace = 20 * time.Second
 
@@ -220,13 +223,14 @@ func (c *Config) job(snapshot *v1alpha1.SandboxSnapshot, component, name string,
 			TerminationMessagePolicy: corev1.TerminationMessageReadFile,
 			Resources: corev1.ResourceRequirements{
 				Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("64Mi")},
-				Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("512Mi")},
+				Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(memoryLimit)},
 			},
 			SecurityContext: &corev1.SecurityContext{
 				// containerd's socket and the upperdirs belong to root.
-				RunAsUser:              ptr.To[int64](0),
-				ReadOnlyRootFilesystem: ptr.To(true),
-				Capabilities:           &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+				RunAsUser:                ptr.To[int64](0),
+				ReadOnlyRootFilesystem:   ptr.To(true),
+				AllowPrivilegeEscalation: ptr.To(false),
+				Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 			},
 		}},
 	}

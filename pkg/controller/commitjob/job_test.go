@@ -25,6 +25,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
@@ -160,6 +161,13 @@ func TestPrivileges(t *testing.T) {
 			}
 			if ptr.Deref(security.Privileged, false) || !ptr.Deref(security.ReadOnlyRootFilesystem, false) || ptr.Deref(security.RunAsUser, -1) != 0 {
 				t.Errorf("security context %+v", security)
+			}
+			if ptr.Deref(security.AllowPrivilegeEscalation, true) {
+				t.Error("a program that it starts could have more privileges")
+			}
+			resources := pod.Containers[0].Resources
+			if most := resource.MustParse("256Mi"); resources.Limits.Memory().IsZero() || resources.Limits.Memory().Cmp(most) > 0 || resources.Requests.Cpu().IsZero() || resources.Requests.Memory().IsZero() {
+				t.Errorf("resources %+v", resources)
 			}
 			if pod.HostPID || pod.HostNetwork || pod.HostIPC || ptr.Deref(pod.AutomountServiceAccountToken, true) || ptr.Deref(pod.EnableServiceLinks, true) {
 				t.Errorf("the Pod may do more than it needs: %+v", pod)
