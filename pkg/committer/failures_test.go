@@ -189,3 +189,26 @@ func (s *scene) onUpload(n int, do func(http.ResponseWriter, *http.Request)) {
 		return false
 	}
 }
+
+// TestAFreezeIsTriedAgain has a runtime that does not get hold of busy processes at once.
+func TestAFreezeIsTriedAgain(t *testing.T) {
+	for fails, works := range map[int]bool{freezeTries - 1: true, freezeTries: false} {
+		s := newScene(t)
+		s.options.LeaveFrozen = true
+		s.node.containers["main-id"].onPause = func() error {
+			if fails--; fails >= 0 {
+				return errors.New("unable to freeze")
+			}
+			return nil
+		}
+		err := s.commit(t.Context())
+		if works != (err == nil) {
+			t.Errorf("got %v", err)
+		}
+		if works {
+			s.states(runtime.Paused)
+		} else {
+			s.states(runtime.Running)
+		}
+	}
+}

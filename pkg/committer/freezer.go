@@ -42,6 +42,9 @@ const (
 	// a freeze that is just under way it fits into the 20 s of grace that the commit
 	// Job gives after SIGTERM.
 	thawTimeout = 12 * time.Second
+	// freezeTries is how often a container is asked to be frozen. On a busy node
+	// runc gives up on processes that get no processor to stop on.
+	freezeTries = 5
 	// pollInterval is how often a state is asked for that is about to change;
 	// containerd has no event for it.
 	pollInterval = 20 * time.Millisecond
@@ -80,7 +83,8 @@ func (f *freezer) adopt(ctx context.Context, t task) error {
 // and stays as it is.
 func (f *freezer) freeze(ctx context.Context, t task) error {
 	began := time.Now()
-	for asked := false; ; asked = true {
+	var failed error
+	for tries := 0; ; {
 		state, err := t.State(ctx)
 		if err != nil {
 			return err
@@ -102,14 +106,18 @@ func (f *freezer) freeze(ctx context.Context, t task) error {
 			continue
 		case state == runtime.Created:
 			return result.Errorf(result.CommitJobFailed, "container %q is just being started; a later attempt finds it running", t.Name())
-		case asked:
+		case tries > 0 && failed == nil:
 			return result.Errorf(result.CommitJobFailed, "container %q is still running after it was frozen", t.Name())
+		case tries == freezeTries:
+			return fmt.Errorf("freezing container %q, %d times: %w", t.Name(), tries, failed)
 		}
 		f.touch(t)
-		if err := f.pause(ctx, t); err != nil {
+		tries++
+		if failed = f.pause(ctx, t); failed != nil {
 			// It may have ended at this very moment: the next look tells.
-			if state, stateErr := t.State(ctx); stateErr != nil || state == runtime.Running {
-				return fmt.Errorf("freezing container %q: %w", t.Name(), err)
+			f.log.Info("container could not be frozen", "container", t.Name(), "try", tries, "error", failed)
+			if err := wait(ctx); err != nil {
+				return fmt.Errorf("freezing container %q: %w", t.Name(), failed)
 			}
 		}
 	}
