@@ -49,7 +49,7 @@ const (
 // takes seconds.
 func TestARegistryThatWantsCredentials(t *testing.T) {
 	c := theCluster(t)
-	c.allowServerToReadSecret(t, pushSecret)
+	c.allowServerToRead(t, "secrets", pushSecret)
 	t.Cleanup(func() { c.deleteSecret(t, systemNamespace, pushSecret) })
 	c.withServerArgs(t, "--snapshot-registry="+c.auth.host+"/sandboxes", "--snapshot-push-secret="+pushSecret, "--resume-pull-secret="+pullSecret)
 
@@ -129,6 +129,7 @@ func secretsAreUsed(t *testing.T) {
 		t.Errorf("the image is %s, want it in %s", saved.ImageURI, r.auth.host)
 	}
 	r.mustBeInRegistry(saved, authn.FromConfig(authn.AuthConfig{Username: r.auth.username, Password: r.auth.password}))
+	r.noCredentialIsTold("demo")
 
 	// Without the pull secret the resume says what is wrong, and goes on once it is there.
 	r.resume("demo")

@@ -181,9 +181,9 @@ func (c *cluster) storeDirectory(t *testing.T) string {
 	return volume.Spec.HostPath.Path
 }
 
-// allowServerToReadSecret gives the server's Role what a deployment with --snapshot-push-secret
-// gives it, for the rest of the test.
-func (c *cluster) allowServerToReadSecret(t *testing.T, secret string) {
+// allowServerToRead gives the server's Role what a deployment with --snapshot-push-secret or
+// --snapshot-registry-ca gives it, for the rest of the test.
+func (c *cluster) allowServerToRead(t *testing.T, resource, name string) {
 	t.Helper()
 	c.allowServerToRead(t, "secrets", secret)
 }

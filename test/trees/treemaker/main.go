@@ -14,8 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// treemaker makes, changes and describes trees in a container; see package trees. It needs nothing but itself, so that
-// an image may hold nothing else.
+// treemaker makes, changes and describes trees in a container, and writes there; see the packages trees and writers. It
+// needs nothing but itself, so that an image may hold nothing else.
 package main
 
 import (
@@ -28,11 +28,15 @@ import (
 	"syscall"
 
 	"github.com/opensandbox-io/sandbox-apiserver/test/trees"
+	"github.com/opensandbox-io/sandbox-apiserver/test/trees/writers"
 )
 
 const usage = `treemaker make ROOT SEED COUNT [KEEP…]     fill a directory
 treemaker change ROOT SEED COUNT [KEEP…]   change what is in it, but for the paths KEEP
 treemaker inventory ROOT                   describe it, in lines of JSON
+treemaker many DIR COUNT                   make so many tiny files
+treemaker start DIR SOCKET                 write without pause, and tell the socket
+treemaker written DIR                      say what was written
 treemaker sleep                            wait for SIGTERM`
 
 func main() {
@@ -72,6 +76,17 @@ func run(args []string) error {
 			}
 		}
 		return nil
+	case len(args) == 3 && args[0] == "many":
+		return many(args[1], args[2])
+	case len(args) == 3 && args[0] == "start":
+		return writers.Start("/proc/self/exe", args[1], args[2])
+	case len(args) == 4 && args[0] == "parent":
+		return writers.Parent("/proc/self/exe", args[1], args[2], args[3])
+	case len(args) == 4 && args[0] == "write":
+		return writers.Write(args[1], args[2], args[3])
+	case len(args) == 2 && args[0] == "written":
+		last, err := writers.Written(args[1])
+		return errors.Join(err, json.NewEncoder(os.Stdout).Encode(last))
 	case len(args) == 1 && args[0] == "sleep":
 		stop := make(chan os.Signal, 1)
 		signal.Notify(stop, syscall.SIGTERM)
@@ -79,4 +94,17 @@ func run(args []string) error {
 		return nil
 	}
 	return errors.New(usage)
+}
+
+func many(dir, count string) error {
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return err
+	}
+	for i := range n {
+		if err := os.WriteFile(dir+"/tiny-file-"+strconv.Itoa(i), []byte("x"), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -1,0 +1,217 @@
+//go:build e2e
+
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/api/types/task"
+	"github.com/google/go-containerregistry/pkg/authn"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// TestTheCommitPodMayDoNoMoreThanItNeeds looks at a commit at work: its Pod, and its process as the kernel sees it.
+func TestTheCommitPodMayDoNoMoreThanItNeeds(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	r.start("demo")
+	r.sh("demo", bigFile)
+	source, err := r.kube.CoreV1().Pods(r.namespace).Get(t.Context(), "demo", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.pause("demo")
+
+	var pod corev1.Pod
+	quickly(t, "there is a commit Pod", patience, func(ctx context.Context) (bool, string) {
+		pods, err := r.jobPods(ctx)
+		if len(pods) == 1 {
+			pod = pods[0]
+		}
+		return len(pods) == 1, fmt.Sprintf("%d Pods (error %v)", len(pods), err)
+	})
+	process := r.process(t, systemNamespace, pod.Name+"/image-committer")
+	status := r.procFile(t, process, "status")
+	for field, want := range map[string]string{
+		// CAP_DAC_READ_SEARCH is 2, CAP_SYS_ADMIN 21.
+		"CapEff": "0000000000200004", "CapPrm": "0000000000200004", "CapBnd": "0000000000200004",
+		"NoNewPrivs": "1", "Seccomp": "2",
+	} {
+		if got := field + ":\t" + want + "\n"; !strings.Contains(status, got) {
+			t.Errorf("the process does not have %q:\n%s", got, status)
+		}
+	}
+	mounts, cmdline := r.procFile(t, process, "mountinfo"), r.procFile(t, process, "cmdline")
+	for _, line := range strings.Split(strings.TrimSpace(mounts), "\n") {
+		fields := strings.Fields(line)
+		// What the runtime mounts by itself, in memory; and where the kubelet reads the result.
+		own := regexp.MustCompile(`^/(proc|dev|sys)(/|$)`).MatchString(fields[4])
+		if !own && !strings.HasPrefix(fields[5], "ro") && fields[4] != "/etc/hosts" && fields[4] != "/etc/hostname" && fields[4] != "/etc/resolv.conf" {
+			t.Errorf("the commit can write to %s: %s", fields[4], line)
+		}
+		if strings.Contains(fields[4], "serviceaccount") {
+			t.Errorf("the commit has a service account's token: %s", line)
+		}
+	}
+	args := strings.Split(strings.Trim(cmdline, "\x00"), "\x00")
+	if args[0] != "/image-committer" || !slices.Contains(args, "--pod-uid="+string(source.UID)) {
+		t.Errorf("the commit runs as %q", args)
+	}
+	id := strings.TrimPrefix(source.Status.ContainerStatuses[0].ContainerID, "containerd://")
+	if !slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--container=name=main,id="+id+",image=") }) {
+		t.Errorf("the commit runs as %q, want the container %s by its ID", args, id)
+	}
+
+	if pod.Namespace != systemNamespace || pod.Spec.HostNetwork || pod.Spec.HostPID || pod.Spec.HostIPC {
+		t.Errorf("Pod %s/%s shares more than it needs: %+v", pod.Namespace, pod.Name, pod.Spec)
+	}
+	for _, volume := range pod.Spec.Volumes {
+		if volume.Projected != nil {
+			t.Errorf("volume %s may hold a token", volume.Name)
+		}
+	}
+	if resources := pod.Spec.Containers[0].Resources; resources.Limits.Memory().IsZero() || resources.Requests.Cpu().IsZero() {
+		t.Errorf("resources %+v", resources)
+	}
+	r.awaitPaused("demo")
+}
+
+// TestACommitRefusesAnotherPodsContainer runs the committer as somebody would who mixes up two sandboxes.
+func TestACommitRefusesAnotherPodsContainer(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	r.start("mine")
+	r.start("other")
+	pod, err := r.kube.CoreV1().Pods(r.namespace).Get(t.Context(), "other", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := strings.TrimPrefix(pod.Status.ContainerStatuses[0].ContainerID, "containerd://")
+	program, err := committer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "image-committer")
+	if err := os.WriteFile(path, program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	commit := exec.CommandContext(t.Context(), path, "commit", "--containerd-address="+strings.TrimPrefix(os.Getenv("CONTAINERD_ADDRESS"), "unix://"),
+		"--termination-log=-", "--snapshot-uid=e2e", "--registry-insecure", "--pod-uid="+string(r.get("mine").Status.PodUID),
+		"--container=name=main,id="+id+",image="+r.registry+"/e2e/stolen:latest")
+	var stdout, stderr bytes.Buffer
+	commit.Stdout, commit.Stderr = &stdout, &stderr
+	if err := commit.Run(); err == nil || commit.ProcessState.ExitCode() != 1 {
+		t.Errorf("it ended with %v", err)
+	}
+	if text := stdout.String(); !strings.Contains(text, "ContainerNotFound") || !strings.Contains(text, "is not container") {
+		t.Errorf("it reports %s, and logs\n%s", text, stderr.String())
+	}
+	r.mustNotBeFrozen()
+}
+
+// noCredentialIsTold checks that the password of the registry is nowhere that somebody without access to the Secret can
+// read: objects, events, logs, arguments of processes, the image.
+func (r *room) noCredentialIsTold(sandbox string) {
+	r.t.Helper()
+	_, snapshot := r.get(sandbox), r.snapshot(r.get(sandbox).Status.SnapshotName)
+	places := map[string]string{}
+	note := func(where string, what any, err error) {
+		r.t.Helper()
+		if err != nil {
+			r.t.Fatalf("%s: %v", where, err)
+		}
+		text, err := json.Marshal(what)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		places[where] = string(text)
+	}
+	ctx := r.t.Context()
+	note("the sandbox", r.get(sandbox), nil)
+	note("the snapshot", snapshot, nil)
+	jobs, err := r.jobs(ctx)
+	note("the Jobs", jobs, err)
+	pods, err := r.jobPods(ctx)
+	note("their Pods", pods, err)
+	if len(jobs) == 0 || len(pods) == 0 {
+		r.t.Errorf("%d Jobs and %d Pods to look at", len(jobs), len(pods))
+	}
+	for _, namespace := range []string{r.namespace, systemNamespace} {
+		events, err := r.kube.CoreV1().Events(namespace).List(ctx, metav1.ListOptions{})
+		note("the events of "+namespace, events, err)
+	}
+	for _, pod := range append(pods, corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: serverPod}}) {
+		log, err := r.kube.CoreV1().Pods(systemNamespace).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(ctx)
+		note("the log of "+pod.Name, string(log), err)
+	}
+	image := r.image(snapshot.Status.Containers[0], authn.FromConfig(authn.AuthConfig{Username: r.auth.username, Password: r.auth.password}))
+	config, err := image.RawConfigFile()
+	note("the image's config", string(config), err)
+	manifest, err := image.RawManifest()
+	note("the image's manifest", string(manifest), err)
+
+	for where, text := range places {
+		for _, credential := range []string{r.auth.password, base64.StdEncoding.EncodeToString([]byte(r.auth.username + ":" + r.auth.password))} {
+			if strings.Contains(text, credential) {
+				r.t.Errorf("%s tells the registry's password", where)
+			}
+		}
+	}
+}
+
+// process is the first process of a container, named as containers does.
+func (r *room) process(t *testing.T, namespace, container string) int {
+	t.Helper()
+	var found int
+	quickly(t, "container "+container+" runs", patience, func(ctx context.Context) (bool, string) {
+		containers, err := r.containers(ctx, namespace)
+		if err != nil {
+			return false, err.Error()
+		}
+		for _, c := range containers {
+			if c.name == container && c.status == task.Status_RUNNING {
+				found = c.pid
+				return true, ""
+			}
+		}
+		return false, fmt.Sprint(containers)
+	})
+	return found
+}
+
+func (r *room) procFile(t *testing.T, process int, name string) string {
+	t.Helper()
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", process, name))
+	if err != nil {
+		t.Fatalf("the commit has ended too soon to be looked at: %v", err)
+	}
+	return string(content)
+}
