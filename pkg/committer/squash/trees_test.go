@@ -1,0 +1,110 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package squash_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/containerd/log"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/overlay"
+	"github.com/opensandbox-io/sandbox-apiserver/test/trees"
+)
+
+// TestEveryKindOfFile merges layers with everything in them that there is: what is shown above the merged layer is what
+// was shown above those that went into it. SEEDS is how many trees are tried, SEED tries one of them again.
+func TestEveryKindOfFile(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to mount")
+	}
+	// One line for each trusted attribute that is not restored.
+	if err := log.SetLevel("error"); err != nil {
+		t.Fatal(err)
+	}
+	first, count := uint64(1), uint64(6)
+	if n, err := strconv.ParseUint(os.Getenv("SEEDS"), 10, 64); err == nil {
+		count = n
+	}
+	if n, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64); err == nil {
+		first, count = n, 1
+	}
+	const layers = 5
+	for seed := first; seed < first+count; seed++ {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			s := &stage{t: t, dir: t.TempDir()}
+			var written [][]byte
+			var lower []string
+			for i := range layers {
+				upper := s.mkdir("upper", i)
+				root := s.mount(lower, upper)
+				maker := trees.New(root, seed<<8+uint64(i))
+				change := maker.Change
+				if i == 0 {
+					change = maker.Make
+				}
+				if err := change(60); err != nil {
+					t.Fatal(err)
+				}
+				s.unmount(root)
+				var b bytes.Buffer
+				if _, err := overlay.Write(context.Background(), &b, upper, overlay.Options{}); err != nil {
+					t.Fatal(err)
+				}
+				written = append(written, b.Bytes())
+				lower = append(lower, s.unpack(i, true, b.Bytes()))
+			}
+			show := func(lower []string) []trees.Entry {
+				root := s.mount(lower, "")
+				defer s.unmount(root)
+				entries, err := trees.Inventory(root)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return entries
+			}
+			want := show(lower)
+			merged := mergeAll(t, written[1:layers-1], lower[:1])
+			got := show(slices.Concat(lower[:1], []string{s.unpack(layers, true, merged)}, lower[layers-1:]))
+			if lines := trees.Differences(byNames(want), byNames(got)); len(lines) > 0 {
+				t.Errorf("the layers show (-), merged they show (+):\n%s", trees.Shorten(lines))
+			}
+		})
+	}
+}
+
+// byNames counts a file's links by its names that show. One that a newer layer has changed is still counted below it, and
+// no longer once the layers are one.
+func byNames(entries []trees.Entry) []trees.Entry {
+	shown := map[string]uint64{}
+	for _, e := range entries {
+		shown[e.Same]++
+	}
+	all := slices.Clone(entries)
+	for i := range all {
+		all[i].Links = shown[all[i].Same]
+		if all[i].Links == 1 || all[i].Same == "" {
+			all[i].Links, all[i].Same = 0, ""
+		}
+	}
+	return all
+}
