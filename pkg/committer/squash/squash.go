@@ -63,6 +63,8 @@ type Below interface {
 type Merge struct {
 	layers []source // the newest first
 	index  *index
+	// bequests are of one writing.
+	bequests bequests
 	below  Below
 }
 
@@ -154,6 +156,7 @@ func meaning(f *member) (path string, what says) {
 // first, so that no directory comes after what is in it.
 func (m *Merge) Write(ctx context.Context, w io.Writer) error {
 	buf := make([]byte, 256<<10)
+	m.bequests = bequests{}
 	for i := range m.layers {
 		layer := uint8(i) //nolint:gosec // bounded by Plan
 		if err := m.keep(ctx, w, layer, buf); err != nil {
@@ -192,6 +195,12 @@ func (m *Merge) keep(ctx context.Context, w io.Writer, layer uint8, buf []byte) 
 				return err
 			}
 		}
+		if what == aFile || what == aDir {
+			m.bequests.disown(f)
+		}
+		if what == aDir {
+			m.bequests.note(f)
+		}
 		if err := f.writeTo(w, content, buf); err != nil {
 			return err
 		}
@@ -219,6 +228,7 @@ func (m *Merge) move(ctx context.Context, w io.Writer, layer uint8, buf []byte) 
 			}
 			found++
 			f.rename(home)
+			m.bequests.disown(f)
 			return f.writeTo(w, content, buf)
 		}
 		home := s.moved[m.index.key(f.target)]

@@ -19,13 +19,16 @@ package squash_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/overlay"
 	"github.com/opensandbox-io/sandbox-apiserver/test/trees"
@@ -89,6 +92,54 @@ func TestEveryKindOfFile(t *testing.T) {
 				t.Errorf("the layers show (-), merged they show (+):\n%s", trees.Shorten(lines))
 			}
 		})
+	}
+}
+
+// TestNothingInheritsALaterACL gives a directory a default ACL in a layer above the one that has made what is in it.
+func TestNothingInheritsALaterACL(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to mount")
+	}
+	s := &stage{t: t, dir: t.TempDir()}
+	var written [][]byte
+	lower := []string{s.mkdir("base", 0)}
+	for i, change := range []func(root string) error{
+		func(root string) error {
+			return errors.Join(os.MkdirAll(root+"/dir/below", 0o755), os.WriteFile(root+"/dir/file", nil, 0o640), os.Symlink("x", root+"/dir/link"),
+				// Without nanoseconds, and so without a PAX header.
+				os.Chtimes(root+"/dir/file", time.Unix(5, 0), time.Unix(5, 0)))
+		},
+		func(root string) error {
+			acl := "\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff\x02\x00\x06\x00\xe8\x03\x00\x00" +
+				"\x04\x00\x04\x00\xff\xff\xff\xff\x10\x00\x06\x00\xff\xff\xff\xff\x20\x00\x00\x00\xff\xff\xff\xff"
+			return unix.Lsetxattr(root+"/dir", "system.posix_acl_default", []byte(acl), 0)
+		},
+	} {
+		upper := s.mkdir("upper", i)
+		root := s.mount(lower, upper)
+		if err := change(root); errors.Is(err, unix.ENOTSUP) {
+			t.Skip("this file system has no ACLs")
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		s.unmount(root)
+		var b bytes.Buffer
+		if _, err := overlay.Write(context.Background(), &b, upper, overlay.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		written = append(written, b.Bytes())
+		lower = append(lower, s.unpack(i, true, b.Bytes()))
+	}
+	want, err := trees.Inventory(s.mount(lower, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := trees.Inventory(s.unpack(9, true, mergeAll(t, written, lower[:1])))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lines := trees.Differences(want, got); len(lines) > 0 {
+		t.Errorf("the layers show (-), merged they show (+):\n%s", trees.Shorten(lines))
 	}
 }
 
