@@ -25,6 +25,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/endpoints/discovery"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/kubernetes"
@@ -159,6 +160,12 @@ func (s *Server) genericConfig() (*genericapiserver.RecommendedConfig, error) {
 	}
 	if err := o.Recommended.SecureServing.MaybeDefaultWithSelfSignedCerts("localhost", nil, nil); err != nil {
 		return nil, fmt.Errorf("making a self-signed certificate: %w", err)
+	}
+	initializers := o.Recommended.ExtraAdmissionInitializers
+	// The last moment before the plugins get their informers.
+	o.Recommended.ExtraAdmissionInitializers = func(config *genericapiserver.RecommendedConfig) ([]admission.PluginInitializer, error) {
+		watchParamsApart(config)
+		return initializers(config)
 	}
 	if err := o.Recommended.ApplyTo(config); err != nil {
 		return nil, err

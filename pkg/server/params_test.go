@@ -1,0 +1,47 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package server
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver"
+)
+
+// TestParametersOfPoliciesAreNoneOfReadiness asks as the policy plugins do for the ConfigMaps of a policy. That the server
+// stays ready with such a policy in its cluster shows on a node (test/e2e, TestPoliciesOfTheServersNamespace).
+func TestParametersOfPoliciesAreNoneOfReadiness(t *testing.T) {
+	config := genericapiserver.NewRecommendedConfig(apiserver.Codecs)
+	watchParamsApart(config) // standalone, there are none
+	config.SharedInformerFactory = informers.NewSharedInformerFactory(fake.NewClientset(), 0)
+	watchParamsApart(config)
+	if _, err := config.SharedInformerFactory.ForResource(corev1.SchemeGroupVersion.WithResource("configmaps")); err == nil {
+		t.Error("a plugin gets an informer that readiness waits for")
+	}
+	// What the server may read is asked for by type.
+	config.SharedInformerFactory.Core().V1().Namespaces().Informer()
+	config.SharedInformerFactory.Start(t.Context().Done())
+	synced := config.SharedInformerFactory.WaitForCacheSync(t.Context().Done())
+	if len(synced) != 1 {
+		t.Errorf("readiness waits for %v, want namespaces", synced)
+	}
+}
