@@ -70,7 +70,9 @@ func TestEveryKindOfFile(t *testing.T) {
 				}
 				s.unmount(root)
 				var b bytes.Buffer
-				if _, err := overlay.Write(context.Background(), &b, upper, overlay.Options{}); err != nil {
+				below := slices.Clone(lower)
+				slices.Reverse(below)
+				if _, err := overlay.Write(context.Background(), &b, upper, overlay.Options{Lowerdirs: below}); err != nil {
 					t.Fatal(err)
 				}
 				written = append(written, b.Bytes())
