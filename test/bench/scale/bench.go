@@ -42,7 +42,7 @@ type bench struct {
 	commits   *commitLog
 	sandboxes []cache.ObjectName
 	// stop ends what runs in this process.
-	stop context.CancelFunc
+	stop context.CancelCauseFunc
 }
 
 // latecomer is the only sandbox of its namespace, paused when all others wait for their turn.
@@ -50,11 +50,12 @@ var latecomer = cache.NewObjectName("bench-late", "late")
 
 // measure runs one size from nothing to nothing.
 func measure(ctx context.Context, o *options, size int, say reporter) (*sizeResult, error) {
-	b, err := newBench(ctx, o, size, say)
-	if err != nil {
-		return nil, err
-	}
+	ctx, stop := context.WithCancelCause(ctx)
+	b := &bench{options: o, commits: newCommitLog(), stop: stop}
 	defer b.close()
+	if err := b.start(ctx, size, say); err != nil {
+		return nil, fmt.Errorf("%d sandboxes: %w", size, err)
+	}
 	result := &sizeResult{Sandboxes: size}
 	for _, step := range []struct {
 		name string
@@ -66,44 +67,39 @@ func measure(ctx context.Context, o *options, size int, say reporter) (*sizeResu
 		{"what there is now", b.weigh},
 	} {
 		say("%d sandboxes: %s", size, step.name)
-		err := b.board.tell(ctx, say, func() error { return step.do(ctx, result) })
-		if err := errors.Join(err, b.cluster.alive()); err != nil {
+		if err := b.board.tell(ctx, say, func() error { return step.do(ctx, result) }); err != nil {
 			return nil, fmt.Errorf("%d sandboxes, %s: %w", size, step.name, err)
 		}
 	}
 	return result, nil
 }
 
-func newBench(ctx context.Context, o *options, size int, say reporter) (_ *bench, err error) {
-	b := &bench{options: o, commits: newCommitLog()}
-	ctx, b.stop = context.WithCancel(ctx)
-	defer func() {
-		if err != nil {
-			b.close()
-		}
-	}()
+// start brings everything up to where the sandboxes run and are watched.
+func (b *bench) start(ctx context.Context, size int, say reporter) error {
+	o := b.options
 	dir, err := newDirectory(filepath.Join(o.dir, fmt.Sprint(size)))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var registry string
 	if b.registry, registry, err = startRegistry(); err != nil {
-		return nil, err
+		return err
 	}
 	say("%d sandboxes: starting etcd, kube-apiserver and sandbox-apiserver", size)
 	if b.cluster, err = startCluster(ctx, o, dir, registry); err != nil {
-		return nil, err
+		return err
 	}
+	b.cluster.whenOneEnds(b.stop)
 	nodes := &nodes{kube: b.cluster.kube, count: o.nodes, commitTime: o.commitTime, digest: pretendedDigest(), commits: b.commits}
 	if err := nodes.start(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	namespaces, err := b.makeNamespaces(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if b.board, err = b.cluster.startBoard(ctx, b.commits); err != nil {
-		return nil, err
+		return err
 	}
 	for i := range size {
 		b.sandboxes = append(b.sandboxes, cache.NewObjectName(namespaces[i%len(namespaces)], fmt.Sprintf("sandbox-%05d", i)))
@@ -113,15 +109,15 @@ func newBench(ctx context.Context, o *options, size int, say reporter) (_ *bench
 		return each(ctx, append([]cache.ObjectName{latecomer}, b.sandboxes...), o.inFlight, b.create)
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	say("%d sandboxes: %d watchers", size, o.watchers)
 	b.watchers, err = b.cluster.startWatchers(ctx, o.watchers, namespaces)
-	return b, err
+	return err
 }
 
 func (b *bench) close() {
-	b.stop()
+	b.stop(nil)
 	if b.watchers != nil {
 		b.watchers.running.Wait()
 	}

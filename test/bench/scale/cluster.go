@@ -103,16 +103,14 @@ func (c *cluster) stop() {
 	c.processes = nil
 }
 
-// alive is nil as long as everything runs.
-func (c *cluster) alive() error {
+// whenOneEnds gives up as soon as one of the programs has ended by itself.
+func (c *cluster) whenOneEnds(giveUp context.CancelCauseFunc) {
 	for _, p := range c.processes {
-		select {
-		case <-p.ended:
-			return fmt.Errorf("%s has ended; the end of %s:\n%s", p.name, p.log, lastLines(p.log, 15))
-		default:
-		}
+		go func() {
+			<-p.ended
+			giveUp(fmt.Errorf("%s has ended; the end of %s:\n%s", p.name, p.log, lastLines(p.log, 5)))
+		}()
 	}
-	return nil
 }
 
 func (c *cluster) start(ctx context.Context, dir, name, exe string, args, env []string, ready func(context.Context) error) error {
