@@ -115,7 +115,7 @@ func TestACommitRefusesAnotherPodsContainer(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := strings.TrimPrefix(pod.Status.ContainerStatuses[0].ContainerID, "containerd://")
-	program, err := committer()
+	program, err := committerProgram()
 	if err != nil {
 		t.Fatal(err)
 	}

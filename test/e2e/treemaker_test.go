@@ -63,10 +63,10 @@ func repetitions(t *testing.T, usually, nightlyCount int) int {
 	return usually
 }
 
-// treemaker and committer are programs of this checkout, compiled once for all tests.
+// treemaker and committerProgram are programs of this checkout, compiled once for all tests.
 var (
-	treemaker = sync.OnceValues(func() ([]byte, error) { return compile("../trees/treemaker") })
-	committer = sync.OnceValues(func() ([]byte, error) { return compile("../../cmd/image-committer") })
+	treemaker        = sync.OnceValues(func() ([]byte, error) { return compile("../trees/treemaker") })
+	committerProgram = sync.OnceValues(func() ([]byte, error) { return compile("../../cmd/image-committer") })
 )
 
 func compile(source string) ([]byte, error) {
