@@ -55,7 +55,7 @@ type SandboxSnapshotSpec struct {
 	SandboxName string
 
 	// containers are the names of the containers to commit. Empty: those that the sandbox's
-	// spec.snapshot.containers names, else all of them.
+	// spec.snapshot.containers names, else all of them. At most 256 names.
 	Containers []string
 
 	// deletionPolicy says what becomes of the images in the registry when the snapshot is

@@ -749,7 +749,7 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxSnapshotSpec(ref co
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "containers are the names of the containers to commit. Empty: those that the sandbox's spec.snapshot.containers names, else all of them.",
+							Description: "containers are the names of the containers to commit. Empty: those that the sandbox's spec.snapshot.containers names, else all of them. At most 256 names.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1073,7 +1073,7 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotPolicy(ref common.
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "containers are the names of the containers whose root filesystem is committed. Empty: all of template.spec.containers. Init containers are never committed.",
+							Description: "containers are the names of the containers whose root filesystem is committed. Empty: all of template.spec.containers. Init containers are never committed. At most 256 names.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{

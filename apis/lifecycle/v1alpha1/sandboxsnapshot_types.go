@@ -59,7 +59,7 @@ type SandboxSnapshotSpec struct {
 	SandboxName string `json:"sandboxName"`
 
 	// containers are the names of the containers to commit. Empty: those that the sandbox's
-	// spec.snapshot.containers names, else all of them.
+	// spec.snapshot.containers names, else all of them. At most 256 names.
 	// +optional
 	// +listType=set
 	Containers []string `json:"containers,omitempty"`

@@ -30,7 +30,7 @@ type SandboxSnapshotSpecApplyConfiguration struct {
 	// sandboxName is the sandbox of this namespace to commit.
 	SandboxName *string `json:"sandboxName,omitempty"`
 	// containers are the names of the containers to commit. Empty: those that the sandbox's
-	// spec.snapshot.containers names, else all of them.
+	// spec.snapshot.containers names, else all of them. At most 256 names.
 	Containers []string `json:"containers,omitempty"`
 	// deletionPolicy says what becomes of the images in the registry when the snapshot is
 	// deleted: Delete (the default) or Retain.

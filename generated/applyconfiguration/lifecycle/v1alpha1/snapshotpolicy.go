@@ -28,7 +28,7 @@ import (
 // SnapshotPolicy says what a pause commits and how long it is kept.
 type SnapshotPolicyApplyConfiguration struct {
 	// containers are the names of the containers whose root filesystem is committed. Empty: all
-	// of template.spec.containers. Init containers are never committed.
+	// of template.spec.containers. Init containers are never committed. At most 256 names.
 	Containers []string `json:"containers,omitempty"`
 	// historyLimit is how many successful pause snapshots are kept: at least 1, default 3.
 	HistoryLimit *int32 `json:"historyLimit,omitempty"`
