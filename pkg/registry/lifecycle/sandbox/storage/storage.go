@@ -87,11 +87,12 @@ func New(config Config) (*SandboxStorage, error) {
 	statusStore.UpdateStrategy = statusStrategy
 	statusStore.ResetFieldsStrategy = statusStrategy
 
-	pause, err := newVerbStore("pause", store, sandbox.NewPauseStrategy(strategy), config)
+	turns := newTurns()
+	pause, err := newVerbStore("pause", store, sandbox.NewPauseStrategy(strategy), turns, config)
 	if err != nil {
 		return nil, err
 	}
-	resume, err := newVerbStore("resume", store, sandbox.NewResumeStrategy(strategy), config)
+	resume, err := newVerbStore("resume", store, sandbox.NewResumeStrategy(strategy), turns, config)
 	if err != nil {
 		return nil, err
 	}
