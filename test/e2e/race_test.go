@@ -76,8 +76,11 @@ func TestAHundredClientsRaceAndNothingIsLost(t *testing.T) {
 		} else {
 			asked = v1alpha1.DesiredStateRunning
 		}
+		begin := time.Now()
 		r.insist("demo", asked)
+		accepted := time.Since(begin)
 		r.await("demo", "where it was wanted last", func(s *v1alpha1.Sandbox) bool { return s.Spec.DesiredState == asked && settled(s) })
+		t.Logf("asked for %s: accepted after %s, there after %s", asked, accepted.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond))
 	}
 	t.Logf("%v", verdicts)
 
