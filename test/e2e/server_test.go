@@ -185,12 +185,6 @@ func (c *cluster) storeDirectory(t *testing.T) string {
 // --snapshot-registry-ca gives it, for the rest of the test.
 func (c *cluster) allowServerToRead(t *testing.T, resource, name string) {
 	t.Helper()
-	c.allowServerToRead(t, "secrets", secret)
-}
-
-// allowServerToRead is the same for any resource.
-func (c *cluster) allowServerToRead(t *testing.T, resource, name string) {
-	t.Helper()
 	change := func(edit func([]rbacv1.PolicyRule) []rbacv1.PolicyRule) error {
 		return retry.RetryOnConflict(retry.DefaultRetry, func() error {
 			role, err := c.kube.RbacV1().Roles(systemNamespace).Get(context.Background(), serverName, metav1.GetOptions{})
