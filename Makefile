@@ -98,6 +98,14 @@ unit: ## Run the unit tests (no cluster, no network)
 	go test $(TEST_FLAGS) $$(go list ./... | grep -v -e /generated/ -e /test/)
 	go test -C hack/cluster $(TEST_FLAGS) .
 
+# How long each fuzz target runs.
+FUZZTIME ?= 10s
+export FUZZTIME
+
+.PHONY: fuzz
+fuzz: ## Fuzz what decodes the content of others, each target for FUZZTIME
+	hack/fuzz.sh
+
 .PHONY: integration
 integration: ## Run the serving tests: the real server over an embedded etcd
 	go test $(TEST_FLAGS) -count=1 ./test/integration/...
@@ -126,7 +134,7 @@ e2e-nightly: $(CLUSTER) ## The random tests, many times: trees, writers, hostile
 	NIGHTLY=true E2E_FLAGS="-run ^(TestRandomTrees|TestWhatAnObserverWasToldIsThereAfterResume|TestAHostileContainerIsCommitted)$$ -timeout 90m $(E2E_FLAGS)" hack/e2e.sh
 
 .PHONY: test
-test: $(CLUSTER) ## Everything: lint, verify-generate, unit, integration, e2e on a cluster of its own (needs root)
+test: $(CLUSTER) ## Everything: lint, verify-generate, unit, fuzz, integration, e2e on a cluster of its own (needs root)
 	hack/test.sh
 
 .PHONY: clean

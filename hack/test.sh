@@ -21,7 +21,7 @@ command -v curl >/dev/null || {
 
 summary=""
 total=$(date +%s)
-for part in lint verify-generate unit integration e2e; do
+for part in lint verify-generate unit fuzz integration e2e; do
     printf '\n=== %s\n' "${part}"
     begin=$(date +%s)
     result=ok
