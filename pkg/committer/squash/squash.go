@@ -65,7 +65,7 @@ type Merge struct {
 	index  *index
 	// bequests are of one writing.
 	bequests bequests
-	below  Below
+	below    Below
 }
 
 // source is a layer on its way into the merged one.
