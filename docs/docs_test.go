@@ -69,7 +69,7 @@ func TestPagesNameTestsThatExist(t *testing.T) {
 			}
 		}
 	}
-	if named < 5 {
+	if named < 10 {
 		t.Errorf("the pages name %d tests", named)
 	}
 }

@@ -1,0 +1,192 @@
+//go:build e2e
+
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/utils/ptr"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+)
+
+// TestPoliciesOfTheServersNamespace installs artifacts/policies and runs a commit under them, of the image that they
+// name and of another.
+func TestPoliciesOfTheServersNamespace(t *testing.T) {
+	c := theCluster(t)
+	program, err := committer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	image := c.pushProgram(t, "image-committer", program, "policy").String()
+	c.withServerArgs(t, "--image-committer-image="+image)
+	c.kubectlOK(t, "apply", "-k", "../../artifacts/policies")
+	t.Cleanup(func() {
+		c.kubectlOK(t, "delete", "-k", "../../artifacts/policies")
+		// Whoever comes next must not find them still at work.
+		eventually(t, "the policies are no longer at work", patience, func(ctx context.Context) (bool, string) {
+			err := c.tryPod(ctx, c.commitPod("other"))
+			return err == nil, "another image is still refused"
+		})
+	})
+
+	eventually(t, "a commit Pod is refused as long as no image is named", patience, func(ctx context.Context) (bool, string) {
+		err := c.tryPod(ctx, c.commitPod(image))
+		return apierrors.IsForbidden(err) || apierrors.IsInvalid(err), "it is not refused"
+	})
+	const settings = "sandbox-commit-policy"
+	set := func(image string) {
+		t.Helper()
+		config := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: settings}, Data: map[string]string{
+			"image":             image,
+			"containerd-socket": strings.TrimPrefix(os.Getenv("CONTAINERD_ADDRESS"), "unix://"), "containerd-root": os.Getenv("CONTAINERD_ROOT"),
+		}}
+		_, err := c.kube.CoreV1().ConfigMaps(systemNamespace).Update(t.Context(), config, metav1.UpdateOptions{})
+		if apierrors.IsNotFound(err) {
+			_, err = c.kube.CoreV1().ConfigMaps(systemNamespace).Create(t.Context(), config, metav1.CreateOptions{})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		if err := c.kube.CoreV1().ConfigMaps(systemNamespace).Delete(context.Background(), settings, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	set(image)
+	eventually(t, "a commit Pod of that image is taken", patience, func(ctx context.Context) (bool, string) {
+		if err := c.tryPod(ctx, c.commitPod(image)); err != nil {
+			return false, err.Error()
+		}
+		return true, ""
+	})
+
+	t.Run("what is refused", func(t *testing.T) {
+		for name, change := range map[string]struct {
+			pod  func(*corev1.Pod)
+			says string
+		}{
+			"another image":        {func(p *corev1.Pod) { p.Spec.Containers[0].Image = busybox }, image},
+			"a tag of it":          {func(p *corev1.Pod) { p.Spec.Containers[0].Image, _, _ = strings.Cut(image, "@") }, image},
+			"a second container":   {func(p *corev1.Pod) { p.Spec.Containers = append(p.Spec.Containers, sleeper("shell")) }, "one container"},
+			"an init container":    {func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{sleeper("shell")} }, "one container"},
+			"another program":      {func(p *corev1.Pod) { p.Spec.Containers[0].Command = []string{"sh"} }, "program"},
+			"the node's root":      {func(p *corev1.Pod) { p.Spec.Volumes[0].HostPath.Path = "/" }, "paths"},
+			"writing":              {func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts[0].ReadOnly = false }, "read-only"},
+			"a token":              {func(p *corev1.Pod) { p.Spec.AutomountServiceAccountToken = nil }, "token"},
+			"the node's network":   {func(p *corev1.Pod) { p.Spec.HostNetwork = true }, "network"},
+			"the node's processes": {func(p *corev1.Pod) { p.Spec.HostPID = true }, "processes"},
+			"privileged":           {func(p *corev1.Pod) { p.Spec.Containers[0].SecurityContext.Privileged = ptr.To(true) }, "privileged"},
+			"one capability more": {func(p *corev1.Pod) {
+				p.Spec.Containers[0].SecurityContext.Capabilities.Add = []corev1.Capability{"SYS_PTRACE"}
+			}, "capabilities"},
+			"any Pod with the node": {func(p *corev1.Pod) { p.Spec = newSandbox("x").Spec.Template.Spec; p.Spec.HostPID = true }, "processes"},
+		} {
+			pod := c.commitPod(image)
+			change.pod(pod)
+			if err := c.tryPod(t.Context(), pod); err == nil || !strings.Contains(err.Error(), change.says) {
+				t.Errorf("%s: got %v, want a refusal that speaks of %q", name, err, change.says)
+			}
+		}
+		if err := c.tryPod(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: "plain-"}, Spec: newSandbox("x").Spec.Template.Spec}); err != nil {
+			t.Errorf("an ordinary Pod is refused: %v", err)
+		}
+		if err := c.execIn(t.Context(), serverPod, "server"); err == nil || !strings.Contains(err.Error(), "owns its node") {
+			t.Errorf("exec: got %v, want a refusal", err)
+		}
+	})
+
+	t.Run("a commit of the image that is named", func(t *testing.T) {
+		r := newRoom(t)
+		r.start("demo")
+		r.sh("demo", "echo kept > /root/file")
+		r.pauseAndResume("demo")
+		if got := r.sh("demo", "cat /root/file"); got != "kept\n" {
+			t.Errorf("after resume the file holds %q", got)
+		}
+	})
+	t.Run("a commit of another", func(t *testing.T) {
+		r := newRoom(t)
+		r.start("demo")
+		set(image[:len(image)-1] + "0")
+		r.pause("demo")
+		failed := r.awaitReason("demo", v1alpha1.ConditionPaused, v1alpha1.ReasonCommitPodRejected)
+		if message := messageOf(failed.Status.Conditions, v1alpha1.ConditionPaused); !strings.Contains(message, "one container, of the image") {
+			t.Errorf("the condition does not say why: %s", message)
+		}
+		set(image)
+	})
+}
+
+// commitPod is shaped as a commit's.
+func (c *cluster) commitPod(image string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "policy-"},
+		Spec: corev1.PodSpec{
+			ServiceAccountName: "image-committer", AutomountServiceAccountToken: ptr.To(false), RestartPolicy: corev1.RestartPolicyNever,
+			Volumes: []corev1.Volume{{Name: "containerd-socket", VolumeSource: corev1.VolumeSource{
+				HostPath: &corev1.HostPathVolumeSource{Path: strings.TrimPrefix(os.Getenv("CONTAINERD_ADDRESS"), "unix://")}}}},
+			Containers: []corev1.Container{{
+				Name: "image-committer", Image: image, Args: []string{"thaw"},
+				VolumeMounts: []corev1.VolumeMount{{Name: "containerd-socket", MountPath: "/run/containerd/containerd.sock", ReadOnly: true}},
+				SecurityContext: &corev1.SecurityContext{Capabilities: &corev1.Capabilities{
+					Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"DAC_READ_SEARCH", "SYS_ADMIN"}}},
+			}},
+		},
+	}
+}
+
+// tryPod asks whether a Pod would be taken in the server's namespace.
+func (c *cluster) tryPod(ctx context.Context, pod *corev1.Pod) error {
+	_, err := c.kube.CoreV1().Pods(systemNamespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	return err
+}
+
+func (c *cluster) execIn(ctx context.Context, pod, container string) error {
+	request := c.kube.CoreV1().RESTClient().Post().Namespace(systemNamespace).Resource("pods").Name(pod).SubResource("exec").
+		VersionedParams(&corev1.PodExecOptions{Container: container, Command: []string{"/sandbox-apiserver", "--help"}, Stdout: true}, scheme.ParameterCodec)
+	executor, err := remotecommand.NewWebSocketExecutor(c.config, "GET", request.URL().String())
+	if err != nil {
+		return err
+	}
+	return executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: io.Discard})
+}
+
+func (c *cluster) kubectlOK(t *testing.T, args ...string) {
+	t.Helper()
+	command := exec.Command(c.kubectl, args...)
+	command.Env = append(os.Environ(), "KUBECONFIG="+c.kubeconfig)
+	var output bytes.Buffer
+	command.Stdout, command.Stderr = &output, &output
+	if err := command.Run(); err != nil {
+		t.Errorf("%s: %v\n%s", command, err, output.String())
+	}
+}
