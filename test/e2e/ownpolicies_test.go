@@ -41,7 +41,7 @@ import (
 // name and of another.
 func TestPoliciesOfTheServersNamespace(t *testing.T) {
 	c := theCluster(t)
-	program, err := committer()
+	program, err := committerProgram()
 	if err != nil {
 		t.Fatal(err)
 	}

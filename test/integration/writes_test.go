@@ -42,6 +42,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+	imagecontroller "github.com/opensandbox-io/sandbox-apiserver/pkg/controller/images"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 	sandboxcontroller "github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandbox"
 	snapshotcontroller "github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
@@ -123,9 +124,17 @@ func newWorkshop(f *fixture) *workshop {
 	}
 	w.ofSandboxes = &sandboxcontroller.Reconciler{
 		Client: own, Live: own, Host: w.host, HostLive: w.host, Jobs: jobs, Recorder: &events.FakeRecorder{}, Clock: clock.RealClock{},
+		Images: &imagecontroller.Checker{
+			Client: own, Live: own, Registry: everyImage{}, Pace: imagecontroller.NewPace(), Recorder: &events.FakeRecorder{}, Clock: clock.RealClock{},
+		},
 	}
 	return w
 }
+
+// everyImage is a registry that has what it is asked for.
+type everyImage struct{}
+
+func (everyImage) Exists(context.Context, string, string) (bool, error) { return true, nil }
 
 // hostIndexes lets AddIndexes register with the builder of a client.
 type hostIndexes struct{ *fake.ClientBuilder }
