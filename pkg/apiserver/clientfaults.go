@@ -26,7 +26,7 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
@@ -59,7 +59,7 @@ func WithClientFaults(handler http.Handler) http.Handler {
 // clientFault returns what is wrong with a request, nil where nothing is that is looked for here.
 func clientFault(info *request.RequestInfo, req *http.Request) error {
 	// The store makes a path of it, and refuses one that climbs. A name is checked there.
-	if messages := path.IsValidPathSegmentName(info.Namespace); len(messages) > 0 {
+	if messages := content.IsPathSegmentName(info.Namespace); len(messages) > 0 {
 		return apierrors.NewBadRequest(fmt.Sprintf("the namespace %q in the path: %s", info.Namespace, strings.Join(messages, ", ")))
 	}
 	if req.Method == http.MethodGet {

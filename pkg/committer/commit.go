@@ -189,6 +189,11 @@ func (c *commit) run(ctx context.Context) error {
 		}
 	}
 	var later []*spooled
+	defer func() {
+		for _, kept := range later {
+			kept.close()
+		}
+	}()
 	for _, p := range c.parts {
 		c.checkCopy(p)
 		kept, err := c.read(ctx, p)
@@ -196,7 +201,6 @@ func (c *commit) run(ctx context.Context) error {
 			return err
 		}
 		if kept != nil {
-			defer kept.close()
 			later = append(later, kept)
 		}
 		if !c.LeaveFrozen && c.freezer.isTouched(p.container) {

@@ -124,8 +124,12 @@ func (r *room) checkLayers(saved v1alpha1.ContainerSnapshot, image v1.Image) err
 	}
 	for i, layer := range layers {
 		// In the image's own repository: a collection of garbage keeps it, whatever else is deleted.
-		if there, err := partial.Exists(layer); err != nil || !there {
-			return fmt.Errorf("layer %d is in the registry: %t, error: %v", i, there, err)
+		there, err := partial.Exists(layer)
+		if err != nil {
+			return fmt.Errorf("layer %d: %w", i, err)
+		}
+		if !there {
+			return fmt.Errorf("layer %d is not in the registry", i)
 		}
 	}
 	// What is large is read twice, and makes two layers.

@@ -38,7 +38,7 @@ func owned(object *unstructured.Unstructured, manager, subresource string) strin
 	var fields []string
 	for _, entry := range object.GetManagedFields() {
 		if entry.Manager == manager && entry.Subresource == subresource {
-			fields = append(fields, string(entry.FieldsV1.Raw))
+			fields = append(fields, entry.FieldsV1.GetRawString())
 		}
 	}
 	return strings.Join(fields, " ")

@@ -352,8 +352,7 @@ func TestBadPathsAndParameters(t *testing.T) {
 	f := newFixture(t)
 	f.create(sandbox("demo"))
 	elsewhere := func(namespace, below string) string { return group + "/namespaces/" + namespace + "/sandboxes" + below }
-	var requests []badRequest
-	for _, r := range []badRequest{
+	requests := []badRequest{
 		{"an unknown resource", "GET", f.pathOf("sandwiches", ""), "", "", 404, ""},
 		{"an unknown subresource", "POST", f.path("/demo/freeze"), asJSON, "{}", 404, ""},
 		{"an unknown version", "GET", "/apis/lifecycle.opensandbox.io/v9/sandboxes", "", "", 404, ""},
@@ -388,8 +387,6 @@ func TestBadPathsAndParameters(t *testing.T) {
 		{"a delete in an unknown way", "DELETE", f.path("/demo?propagationPolicy=Sideways"), "", "", 422, "propagationPolicy"},
 		{"a delete of all in an unknown way", "DELETE", f.path("?propagationPolicy=Sideways"), "", "", 422, "propagationPolicy"},
 		{"a delete of an unknown selection", "DELETE", f.path("?fieldSelector=spec.x%3Dy"), "", "", 400, "spec.x"},
-	} {
-		requests = append(requests, r)
 	}
 	for query, names := range map[string]string{
 		"fieldValidation=Perhaps":                     "fieldValidation",

@@ -107,7 +107,7 @@ func TestTheDesiredStateHasOneOwner(t *testing.T) {
 	owners := func() []string {
 		var owners []string
 		for _, entry := range f.read(f.path("/demo")).object(f).GetManagedFields() {
-			if strings.Contains(string(entry.FieldsV1.Raw), `"f:desiredState"`) {
+			if strings.Contains(entry.FieldsV1.GetRawString(), `"f:desiredState"`) {
 				owners = append(owners, fmt.Sprintf("%s %s %s", entry.Manager, entry.Operation, entry.Subresource))
 			}
 		}

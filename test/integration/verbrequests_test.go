@@ -138,6 +138,7 @@ func TestClientsThatPreferProtobuf(t *testing.T) {
 func TestFieldValidation(t *testing.T) {
 	f := newFixture(t)
 	f.create(sandbox("demo"))
+	//nolint:gocritic // the space at the end of a field's name is what is tested
 	for name, body := range map[string]string{
 		"patience":  `{"patience":3}`,
 		"nickname":  `{"metadata":{"nickname":"x"}}`,

@@ -216,11 +216,12 @@ func (w *world) letGo(snapshot *v1alpha1.SandboxSnapshot) {
 
 // askRegistry finds an image, finds it missing, or finds nothing out.
 func (w *world) askRegistry(snapshot *v1alpha1.SandboxSnapshot) {
+	missing, unknown := w.chance(4), w.chance(4)
 	switch {
-	case w.chance(4):
+	case missing:
 		notInRegistry(snapshot)
 		w.note("registry: the image of %s is missing", snapshot.Name)
-	case w.chance(4):
+	case unknown:
 		registryUnknown(snapshot)
 	default:
 		inRegistry(snapshot)

@@ -88,17 +88,6 @@ func (m metrics) sum(name string, labels ...string) float64 {
 	return total
 }
 
-// sumOfValues adds up what the observations of a histogram were.
-func (m metrics) sumOfValues(name string, labels ...string) float64 {
-	total := 0.0
-	for _, metric := range m[name].GetMetric() {
-		if has(metric, labels) {
-			total += metric.GetHistogram().GetSampleSum()
-		}
-	}
-	return total
-}
-
 func has(metric *dto.Metric, labels []string) bool {
 	for i := 0; i+1 < len(labels); i += 2 {
 		found := false

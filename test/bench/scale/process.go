@@ -104,13 +104,19 @@ func lastLines(file string, count int) string {
 // freeAddresses are loopback addresses that nobody listens on now.
 func freeAddresses(count int) ([]string, error) {
 	addresses := make([]string, count)
+	var listeners []net.Listener
+	defer func() {
+		for _, listener := range listeners {
+			listener.Close()
+		}
+	}()
 	for i := range addresses {
 		//nolint:noctx // a socket of this machine, closed at once
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
 		}
-		defer listener.Close()
+		listeners = append(listeners, listener)
 		addresses[i] = listener.Addr().String()
 	}
 	return addresses, nil

@@ -19,6 +19,7 @@ limitations under the License.
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,13 +41,13 @@ treemaker written DIR                      say what was written
 treemaker sleep                            wait for SIGTERM`
 
 func main() {
-	if err := run(os.Args[1:]); err != nil {
+	if err := run(context.Background(), os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "treemaker:", err)
 		os.Exit(1)
 	}
 }
 
-func run(args []string) error {
+func run(ctx context.Context, args []string) error {
 	switch {
 	case len(args) >= 4 && (args[0] == "make" || args[0] == "change"):
 		seed, err := strconv.ParseUint(args[2], 10, 64)
@@ -79,11 +80,11 @@ func run(args []string) error {
 	case len(args) == 3 && args[0] == "many":
 		return many(args[1], args[2])
 	case len(args) == 3 && args[0] == "start":
-		return writers.Start("/proc/self/exe", args[1], args[2])
+		return writers.Start(ctx, "/proc/self/exe", args[1], args[2])
 	case len(args) == 4 && args[0] == "parent":
-		return writers.Parent("/proc/self/exe", args[1], args[2], args[3])
+		return writers.Parent(ctx, "/proc/self/exe", args[1], args[2], args[3])
 	case len(args) == 4 && args[0] == "write":
-		return writers.Write(args[1], args[2], args[3])
+		return writers.Write(ctx, args[1], args[2], args[3])
 	case len(args) == 2 && args[0] == "written":
 		last, err := writers.Written(args[1])
 		return errors.Join(err, json.NewEncoder(os.Stdout).Encode(last))

@@ -20,6 +20,7 @@ package writers
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -43,10 +44,10 @@ const pace = 200 * time.Microsecond
 
 // Start starts one process of each kind, and another between it and this one, that write below dir and tell the socket.
 // It returns when all have ended, which they do not by themselves.
-func Start(self, dir, socket string) error {
+func Start(ctx context.Context, self, dir, socket string) error {
 	var children []*exec.Cmd
 	for _, kind := range Kinds {
-		child := exec.Command(self, "parent", kind, dir, socket)
+		child := exec.CommandContext(ctx, self, "parent", kind, dir, socket)
 		child.Stdout, child.Stderr = os.Stdout, os.Stderr
 		if err := child.Start(); err != nil {
 			return err
@@ -61,14 +62,14 @@ func Start(self, dir, socket string) error {
 }
 
 // Parent starts the process that writes.
-func Parent(self, kind, dir, socket string) error {
-	child := exec.Command(self, "write", kind, dir, socket)
+func Parent(ctx context.Context, self, kind, dir, socket string) error {
+	child := exec.CommandContext(ctx, self, "write", kind, dir, socket)
 	child.Stdout, child.Stderr = os.Stdout, os.Stderr
 	return child.Run()
 }
 
 // Write writes 1, 2, 3 and so on, and acknowledges each to the socket after it was written.
-func Write(kind, dir, socket string) error {
+func Write(ctx context.Context, kind, dir, socket string) error {
 	path := filepath.Join(dir, kind)
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o644)
 	if err != nil {
@@ -109,7 +110,7 @@ func Write(kind, dir, socket string) error {
 	default:
 		return fmt.Errorf("no kind %q: there are %q", kind, Kinds)
 	}
-	observer, err := net.Dial("unix", socket)
+	observer, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	if err != nil {
 		return err
 	}
