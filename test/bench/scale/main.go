@@ -81,9 +81,13 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 		result.Sizes = append(result.Sizes, measured)
+		// Kept, whatever becomes of the next size.
+		result.judge()
+		if err := result.write(o.out); err != nil {
+			return err
+		}
 	}
-	result.judge()
-	if err := errors.Join(result.print(os.Stdout), result.write(o.out)); err != nil {
+	if err := result.print(os.Stdout); err != nil {
 		return err
 	}
 	say("the numbers are in %s", o.out)
