@@ -106,10 +106,10 @@ func TestTheRolesThatAreInstalledAllowWhatTheyPromise(t *testing.T) {
 		}
 	}
 
-	// The same, as a person would ask.
+	// The same, as a person would ask. Behind a slash kubectl expects the name of an object.
 	for user, want := range map[string]string{"user-sandbox-pauser": "yes", "user-edit": "yes", "user-view": "no", "user-nobody": "no"} {
-		if got := r.canI(user, "create", "sandboxes/pause"); got != want {
-			t.Errorf("kubectl auth can-i create sandboxes/pause, as %s: %q, want %q", user, got, want)
+		if got := r.canI(user, "create", "sandboxes", "--subresource=pause"); got != want {
+			t.Errorf("kubectl auth can-i create sandboxes --subresource=pause, as %s: %q, want %q", user, got, want)
 		}
 	}
 
@@ -148,9 +148,10 @@ func TestTheRolesThatAreInstalledAllowWhatTheyPromise(t *testing.T) {
 }
 
 // canI is the answer of kubectl auth can-i, which is its exit code as well.
-func (r *room) canI(user, verb, resource string) string {
+func (r *room) canI(user string, question ...string) string {
 	r.t.Helper()
-	command := exec.CommandContext(r.t.Context(), r.kubectl, "--kubeconfig", r.kubeconfig, "--namespace", r.namespace, "--as", user, "auth", "can-i", verb, resource)
+	args := []string{"--kubeconfig", r.kubeconfig, "--namespace", r.namespace, "--as", user, "auth", "can-i"}
+	command := exec.CommandContext(r.t.Context(), r.kubectl, append(args, question...)...)
 	output, err := command.Output()
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		r.t.Fatalf("%s: %v", command, err)
