@@ -27,7 +27,7 @@ GOLANGCI_LINT := bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
 
 # Further flags for every `go test`, and for the benchmarks.
 TEST_FLAGS ?=
-BENCH_FLAGS ?=
+export BENCH_FLAGS ?=
 
 ##@ Try it
 
@@ -115,12 +115,16 @@ e2e: $(CLUSTER) ## Run the end-to-end tests on the local cluster; starts it and 
 	hack/e2e.sh
 
 .PHONY: bench
-bench: bench-commit bench-scale ## Measure: all benchmarks, their numbers in .bench
+bench: bench-commit bench-verbs bench-scale ## Measure: all benchmarks, their numbers in .bench
 
 .PHONY: bench-commit
 bench-commit: build ## Measure commits beside tar | zstd | curl and containerd's own diff (needs root; BENCH_FLAGS=--help lists more)
 	@go build -o bin/bench-commit ./test/bench/commit
 	@bin/bench-commit --bin $(CLUSTER_DIR)/bin $(BENCH_FLAGS)
+
+.PHONY: bench-verbs
+bench-verbs: $(CLUSTER) ## Measure a pause and a resume on the local cluster beside a bare Pod; starts it and ends it, unless it is up already (needs root)
+	@hack/bench-verbs.sh
 
 .PHONY: bench-scale
 bench-scale: build $(CLUSTER) ## Measure what a pause and a resume cost among 100, 1,000 and 5,000 sandboxes (BENCH_FLAGS=--help lists more)
