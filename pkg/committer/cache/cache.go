@@ -121,9 +121,6 @@ func percent(part, whole uint64) int {
 // Keep makes images of what was set aside, whose containers have ended and had nothing to do
 // with it since they were frozen.
 func (k *Keeper) Keep(ctx context.Context) {
-	if len(k.kept) == 0 {
-		return
-	}
 	for _, one := range k.kept {
 		began := time.Now()
 		if err := k.keep(ctx, one); err != nil {
