@@ -39,7 +39,6 @@ import (
 	memory "github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
@@ -54,8 +53,6 @@ type fakeNode struct {
 	containers map[string]*fakeContainer // by ID
 	calls      []string
 	leases     []string
-
-	rememberErr error
 }
 
 type fakeContainer struct {
@@ -64,7 +61,6 @@ type fakeContainer struct {
 	state runtime.State
 	upper string
 	lower []string
-	chain []string // one for each layer of the base where it is nil
 	base  *Base
 
 	checks          int
@@ -72,6 +68,9 @@ type fakeContainer struct {
 	compare         func() (*runtime.Compared, error)
 	onPause         func() error
 	onResume        func() error
+	pids            []int
+	onKill          func(pid int) error
+	killed          bool // it ends when it is thawed
 	findErr, stateE error
 }
 
@@ -98,11 +97,6 @@ func (n *fakeNode) Hold(_ context.Context, id string, _ time.Duration, _ ...leas
 		n.leases = slices.DeleteFunc(n.leases, func(l string) bool { return l == id })
 		return ctx.Err()
 	}, nil
-}
-
-func (n *fakeNode) Remember(_ context.Context, snapshotUID string, _ time.Duration, made *image.Image) error {
-	n.note("remember %s of %s", made.ManifestDigest, snapshotUID)
-	return n.rememberErr
 }
 
 func (c *fakeContainer) Name() string { return c.name }
@@ -136,6 +130,17 @@ func (c *fakeContainer) Resume(ctx context.Context) error {
 		return err
 	}
 	c.state = runtime.Running
+	if c.killed {
+		c.state = runtime.Ended
+	}
+	return nil
+}
+func (c *fakeContainer) Processes(context.Context) ([]int, error) { return c.pids, nil }
+func (c *fakeContainer) Kill(pid int) error {
+	c.node.note("kill %s %d", c.name, pid)
+	if c.onKill != nil {
+		return c.onKill(pid)
+	}
 	return nil
 }
 func (c *fakeContainer) Check(context.Context) error {
@@ -151,16 +156,6 @@ func (c *fakeContainer) Compare(context.Context) (*runtime.Compared, error) {
 }
 func (c *fakeContainer) Files(context.Context) (runtime.Files, error) {
 	return runtime.Files{Upperdir: c.upper, Lowerdirs: c.lower}, nil
-}
-func (c *fakeContainer) Chain(context.Context) ([]string, error) {
-	if c.chain != nil {
-		return c.chain, nil
-	}
-	var chain []string
-	for _, id := range identity.ChainIDs(slices.Clone(c.base.Config.RootFS.DiffIDs)) {
-		chain = append([]string{id.String()}, chain...)
-	}
-	return chain, nil
 }
 func (c *fakeContainer) Base(context.Context) (*Base, error) { return c.base, nil }
 

@@ -21,7 +21,6 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
@@ -104,9 +103,11 @@ func TestThawFails(t *testing.T) {
 	s := newScene(t)
 	c := s.node.containers["main-id"]
 	c.state = runtime.Paused
-	c.onResume = func() error { return errors.New("the shim is dead") }
-	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-	defer cancel()
+	ctx, cancel := context.WithCancel(t.Context())
+	c.onResume = func() error {
+		cancel()
+		return errors.New("the shim is dead")
+	}
 	f := &freezer{log: s.options.Log}
 	f.touch(c)
 	if err := f.thaw(ctx, c); err == nil || !strings.Contains(err.Error(), "the shim is dead") {

@@ -34,7 +34,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
 
-// jobs are the commit and unpause Jobs of the room's sandboxes.
+// jobs are the commit, unpause and kill Jobs of the room's sandboxes.
 func (r *room) jobs(ctx context.Context) ([]batchv1.Job, error) {
 	list, err := r.kube.BatchV1().Jobs(systemNamespace).List(ctx, metav1.ListOptions{LabelSelector: v1alpha1.LabelSnapshotUID})
 	if err != nil {

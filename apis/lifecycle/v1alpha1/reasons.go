@@ -77,8 +77,7 @@ const (
 	ReasonRunning = "Running"
 	// ReasonPausing: a pause is under way.
 	ReasonPausing = "Pausing"
-	// ReasonQueued: the commit waits for others to finish. A sandbox may still say so in the first
-	// seconds of its commit; its snapshot does not.
+	// ReasonQueued: the commit waits for others to finish.
 	ReasonQueued = "Queued"
 	// ReasonCanceling: a pause is being cancelled.
 	ReasonCanceling = "Canceling"
@@ -177,6 +176,8 @@ const (
 	EventPodCreated = "PodCreated"
 	// EventPauseRetry: a pause failed and will be tried again.
 	EventPauseRetry = "PauseFailed"
+	// EventKillFailed: what a commit left frozen was not killed while it was frozen; the kubelet ends it.
+	EventKillFailed = "KillFailed"
 	// EventCommitJobCreated: the commit Job of a snapshot was created.
 	EventCommitJobCreated = "CommitJobCreated"
 	// EventSandboxUnknown: a Pod belongs to a sandbox that the server's store does not know.

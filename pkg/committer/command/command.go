@@ -31,9 +31,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
 )
@@ -55,16 +55,16 @@ func Run(version string, start time.Time, args []string, stdout, stderr io.Write
 		Long: `image-committer runs on the node of a Pod, with containerd's socket and root directory at hand.
 
 "commit" freezes containers, streams what they changed to a registry and pushes images.
-"thaw" thaws containers that a commit left frozen.
+"thaw" thaws containers that a commit left frozen, "kill" ends them.
 
-Both log to standard error and write one line of JSON to the termination log: what was
+All log to standard error and write one line of JSON to the termination log: what was
 pushed, or the reason of the failure and whether everything is thawed again.
 Exit codes: 0 success, 1 failure (see the termination log), 2 wrong arguments.`,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(*cobra.Command, []string) error {
-			return errors.New(`no command given: it is "commit" or "thaw"`)
+			return errors.New(`no command given: it is "commit", "thaw" or "kill"`)
 		},
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
@@ -77,7 +77,7 @@ Exit codes: 0 success, 1 failure (see the termination log), 2 wrong arguments.`,
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	ran := false
-	for _, add := range []func(*flags) *cobra.Command{commitCommand, thawCommand} {
+	for _, add := range []func(*flags) *cobra.Command{commitCommand, thawCommand, killCommand} {
 		f := &flags{start: start, stdout: stdout, log: log, ran: &ran}
 		root.AddCommand(add(f))
 	}
@@ -93,7 +93,15 @@ Exit codes: 0 success, 1 failure (see the termination log), 2 wrong arguments.`,
 }
 
 func commitCommand(f *flags) *cobra.Command {
-	var o committer.CommitOptions
+	var (
+		snapshotUID string
+		leaveFrozen bool
+		maxFrozen   time.Duration
+		spoolDir    string
+		options     registry.Options
+		baseConfigs []string
+		baseHint    string
+	)
 	cmd := &cobra.Command{
 		Use:   "commit",
 		Short: "Freeze containers, push what they changed, and thaw them",
@@ -108,38 +116,42 @@ what the node has unpacked.`,
     --container=name=main,id=0f3a…,image=registry.example.com/team/demo-main:snap-gen1-77ab01cd`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.SnapshotUID == "" {
+			if snapshotUID == "" {
 				return errors.New("--snapshot-uid is needed")
 			}
-			if o.MaxFrozen < 0 {
-				return fmt.Errorf("--max-frozen=%s has to be positive, or 0 for no limit", o.MaxFrozen)
+			if maxFrozen < 0 {
+				return fmt.Errorf("--max-frozen=%s has to be positive, or 0 for no limit", maxFrozen)
 			}
 			containers, err := f.containerImages()
 			if err != nil {
 				return err
 			}
-			o.PodUID, o.Containers, o.LeaseTTL, o.Log = f.podUID, containers, f.timeout+5*time.Minute, f.log
 			return f.run(func(ctx context.Context, node committer.Node) error {
-				return committer.Commit(ctx, node, o, f.report)
+				return committer.Commit(ctx, node, committer.CommitOptions{
+					PodUID:          f.podUID,
+					SnapshotUID:     snapshotUID,
+					Containers:      containers,
+					LeaveFrozen:     leaveFrozen,
+					Registry:        options,
+					BaseCredentials: baseConfigs,
+					BaseHint:        baseHint,
+					LeaseTTL:        f.timeout + 5*time.Minute,
+					Log:             f.log,
+				}, f.report)
 			}, false)
 		},
 	}
 	f.add(cmd, "name=NAME,id=ID,image=REGISTRY/REPOSITORY:TAG", 10*time.Minute)
-	addCommit(cmd.Flags(), &o)
+	cmd.Flags().StringVar(&snapshotUID, "snapshot-uid", "", "UID of the snapshot; it makes the images unique and names the lease")
+	cmd.Flags().BoolVar(&leaveFrozen, "leave-frozen", false, "leave the containers frozen on success, for a Pod that is about to be removed")
+	cmd.Flags().DurationVar(&maxFrozen, "max-frozen", 0, "give up, and thaw, when containers would be frozen for longer; 0 is as long as it takes")
+	cmd.Flags().StringVar(&spoolDir, "spool-dir", "", "directory for what is read of containers that are to be thawed, until it is pushed; without it they stay frozen until then")
+	cmd.Flags().StringVar(&options.ConfigFile, "registry-config", "", "file with registry credentials (.dockerconfigjson); anonymous without it")
+	cmd.Flags().StringVar(&options.CAFile, "registry-ca", "", "file with CA certificates (PEM) to trust beside the system's")
+	cmd.Flags().BoolVar(&options.Insecure, "registry-insecure", false, "allow plain HTTP and unverified certificates for the snapshot registry")
+	cmd.Flags().StringArrayVar(&baseConfigs, "base-registry-config", nil, "file with credentials for the registries of base images, never used for the snapshot registry; may be repeated")
+	cmd.Flags().StringVar(&baseHint, "base-registry-hint", "", "what to tell a person where a layer of a base image cannot be had")
 	return cmd
-}
-
-// addCommit binds the flags to the options themselves: none can be read and then not be used.
-func addCommit(fs *pflag.FlagSet, o *committer.CommitOptions) {
-	fs.StringVar(&o.SnapshotUID, "snapshot-uid", "", "UID of the snapshot; it makes the images unique and names the lease")
-	fs.BoolVar(&o.LeaveFrozen, "leave-frozen", false, "leave the containers frozen on success, for a Pod that is about to be removed")
-	fs.DurationVar(&o.MaxFrozen, "max-frozen", 0, "give up, and thaw, when containers would be frozen for longer; 0 is as long as it takes")
-	fs.StringVar(&o.SpoolDir, "spool-dir", "", "directory for what is read of containers that are to be thawed, until it is pushed; without it they stay frozen until then")
-	fs.StringVar(&o.Registry.ConfigFile, "registry-config", "", "file with registry credentials (.dockerconfigjson); anonymous without it")
-	fs.StringVar(&o.Registry.CAFile, "registry-ca", "", "file with CA certificates (PEM) to trust beside the system's")
-	fs.BoolVar(&o.Registry.Insecure, "registry-insecure", false, "allow plain HTTP and unverified certificates for the snapshot registry")
-	fs.StringArrayVar(&o.BaseCredentials, "base-registry-config", nil, "file with credentials for the registries of base images, never used for the snapshot registry; may be repeated")
-	fs.StringVar(&o.BaseHint, "base-registry-hint", "", "what to tell a person where a layer of a base image cannot be had")
 }
 
 func thawCommand(f *flags) *cobra.Command {
@@ -164,9 +176,32 @@ command can be repeated.`,
 	return cmd
 }
 
+func killCommand(f *flags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "kill",
+		Short: "End containers that a commit left frozen, without letting them run again",
+		Long: `Kill containers of one Pod whose files are saved. All their processes get SIGKILL while they are
+frozen, so that none of them runs again. One that is gone, has ended or runs is left alone; so the
+command can be repeated. It has to share the node's PID namespace.`,
+		Example: `  image-committer kill --pod-uid=5d2c… --container=name=main,id=0f3a…`,
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			containers, err := f.containerRefs()
+			if err != nil {
+				return err
+			}
+			return f.run(func(ctx context.Context, node committer.Node) error {
+				return committer.Kill(ctx, node, committer.KillOptions{PodUID: f.podUID, Containers: containers, Log: f.log}, f.report)
+			}, true)
+		},
+	}
+	f.add(cmd, "name=NAME,id=ID", time.Minute)
+	return cmd
+}
+
 // run connects to containerd and does the work until it is done, SIGTERM comes
-// or the time is up.
-func (f *flags) run(work func(context.Context, committer.Node) error, onlyThaw bool) error {
+// or the time is up. frozen says that the work is on what is frozen already.
+func (f *flags) run(work func(context.Context, committer.Node) error, frozen bool) error {
 	if err := f.check(); err != nil {
 		return err
 	}
@@ -180,8 +215,8 @@ func (f *flags) run(work func(context.Context, committer.Node) error, onlyThaw b
 	client, err := runtime.Dial(ctx, strings.TrimPrefix(f.address, "unix://"), f.namespace)
 	if err != nil {
 		f.log.Error("failed", "error", err)
-		// A commit that did not begin has touched nothing; a thaw has not thawed.
-		return errors.Join(err, f.report(result.Result{Error: result.From(err), Thawed: !onlyThaw}))
+		// A commit that did not begin has touched nothing; what a thaw or a kill met frozen is so still.
+		return errors.Join(err, f.report(result.Result{Error: result.From(err), Thawed: !frozen}))
 	}
 	defer func() { _ = client.Close() }()
 	err = work(ctx, committer.OnContainerd(client))

@@ -22,16 +22,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/spf13/pflag"
-
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer"
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 )
 
@@ -50,7 +45,7 @@ func TestMisuse(t *testing.T) {
 		args []string
 		says string
 	}{
-		"no command":              {nil, `"commit" or "thaw"`},
+		"no command":              {nil, `"commit", "thaw" or "kill"`},
 		"unknown command":         {[]string{"freeze"}, "freeze"},
 		"unknown flag":            {commit("--force"), "--force"},
 		"argument":                {commit(good, "x"), "x"},
@@ -66,6 +61,7 @@ func TestMisuse(t *testing.T) {
 		"name twice":              {commit(good, "--container=name=a,id=2,image=r/y:t"), "same name"},
 		"image twice":             {commit(good, "--container=name=b,id=2,image=r/x:t"), "same image"},
 		"thaw with an image":      {[]string{"thaw", "--pod-uid=p", good}, "image"},
+		"kill with an image":      {[]string{"kill", "--pod-uid=p", good}, "image"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, stdout, stderr := run(test.args...)
@@ -76,34 +72,8 @@ func TestMisuse(t *testing.T) {
 	}
 }
 
-// TestEveryFlagCounts sets all flags of a commit and finds each in its options.
-func TestEveryFlagCounts(t *testing.T) {
-	var got committer.CommitOptions
-	fs := pflag.NewFlagSet("commit", pflag.ContinueOnError)
-	addCommit(fs, &got)
-	var args []string
-	fs.VisitAll(func(flag *pflag.Flag) {
-		value := map[string]string{"bool": "true", "duration": "10s"}[flag.Value.Type()]
-		if value == "" {
-			value = "the-" + flag.Name
-		}
-		args = append(args, "--"+flag.Name+"="+value)
-	})
-	if err := fs.Parse(args); err != nil {
-		t.Fatal(err)
-	}
-	want := committer.CommitOptions{
-		SnapshotUID: "the-snapshot-uid", LeaveFrozen: true, MaxFrozen: 10 * time.Second, SpoolDir: "the-spool-dir",
-		Registry:        registry.Options{ConfigFile: "the-registry-config", CAFile: "the-registry-ca", Insecure: true},
-		BaseCredentials: []string{"the-base-registry-config"}, BaseHint: "the-base-registry-hint",
-	}
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("%v gives\n%+v, want\n%+v", args, got, want)
-	}
-}
-
 func TestHelp(t *testing.T) {
-	for _, args := range [][]string{{"--help"}, {"commit", "--help"}, {"thaw", "--help"}, {"--version"}} {
+	for _, args := range [][]string{{"--help"}, {"commit", "--help"}, {"thaw", "--help"}, {"kill", "--help"}, {"--version"}} {
 		if code, stdout, _ := run(args...); code != succeeded || stdout == "" {
 			t.Errorf("%v: exit %d, %q", args, code, stdout)
 		}
@@ -114,7 +84,7 @@ func TestHelp(t *testing.T) {
 // claim to have thawed.
 func TestUnreachable(t *testing.T) {
 	dir := t.TempDir()
-	for command, thawed := range map[string]bool{"commit": true, "thaw": false} {
+	for command, thawed := range map[string]bool{"commit": true, "thaw": false, "kill": false} {
 		file := filepath.Join(dir, command)
 		args := []string{command, "--pod-uid=p", "--containerd-address=" + dir + "/none.sock", "--termination-log=" + file, "--timeout=100ms", "--container=name=a,id=containerd://1"}
 		if command == "commit" {

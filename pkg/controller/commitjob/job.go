@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package commitjob makes the Jobs that commit a Pod's containers and thaw them again, and
+// Package commitjob makes the Jobs that commit a Pod's containers and thaw or kill them then, and
 // reads what they report.
 package commitjob
 
@@ -39,6 +39,7 @@ import (
 const (
 	ComponentCommit  = "commit"
 	ComponentUnpause = "unpause"
+	ComponentKill    = "kill"
 )
 
 const (
@@ -49,14 +50,20 @@ const (
 	startupAllowance = 5 * time.Minute
 	// unpauseTimeout bounds the run of an unpause container; thawing takes milliseconds.
 	unpauseTimeout = time.Minute
+	// killTimeout bounds a kill Job from its creation: after KillGrace the kubelet has done it.
+	killTimeout = KillGrace + 30*time.Second
 	// memoryLimit is twice what a commit takes at most (TestMemory of pkg/committer), because the kernel counts the
 	// file system's caches too.
 	memoryLimit = "256Mi"
 	// stopGrace is what a committer has to thaw and to report when it is told to stop.
 	stopGrace = 20 * time.Second
 
+	// KillGrace is what a Pod whose containers are frozen gets to end, while a kill Job is to end
+	// them. If it does not come to run, the kubelet kills them then, and thaws them for it.
+	KillGrace = 30 * time.Second
+
 	containerName = "image-committer"
-	// ServiceAccount is the service account of commit and unpause Pods.
+	// ServiceAccount is the service account of commit, unpause and kill Pods.
 	ServiceAccount = "image-committer"
 	configDir      = "/etc/image-committer/registry"
 	caDir          = "/etc/image-committer/ca"
@@ -176,6 +183,17 @@ func (c *Config) Unpause(snapshot *v1alpha1.SandboxSnapshot, source *Source) *ba
 	job := c.job(snapshot, ComponentUnpause, naming.UnpauseJob(snapshot.Namespace, snapshot.Name, snapshot.UID), source, unpauseTimeout+startupAllowance)
 	args := append([]string{"thaw", "--timeout=" + unpauseTimeout.String()}, c.sourceArgs(source, false)...)
 	job.Spec.Template.Spec.Containers[0].Args = args
+	return job
+}
+
+// Kill is the Job that ends the source of a snapshot, whose Pod is being removed.
+func (c *Config) Kill(snapshot *v1alpha1.SandboxSnapshot, source *Source) *batchv1.Job {
+	job := c.job(snapshot, ComponentKill, naming.KillJob(snapshot.Namespace, snapshot.Name, snapshot.UID), source, killTimeout)
+	pod := &job.Spec.Template.Spec
+	// The processes are signalled one by one, by the kernel's PIDs; they may belong to any user.
+	pod.HostPID = true
+	pod.Containers[0].SecurityContext.Capabilities.Add = []corev1.Capability{"KILL"}
+	pod.Containers[0].Args = append([]string{"kill", "--timeout=" + killTimeout.String()}, c.sourceArgs(source, false)...)
 	return job
 }
 

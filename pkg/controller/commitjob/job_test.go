@@ -89,6 +89,8 @@ func TestArgs(t *testing.T) {
 			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--max-frozen=10s"}},
 		"unpause": {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), []string{
 			"thaw", socket, "--pod-uid=pod-1", main, side, "--timeout=1m0s"}},
+		"kill": {config().Kill(snapshotNamed("demo-gen1"), demoSource()), []string{
+			"kill", socket, "--pod-uid=pod-1", main, side, "--timeout=1m0s"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -115,6 +117,7 @@ func TestVolumes(t *testing.T) {
 		"commit to an open registry": {commitOf(t, bare, "demo-gen1", true), "containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd"},
 		"snapshot of a user":         {commitOf(t, bare, "mine", false), "containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd spool:/var/spool/image-committer"},
 		"unpause":                    {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), "containerd-socket:/run/containerd/containerd.sock"},
+		"kill":                       {config().Kill(snapshotNamed("demo-gen1"), demoSource()), "containerd-socket:/run/containerd/containerd.sock"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -151,6 +154,7 @@ func TestPrivileges(t *testing.T) {
 	}{
 		"commit":  {commitOf(t, config(), "demo-gen1", true), []corev1.Capability{"DAC_READ_SEARCH", "SYS_ADMIN"}},
 		"unpause": {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), nil},
+		"kill":    {config().Kill(snapshotNamed("demo-gen1"), demoSource()), []corev1.Capability{"KILL"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -169,7 +173,7 @@ func TestPrivileges(t *testing.T) {
 			if most := resource.MustParse("256Mi"); resources.Limits.Memory().IsZero() || resources.Limits.Memory().Cmp(most) > 0 || resources.Requests.Cpu().IsZero() || resources.Requests.Memory().IsZero() {
 				t.Errorf("resources %+v", resources)
 			}
-			if pod.HostPID || pod.HostNetwork || pod.HostIPC || ptr.Deref(pod.AutomountServiceAccountToken, true) || ptr.Deref(pod.EnableServiceLinks, true) {
+			if pod.HostPID != (name == "kill") || pod.HostNetwork || pod.HostIPC || ptr.Deref(pod.AutomountServiceAccountToken, true) || ptr.Deref(pod.EnableServiceLinks, true) {
 				t.Errorf("the Pod may do more than it needs: %+v", pod)
 			}
 			if pod.ServiceAccountName != ServiceAccount || pod.SecurityContext.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
@@ -187,6 +191,8 @@ func TestWhereAndHowLong(t *testing.T) {
 		// The commit's own timeout counts from the start of its container.
 		"commit":  {commitOf(t, config(), "demo-gen1", true), 15 * time.Minute},
 		"unpause": {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), 6 * time.Minute},
+		// As the Pod's grace: then the kubelet has killed.
+		"kill": {config().Kill(snapshotNamed("demo-gen1"), demoSource()), time.Minute},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

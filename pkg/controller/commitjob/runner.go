@@ -176,6 +176,33 @@ func (r *Runner) Thaw(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (
 	return false, fmt.Errorf("thaw the containers of Pod %s/%s on node %s: %s; trying again", snapshot.Namespace, source.PodName, source.NodeName, outcome.Message)
 }
 
+// Kill has the containers ended that a snapshot's commit left frozen, and says how far that is. It
+// may only be called once their Pod is being deleted: the kubelet would start them again otherwise.
+// A Job that is refused, or that fails, is an outcome too.
+func (r *Runner) Kill(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (Outcome, error) {
+	key := client.ObjectKey{Namespace: r.Namespace, Name: naming.KillJob(snapshot.Namespace, snapshot.Name, snapshot.UID)}
+	job := &batchv1.Job{}
+	err := r.Client.Get(ctx, key, job)
+	if apierrors.IsNotFound(err) {
+		switch err := r.Client.Create(ctx, r.Config.Kill(snapshot, SourceIn(snapshot))); {
+		case err == nil, apierrors.IsAlreadyExists(err):
+			return Outcome{State: Active}, nil
+		case apierrors.IsForbidden(err), apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
+			return Outcome{State: Failed, Reason: v1alpha1.ReasonCommitJobFailed, Message: err.Error()}, nil
+		default:
+			return Outcome{}, fmt.Errorf("create Job %s: %w", key, err)
+		}
+	}
+	if err != nil {
+		return Outcome{}, fmt.Errorf("read Job %s: %w", key, err)
+	}
+	pods, err := r.cachedPods(ctx, snapshot, ComponentKill)
+	if err != nil {
+		return Outcome{}, err
+	}
+	return Observe(job.UID, job, pods), nil
+}
+
 // sourceGone says whether the Pod that was committed exists no more: with it went whatever was
 // frozen.
 func (r *Runner) sourceGone(ctx context.Context, namespace string, source *Source) (bool, error) {

@@ -43,6 +43,11 @@ func UnpauseJob(namespace, snapshot string, uid types.UID) string {
 	return job(namespace, snapshot, uid, "unpause")
 }
 
+// KillJob is the name of the Job that ends what a snapshot's commit left frozen.
+func KillJob(namespace, snapshot string, uid types.UID) string {
+	return job(namespace, snapshot, uid, "kill")
+}
+
 // job ends in a hash of namespace and UID, because the Jobs of all namespaces lie in one. The
 // readable part is cut so that the whole fits a label value: the Job controller labels Pods
 // with it.

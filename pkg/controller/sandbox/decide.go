@@ -40,6 +40,8 @@ type observed struct {
 	from *v1alpha1.SandboxSnapshot
 	// thawed says that nothing which the attempt's commit froze is frozen.
 	thawed bool
+	// killing is how far the end of what it left frozen has come.
+	killing killing
 	// checked says that the registry was asked for the images of from at this visit.
 	checked bool
 	// held says that the last creation of the Pod was refused and its time has not come again.
@@ -60,6 +62,7 @@ const (
 	deletePod      verb = "delete pod"
 	createSnapshot verb = "create snapshot"
 	thaw           verb = "thaw"
+	kill           verb = "kill"
 	checkImages    verb = "check images"
 )
 
@@ -85,12 +88,9 @@ type note struct {
 const (
 	firstRetry = 10 * time.Second
 	lastRetry  = 5 * time.Minute
-	// removalGrace is what a paused Pod gets to end, in seconds: its processes are frozen, so
-	// SIGTERM reaches nobody.
+	// removalGrace is what a Pod gets to end, in seconds, whose processes are frozen or nobody's
+	// concern any more. The kubelet makes two of it.
 	removalGrace = 1
-	// queuedLag is how long a sandbox goes on saying that its commit waits. Most commits are over by
-	// then, and the sandbox says what came of it: a write less, which everybody who watches it sees.
-	queuedLag = 5 * time.Second
 	// imageRetry is how soon a resume asks again for an image that the registry does not have.
 	imageRetry = 30 * time.Second
 )
@@ -262,9 +262,8 @@ func backoff(failed int32) time.Duration {
 func (o *observed) pausing() action {
 	next := o.next()
 	if o.pausedReason() == v1alpha1.ReasonRemovingPod {
-		// Past the point of no return: nothing thaws any more.
 		if o.pod != nil {
-			return o.remove(ptr.To[int64](removalGrace))
+			return o.removing()
 		}
 		return o.finishPause(next)
 	}
@@ -309,22 +308,11 @@ func (o *observed) pausing() action {
 	case ready != nil && ready.Reason == v1alpha1.ReasonQueued:
 		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonQueued, "%s", ready.Message)
 	case o.pausedReason() == v1alpha1.ReasonQueued:
-		if left := o.queuedStays(); left > 0 {
-			return action{do: wait, after: left}
-		}
 		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonPausing, "attempt %d commits the root filesystems", next.SnapshotAttempts)
 	default:
 		return action{do: wait}
 	}
 	return o.write(next, nil)
-}
-
-// queuedStays is how long the sandbox may still say that it waits after its commit has begun.
-func (o *observed) queuedStays() time.Duration {
-	if o.attempt.Status.StartTime == nil {
-		return 0
-	}
-	return o.attempt.Status.StartTime.Add(queuedLag).Sub(o.now)
 }
 
 // committed goes on after a successful commit: the containers are frozen, and will be until

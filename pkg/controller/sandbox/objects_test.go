@@ -135,6 +135,15 @@ func terminating(grace int64) func(*corev1.Pod) {
 	}
 }
 
+// runs: the container that a snapshot of mainSaved has frozen.
+func runs(p *corev1.Pod) {
+	p.Status.ContainerStatuses[0].State.Running = &corev1.ContainerStateRunning{}
+}
+
+func sidecarRuns(p *corev1.Pod) {
+	p.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: "side", ContainerID: "containerd://c2", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
+}
+
 func replaced(p *corev1.Pod) { p.UID = "pod-2" }
 
 func restartedPod(p *corev1.Pod) { p.Status.ContainerStatuses[0].RestartCount = 1 }
@@ -169,6 +178,10 @@ func snapshotIn(phase v1alpha1.SandboxSnapshotPhase, options ...func(*v1alpha1.S
 	return snapshot
 }
 
+func mainSaved(s *v1alpha1.SandboxSnapshot) {
+	s.Status.Containers = []v1alpha1.ContainerSnapshot{{ContainerName: "main", ContainerID: "c1"}}
+}
+
 func named(snapshot string) func(*v1alpha1.SandboxSnapshot) {
 	return func(s *v1alpha1.SandboxSnapshot) { s.Name = snapshot }
 }
@@ -185,9 +198,6 @@ func queuedSnapshot(s *v1alpha1.SandboxSnapshot) {
 		Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonQueued, Message: "waiting: 2 commits run on node node-1",
 	})
 }
-
-// begun: the commit began at the epoch.
-func begun(s *v1alpha1.SandboxSnapshot) { s.Status.StartTime = &metav1.Time{Time: epoch} }
 
 func ofContainer(container, image, digest string) func(*v1alpha1.SandboxSnapshot) {
 	return func(s *v1alpha1.SandboxSnapshot) {
@@ -238,6 +248,8 @@ var (
 
 func thawed(o *observed) { o.thawed = true }
 
+func hasKill(how killing) func(*observed) { return func(o *observed) { o.killing = how } }
+
 func held(o *observed) { o.held = true }
 
 func pauseHeld(d time.Duration) func(*observed) {
@@ -248,4 +260,7 @@ func after(d time.Duration) func(*observed) {
 	return func(o *observed) { o.now = epoch.Add(d) }
 }
 
-var shortGrace = ptr.To[int64](removalGrace)
+var (
+	shortGrace = ptr.To[int64](removalGrace)
+	killGrace  = ptr.To[int64](30)
+)

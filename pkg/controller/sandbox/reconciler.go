@@ -82,13 +82,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return r.finalize(ctx, sandbox)
 	}
 
-	thawed, checked := false, false
+	thawed, checked, killing := false, false, killUnasked
 	for range maxSteps {
 		seen, err := r.observe(ctx, sandbox)
 		if err != nil {
 			return ctrl.Result{}, err
 		}
-		seen.thawed, seen.checked = thawed, checked
+		seen.thawed, seen.checked, seen.killing = thawed, checked, killing
 		next := decide(*seen)
 		switch next.do {
 		case wait:
@@ -116,6 +116,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		case thaw:
 			if thawed, err = r.Jobs.Thaw(ctx, seen.attempt); err != nil || !thawed {
 				return ctrl.Result{RequeueAfter: backstop}, err
+			}
+		case kill:
+			if killing, err = r.kill(ctx, seen); err != nil {
+				return ctrl.Result{}, err
 			}
 		}
 	}
@@ -297,6 +301,22 @@ func (r *Reconciler) refused(ctx context.Context, seen *observed, reason, messag
 	}
 	r.holds.hold(seen.sandbox, r.Clock.Now())
 	return nil
+}
+
+// kill has the frozen containers of a Pod that is being deleted ended.
+func (r *Reconciler) kill(ctx context.Context, seen *observed) (killing, error) {
+	outcome, err := r.Jobs.Kill(ctx, seen.attempt)
+	switch {
+	case err != nil:
+		return killUnasked, err
+	case outcome.State == commitjob.Succeeded:
+		return killed, nil
+	case outcome.State == commitjob.Active:
+		return killUnderWay, nil
+	}
+	r.tell(seen.sandbox, &note{warning: true, reason: v1alpha1.EventKillFailed,
+		message: fmt.Sprintf("the frozen containers of Pod %s could not be killed before they are thawed, so the kubelet ends them: %s", seen.pod.Name, outcome.Message)})
+	return killFailed, nil
 }
 
 func (r *Reconciler) deletePod(ctx context.Context, pod *corev1.Pod, grace *int64) error {

@@ -72,7 +72,7 @@ func (r *Reconciler) concerned(ctx context.Context, object client.Object) []reco
 	return requests
 }
 
-// served is the sandbox of a Pod, or of an unpause Job and its Pod. Commit Jobs are the
+// served is the sandbox of a Pod, or of an unpause or kill Job and its Pod. Commit Jobs are the
 // snapshot controller's business.
 func (r *Reconciler) served(object client.Object) []reconcile.Request {
 	labels := object.GetLabels()
@@ -81,7 +81,7 @@ func (r *Reconciler) served(object client.Object) []reconcile.Request {
 	case "":
 		// A Pod that went away may have been the one in the way.
 		r.holds.retry(key)
-	case commitjob.ComponentUnpause:
+	case commitjob.ComponentUnpause, commitjob.ComponentKill:
 		key.Namespace = object.GetAnnotations()[v1alpha1.AnnotationNamespace]
 	default:
 		return nil

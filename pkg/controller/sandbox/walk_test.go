@@ -125,10 +125,10 @@ func (w *world) check() {
 
 // visit is the controller's: decide and do until there is nothing to do but to wait.
 func (w *world) visit() {
-	thawed, checked := false, false
+	thawed, checked, killing := false, false, killUnasked
 	for range maxSteps {
 		seen := w.observe()
-		seen.thawed, seen.checked = thawed, checked
+		seen.thawed, seen.checked, seen.killing = thawed, checked, killing
 		next := decide(*seen)
 		if next.do != wait {
 			w.note("controller: %s", next.do)
@@ -166,6 +166,8 @@ func (w *world) visit() {
 			}
 			w.thawSource(seen.attempt)
 			thawed = true
+		case kill:
+			killing = w.kill()
 		}
 	}
 	w.fail("%d steps at one visit", maxSteps)
@@ -215,6 +217,21 @@ func (w *world) mayDelete() {
 	if w.pod.Status.Phase == corev1.PodRunning && !w.frozen {
 		w.fail("deletes a Pod that was thawed after its commit")
 	}
+}
+
+// kill is the Job's work, on a Pod that cannot come back.
+func (w *world) kill() killing {
+	w.mayDelete()
+	switch {
+	case w.pod.DeletionTimestamp == nil:
+		w.fail("kills the containers of a Pod that stays: the kubelet would start them again")
+	case w.chance(3):
+		return killUnderWay
+	case w.chance(3):
+		return killFailed
+	}
+	w.killed = true
+	return killed
 }
 
 // state is everything that moves, on one line.

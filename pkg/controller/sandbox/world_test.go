@@ -44,6 +44,8 @@ type world struct {
 	sandbox *v1alpha1.Sandbox
 	pod     *corev1.Pod
 	frozen  bool
+	// killed: nothing that was frozen is there any more.
+	killed bool
 	// files counts the writes in the Pod's root filesystem, base those that it started with.
 	files, base int
 	// last is files of the Pod that went last; gaveUp: a person asked for fewer.
@@ -99,9 +101,12 @@ func (w *world) node() {
 	switch {
 	case w.pod == nil:
 	case w.pod.DeletionTimestamp != nil:
-		w.removePod()
+		// Who is frozen cannot end by itself, and has all of its grace.
+		if grace := *w.pod.DeletionGracePeriodSeconds; !w.frozen || w.killed || grace <= removalGrace || w.chance(10) || w.calm && w.pod.DeletionTimestamp.Add(lastRetry).Before(w.now) {
+			w.removePod()
+		}
 	case w.pod.Status.Phase == corev1.PodPending:
-		w.pod = podOf(func(p *corev1.Pod) { p.UID, p.Annotations = w.pod.UID, w.pod.Annotations })
+		w.pod = podOf(runs, func(p *corev1.Pod) { p.UID, p.Annotations = w.pod.UID, w.pod.Annotations })
 		w.note("node: Pod %s runs", w.pod.UID)
 	}
 }
@@ -131,7 +136,7 @@ func (w *world) removePod() {
 		return
 	}
 	w.note("node: Pod %s is gone", w.pod.UID)
-	w.last, w.pod, w.frozen = w.files, nil, false
+	w.last, w.pod, w.frozen, w.killed = w.files, nil, false, false
 	w.unsaid = false // what only the Pod knew is not to be known any more
 }
 
@@ -175,6 +180,7 @@ func (w *world) commit() {
 		w.note("snapshot: frozen")
 	default:
 		attempt.Status.Phase, attempt.Status.CompletionTime = v1alpha1.SnapshotSucceed, &metav1.Time{Time: w.now}
+		mainSaved(attempt)
 		w.content[attempt.Name] = w.files
 		w.note("snapshot: %s holds %d writes", attempt.Name, w.files)
 	}

@@ -52,6 +52,7 @@ func newSandbox(name string) *v1alpha1.Sandbox {
 			// round costs the same.
 			Snapshot: v1alpha1.SnapshotPolicy{DeletionPolicy: v1alpha1.DeletionPolicyRetain, HistoryLimit: ptr.To[int32](100)},
 			Template: &corev1.PodTemplateSpec{Spec: corev1.PodSpec{
+				TerminationGracePeriodSeconds: ptr.To[int64](ownGrace),
 				Containers: []corev1.Container{{
 					Name: "main", Image: "registry.example.com/team/sandbox:v1", Command: []string{"/bin/agent", "--listen=:8080"},
 					Env:   []corev1.EnvVar{{Name: "MODE", Value: "interactive"}, {Name: "HOME", Value: "/home/user"}},

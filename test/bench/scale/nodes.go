@@ -40,6 +40,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
 )
 
 // nodes pretend: they are the scheduler, the kubelets and the Job controller of a cluster without
@@ -57,6 +58,9 @@ type nodes struct {
 	pods  corelisters.PodLister
 	jobs  batchlisters.JobLister
 }
+
+// ownGrace is what a sandbox's Pod asks for, in seconds: whoever gets more is frozen.
+const ownGrace = 2
 
 // nodeWorkers is how many objects are advanced at a time.
 const nodeWorkers = 16
@@ -82,7 +86,9 @@ func (n *nodes) start(ctx context.Context) error {
 	}
 	if _, err := jobs.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: func(o any) {
 		job := o.(*batchv1.Job)
-		n.commits.starts(job.UID, job.Annotations[v1alpha1.AnnotationNamespace], required(job.Spec.Template.Spec.Affinity))
+		if job.Labels[v1alpha1.LabelComponent] == commitjob.ComponentCommit {
+			n.commits.starts(job.UID, job.Annotations[v1alpha1.AnnotationNamespace], required(job.Spec.Template.Spec.Affinity))
+		}
 		n.queue.Add(nameOf(o))
 	}}); err != nil {
 		return err
@@ -151,7 +157,10 @@ func (n *nodes) advance(ctx context.Context, name cache.ObjectName) error {
 	if err != nil {
 		return nil //nolint:nilerr // gone: there is nothing to do
 	}
+	component := pod.Labels[v1alpha1.LabelComponent]
 	switch {
+	case pod.DeletionTimestamp != nil && *pod.DeletionGracePeriodSeconds > ownGrace:
+		return nil // frozen: it goes with its kill
 	case pod.DeletionTimestamp != nil:
 		return gone(n.kube.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
 			GracePeriodSeconds: ptr.To[int64](0), Preconditions: metav1.NewUIDPreconditions(string(pod.UID)),
@@ -160,9 +169,11 @@ func (n *nodes) advance(ctx context.Context, name cache.ObjectName) error {
 		return n.bind(ctx, pod)
 	case pod.Status.Phase == corev1.PodPending:
 		return n.run(ctx, pod)
-	case pod.Status.Phase == corev1.PodRunning && isCommit(pod):
+	case pod.Status.Phase == corev1.PodRunning && component == commitjob.ComponentCommit:
 		return n.commit(ctx, pod)
-	case pod.Status.Phase == corev1.PodSucceeded && isCommit(pod):
+	case pod.Status.Phase == corev1.PodRunning && component == commitjob.ComponentKill:
+		return n.kill(ctx, pod)
+	case pod.Status.Phase == corev1.PodSucceeded && component != "":
 		return n.completeJobOf(ctx, pod)
 	}
 	return nil
@@ -175,8 +186,6 @@ func gone(err error) error {
 	}
 	return err
 }
-
-func isCommit(pod *corev1.Pod) bool { return pod.Labels[v1alpha1.LabelComponent] == "commit" }
 
 // bind is the scheduler's part: a node that the Pod's name gives.
 func (n *nodes) bind(ctx context.Context, pod *corev1.Pod) error {
@@ -241,6 +250,33 @@ func (n *nodes) commit(ctx context.Context, pod *corev1.Pod) error {
 	if err != nil {
 		return err
 	}
+	// Noted before it can be seen: the server may start another at once.
+	n.commits.ends(metav1.GetControllerOf(pod).UID)
+	return n.end(ctx, pod, report)
+}
+
+// kill lets the container of a kill end at once, and the Pod whose containers it killed.
+func (n *nodes) kill(ctx context.Context, pod *corev1.Pod) error {
+	report, err := result.Result{Thawed: true}.Encode()
+	if err != nil {
+		return err
+	}
+	if err := n.end(ctx, pod, string(report)); err != nil {
+		return err
+	}
+	uid := ""
+	for _, arg := range pod.Spec.Containers[0].Args {
+		if value, ok := strings.CutPrefix(arg, "--pod-uid="); ok {
+			uid = value
+		}
+	}
+	return gone(n.kube.CoreV1().Pods(pod.Annotations[v1alpha1.AnnotationNamespace]).Delete(ctx, pod.Labels[v1alpha1.LabelSandbox], metav1.DeleteOptions{
+		GracePeriodSeconds: ptr.To[int64](0), Preconditions: metav1.NewUIDPreconditions(uid),
+	}))
+}
+
+// end is the end of a container that reports something.
+func (n *nodes) end(ctx context.Context, pod *corev1.Pod, report string) error {
 	status := *pod.Status.DeepCopy()
 	status.Phase = corev1.PodSucceeded
 	for i := range status.ContainerStatuses {
@@ -250,8 +286,6 @@ func (n *nodes) commit(ctx context.Context, pod *corev1.Pod) error {
 			Reason: "Completed", Message: report, StartedAt: *pod.Status.StartTime, FinishedAt: metav1.Now(), ContainerID: its.ContainerID,
 		}}
 	}
-	// Noted before it can be seen: the server may start another at once.
-	n.commits.ends(metav1.GetControllerOf(pod).UID)
 	return n.writeStatus(ctx, pod, status)
 }
 

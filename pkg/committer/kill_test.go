@@ -1,0 +1,134 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package committer
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
+)
+
+func TestKill(t *testing.T) {
+	broken := errors.New("broken")
+	frozen := func(c *fakeContainer, pids ...int) { c.state, c.pids = runtime.Paused, pids }
+	tests := map[string]struct {
+		prepare func(main, side *fakeContainer)
+		// calls are what is done to main and side, in that order.
+		calls []string
+		fails string
+	}{
+		"both frozen": {func(main, side *fakeContainer) { frozen(main, 10, 11); frozen(side, 20) },
+			[]string{"kill main 10", "kill main 11", "thaw main", "kill side 20", "thaw side"}, ""},
+		"frozen processes die of the signal": {func(main, side *fakeContainer) {
+			frozen(main, 10)
+			main.onKill = func(int) error { main.state = runtime.Ended; return nil }
+			side.state = runtime.Ended
+		}, []string{"kill main 10"}, ""},
+		"one is being frozen": {func(main, side *fakeContainer) {
+			frozen(main, 10)
+			main.state, side.state = runtime.Pausing, runtime.Ended
+			main.onKill = func(int) error { main.state = runtime.Paused; return nil }
+		}, []string{"kill main 10", "thaw main"}, ""},
+		"a process comes in late": {func(main, side *fakeContainer) {
+			frozen(main, 10)
+			main.onKill = func(pid int) error {
+				if pid == 10 {
+					main.pids = []int{10, 11}
+				}
+				return nil
+			}
+			side.state = runtime.Ended
+		}, []string{"kill main 10", "kill main 11", "thaw main"}, ""},
+		"a process is gone before its signal": {func(main, side *fakeContainer) {
+			frozen(main, 10, 11)
+			main.onKill = func(pid int) error {
+				if pid == 11 {
+					main.pids = []int{10}
+					return broken
+				}
+				return nil
+			}
+			side.state = runtime.Ended
+		}, []string{"kill main 10", "kill main 11", "thaw main"}, ""},
+		"somebody else has begun": {func(*fakeContainer, *fakeContainer) {}, nil, ""},
+		"one is gone, one has ended": {func(main, side *fakeContainer) {
+			main.findErr = result.Errorf(result.ContainerNotFound, "gone")
+			side.state = runtime.Ended
+		}, nil, ""},
+		"one cannot be looked at": {func(main, side *fakeContainer) {
+			main.findErr = broken
+			frozen(side, 20)
+		}, []string{"kill side 20", "thaw side"}, "broken"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			main, side := s.node.containers["main-id"], s.node.containers["side-id"]
+			for _, c := range []*fakeContainer{main, side} {
+				c.onResume = func() error { c.killed = true; return nil }
+			}
+			test.prepare(main, side)
+			got, err := s.kill(t.Context())
+			if (err != nil) != (test.fails != "") || got.Thawed != (test.fails == "") {
+				t.Errorf("%v, result %+v", err, got)
+			}
+			if got.Error != nil && !strings.Contains(got.Error.Message, test.fails) {
+				t.Errorf("message %q", got.Error.Message)
+			}
+			if !slices.Equal(s.node.calls, test.calls) {
+				t.Errorf("calls\n     %q\nwant %q", s.node.calls, test.calls)
+			}
+			if main.state == runtime.Paused || side.state == runtime.Paused {
+				t.Errorf("main is %s, side is %s", main.state, side.state)
+			}
+		})
+	}
+}
+
+// TestKillThawsNobodyWhoCouldRun: not for a process that cannot be signalled, and not when the time is up.
+func TestKillThawsNobodyWhoCouldRun(t *testing.T) {
+	s := newScene(t)
+	main := s.node.containers["main-id"]
+	main.state, main.pids = runtime.Paused, []int{10, 11}
+	ctx, cancel := context.WithCancel(t.Context())
+	main.onKill = func(pid int) error {
+		if pid == 11 {
+			cancel()
+			return errors.New("no such process here")
+		}
+		return nil
+	}
+	s.node.containers["side-id"].state = runtime.Ended
+	got, err := s.kill(ctx)
+	if err == nil || got.Thawed || got.Error == nil || !strings.Contains(got.Error.Message, "no such process here") {
+		t.Errorf("%v, result %+v", err, got)
+	}
+	if main.state != runtime.Paused || slices.Contains(s.node.calls, "thaw main") {
+		t.Errorf("main is %s after %q", main.state, s.node.calls)
+	}
+}
+
+func (s *scene) kill(ctx context.Context) (got result.Result, err error) {
+	refs := []runtime.Ref{s.options.Containers[0].Ref, s.options.Containers[1].Ref}
+	err = Kill(ctx, s.node, KillOptions{PodUID: "pod", Containers: refs, Log: s.options.Log}, func(r result.Result) error { got = r; return nil })
+	return got, err
+}

@@ -1,0 +1,91 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandbox
+
+import (
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+)
+
+// killing is how far the end of frozen containers has come.
+type killing int
+
+const (
+	// killUnasked: no kill Job has been asked about at this visit.
+	killUnasked killing = iota
+	// killUnderWay: it runs, or will.
+	killUnderWay
+	// killed: nothing that was frozen is there any more.
+	killed
+	// killFailed: the kubelet has to do it.
+	killFailed
+)
+
+// removing ends the Pod of a pause past its point of no return: nothing thaws any more.
+//
+// The kubelet alone would do it, but badly: SIGTERM reaches nobody who is frozen, so it waits, and
+// then the runtime kills the first process of each container and thaws the others, which for an
+// instant write on, and may tell others of it, after all has been saved. So a Job kills them while
+// they are frozen, and has the Pod's grace for it. First comes the deletion, because of a Pod that
+// stays the kubelet would start the containers again. Where there is no Job to be had, or it does
+// not come to run, the kubelet's way remains.
+func (o *observed) removing() action {
+	frozen, others := o.containers()
+	switch {
+	case !frozen:
+		return o.remove(ptr.To[int64](removalGrace))
+	case o.pod.DeletionTimestamp == nil:
+		return o.remove(ptr.To(int64(commitjob.KillGrace.Seconds())))
+	case ptr.Deref(o.pod.DeletionGracePeriodSeconds, 0) <= removalGrace:
+		return action{do: wait}
+	case o.killing == killUnasked:
+		return action{do: kill}
+	case o.killing == killFailed, o.killing == killed && others:
+		// Nobody is waited for any longer: what the pause does not keep has had its signal.
+		return o.remove(ptr.To[int64](removalGrace))
+	default:
+		return action{do: wait}
+	}
+}
+
+// containers says whether containers run that the attempt has frozen, and whether others do.
+func (o *observed) containers() (frozen, others bool) {
+	if !o.attemptIsOurs() || o.attempt.Status.SourcePodUID != o.pod.UID {
+		return false, true
+	}
+	ids := map[string]bool{}
+	for i := range o.attempt.Status.Containers {
+		ids[o.attempt.Status.Containers[i].ContainerID] = true
+	}
+	for _, statuses := range [][]corev1.ContainerStatus{o.pod.Status.ContainerStatuses, o.pod.Status.InitContainerStatuses, o.pod.Status.EphemeralContainerStatuses} {
+		for i := range statuses {
+			if statuses[i].State.Running == nil {
+				continue
+			}
+			if _, id, _ := strings.Cut(statuses[i].ContainerID, "://"); ids[id] {
+				frozen = true
+			} else {
+				others = true
+			}
+		}
+	}
+	return frozen, others
+}
