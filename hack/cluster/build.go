@@ -114,7 +114,7 @@ func build(ctx context.Context, l layout, say reporter) error {
 	if err != nil {
 		return err
 	}
-	say("building the node's programs into %s: about 10 minutes on 2 cores the first time, seconds when cached", l.bin)
+	say("building the node's programs into %s: about a quarter of an hour on 2 cores the first time, seconds when cached", l.bin)
 	for _, r := range recipes {
 		version, err := moduleVersion(ctx, l, r.module)
 		if err != nil {

@@ -226,9 +226,7 @@ func (w *world) kill() killing {
 	case w.pod.DeletionTimestamp == nil:
 		w.fail("kills the containers of a Pod that stays: the kubelet would start them again")
 	case w.chance(3):
-		return killUnderWay
-	case w.chance(3):
-		return killFailed
+		return []killing{killUnderWay, killFailed}[w.rand.IntN(2)]
 	}
 	w.killed = true
 	return killed
