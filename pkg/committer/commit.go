@@ -30,6 +30,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	runtimespec "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -46,6 +47,8 @@ type Node interface {
 	Find(ctx context.Context, podUID string, ref runtime.Ref) (Container, error)
 	// Hold keeps resources from being collected until release is called.
 	Hold(ctx context.Context, id string, ttl time.Duration, resources ...leases.Resource) (release func(context.Context) error, err error)
+	// Remember keeps what describes an image on the node, for a cache of its layers.
+	Remember(ctx context.Context, snapshotUID string, ttl time.Duration, made *image.Image) error
 }
 
 // Container is one container of the Pod.
@@ -59,6 +62,8 @@ type Container interface {
 	Compare(context.Context) (*runtime.Compared, error)
 	// Base is the image that it was created from.
 	Base(context.Context) (*Base, error)
+	// Chain are the keys of the snapshots that it lies on, the topmost first.
+	Chain(context.Context) ([]string, error)
 	// Processes are the PIDs of all its processes; none where it has ended.
 	Processes(context.Context) ([]int, error)
 	// Kill sends SIGKILL to one of them.
@@ -82,6 +87,9 @@ type CommitOptions struct {
 	// LeaveFrozen is for a pause: on success the containers stay frozen, so that
 	// no write can come between the commit and the removal of the Pod.
 	LeaveFrozen bool
+	// ResumeCache is whether the images may be kept on the node when the containers
+	// have been killed (pkg/committer/cache).
+	ResumeCache bool
 	Registry    registry.Options
 	// BaseCredentials are files like Registry's ConfigFile, for the registries that base
 	// images come from; BaseHint is what a person should know where those do not do.
@@ -144,6 +152,8 @@ type part struct {
 	target    *registry.Target
 	files     runtime.Files
 	base      *Base
+	// diffIDs are those of the base as it is unpacked on the node.
+	diffIDs []digest.Digest
 	// copied is a first pass that is done, and layers what was pushed.
 	copied *overlay.Copy
 	layers []image.Layer
@@ -231,7 +241,24 @@ func (c *commit) run(ctx context.Context) error {
 			return err
 		}
 	}
+	if c.ResumeCache {
+		c.remember(ctx)
+	}
 	return nil
+}
+
+// rememberFor is how long a Pod may take from its commit until its containers are killed, for
+// its images to be kept on the node.
+const rememberFor = 15 * time.Minute
+
+// remember leaves on the node what the one needs who keeps the images there: the registry's
+// credentials are not for that. It is no failure of the commit when that cannot be.
+func (c *commit) remember(ctx context.Context) {
+	for _, p := range c.parts {
+		if err := c.node.Remember(ctx, c.SnapshotUID, rememberFor, p.image); err != nil {
+			c.Log.Warn("the image will not be kept on the node for a resume", "container", p.Name, "error", err)
+		}
+	}
 }
 
 // find looks for all containers first: one that an earlier attempt left frozen
@@ -270,6 +297,7 @@ func (c *commit) prepare(ctx context.Context) (err error) {
 		if p.base, err = p.container.Base(ctx); err != nil {
 			return err
 		}
+		p.diffIDs = p.base.Config.RootFS.DiffIDs
 		c.Log.Info("container found", "container", p.Name, "id", p.ID, "base", p.base.Digest, "baseLayers", len(p.base.Manifest.Layers), "ownLayers", p.base.OwnLayers())
 	}
 	return nil

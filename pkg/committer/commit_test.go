@@ -204,6 +204,27 @@ func TestLeftFrozen(t *testing.T) {
 	}
 }
 
+// TestRememberedForTheCache leaves on the node what describes the images, once all are pushed
+// and before anybody is told; that it cannot is no failure.
+func TestRememberedForTheCache(t *testing.T) {
+	for _, fails := range []error{nil, errors.New("the content store is full")} {
+		s := newScene(t)
+		s.options.LeaveFrozen, s.options.ResumeCache = true, true
+		s.node.rememberErr = fails
+		if err := s.commit(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		want := []string{"manifest side"}
+		for _, c := range s.last().Containers {
+			want = append(want, fmt.Sprintf("remember %s of snap", c.Digest))
+		}
+		want = append(want, "report")
+		if diff := cmp.Diff(want, s.node.calls[len(s.node.calls)-len(want):]); diff != "" {
+			t.Errorf("last calls (-want +got):\n%s", diff)
+		}
+	}
+}
+
 // TestComparison is for containers whose own layer cannot be read by itself: there is no
 // upper directory, or, which only reading shows, something in it refers to what is below.
 func TestComparison(t *testing.T) {

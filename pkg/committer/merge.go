@@ -52,10 +52,19 @@ func (c *commit) merge(ctx context.Context, p *part) error {
 	}
 	c.doing = fmt.Sprintf("merging the layers that earlier snapshots of container %q added", p.Name)
 	began := time.Now()
-	if len(p.files.Lowerdirs) != len(layers) {
-		return c.unmerged(p, fmt.Errorf("%w: the node has %d directories for %d layers", squash.ErrNotMergeable, len(p.files.Lowerdirs), len(layers)))
+	// Not between two layers that lie in one directory: then both are merged.
+	dirs, whole, err := p.unpacked(ctx, from)
+	for err == nil && !whole && from > len(layers)-len(own) {
+		from--
+		dirs, whole, err = p.unpacked(ctx, from)
 	}
-	below, err := overlay.OpenLower(p.files.Lowerdirs[len(layers)-from:], p.readOptions())
+	if err != nil {
+		return err
+	}
+	if !whole {
+		return c.unmerged(p, fmt.Errorf("%w: the node has no directories for the %d layers below", squash.ErrNotMergeable, from))
+	}
+	below, err := overlay.OpenLower(dirs, p.readOptions())
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
@@ -172,6 +174,63 @@ func TestAForeignLayerIsNotMerged(t *testing.T) {
 	}
 	if r := s.last(); r.Containers[0].Layers != maxOwnLayers+1 {
 		t.Errorf("result %+v", r)
+	}
+}
+
+// TestLayersOfOneDirectoryAreMergedTogether has an image of which a resume cache has put two
+// layers into one directory, just where a merge would begin. A deletion in the upper one says
+// nothing any more there, but has to work on the lower one.
+func TestLayersOfOneDirectoryAreMergedTogether(t *testing.T) {
+	s := newScene(t)
+	delete(s.node.containers, "side-id")
+	s.options.Containers = s.options.Containers[:1]
+	c := s.node.containers["main-id"]
+	repository := strings.TrimSuffix(s.options.Containers[0].Image, ":tag")
+	for cycle := 1; cycle < maxOwnLayers+1; cycle++ {
+		c.upper = t.TempDir()
+		content := noise(cycle, 4<<10)
+		if cycle == 1 {
+			content = noise(cycle, 1<<20) // too large to be merged by itself
+		}
+		if err := os.WriteFile(filepath.Join(c.upper, fmt.Sprint("of", cycle)), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if cycle == 2 {
+			if err := unix.Mknod(filepath.Join(c.upper, "of1"), unix.S_IFCHR, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.options.SnapshotUID = fmt.Sprint("uid", cycle)
+		s.options.Containers[0].Image = fmt.Sprint(repository, ":cycle", cycle)
+		s.reports = nil
+		if err := s.commit(context.Background()); err != nil {
+			t.Fatalf("cycle %d: %v", cycle, err)
+		}
+		c.base = baseOf(t, pull(t, s.last().Containers[0]), repository)
+	}
+	// The base, cycles 1 and 2 together with nothing above, the others.
+	ids := identity.ChainIDs(slices.Clone(c.base.Config.RootFS.DiffIDs))
+	c.chain = []string{ids[0].String(), "cycles 1 and 2", ids[2].String()}
+	for _, id := range ids[3:] {
+		c.chain = append(c.chain, id.String())
+	}
+	slices.Reverse(c.chain)
+	for range c.chain {
+		c.lower = append(c.lower, t.TempDir())
+	}
+	c.upper = t.TempDir()
+	s.options.SnapshotUID, s.reports = "last", nil
+	s.options.Containers[0].Image = repository + ":last"
+	if err := s.commit(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	got := s.last().Containers[0]
+	if got.Layers != 2 {
+		t.Errorf("%d layers, want the merged one and the new one", got.Layers)
+	}
+	files := unpack(t, baseOf(t, pull(t, got), repository))
+	if _, ok := files["of1"]; ok || len(files) != maxOwnLayers {
+		t.Errorf("files %v", slices.Sorted(maps.Keys(files)))
 	}
 }
 

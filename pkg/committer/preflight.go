@@ -108,12 +108,12 @@ func (c *commit) ensureBase(ctx context.Context, p *part, sources *registry.Sour
 // its bytes are nowhere. It gets another digest; what is in it is the same.
 func (c *commit) remake(ctx context.Context, p *part, at int, why error) error {
 	layers := p.base.Manifest.Layers
-	if len(p.files.Lowerdirs) != len(layers) {
-		return why
+	unpacked, err := p.unpackedLayer(ctx, at)
+	if err != nil || unpacked == "" {
+		return errors.Join(why, err)
 	}
 	c.doing = fmt.Sprintf("making layer %s of the base of container %q again", layers[at].Digest, p.Name)
 	began := time.Now()
-	unpacked := p.files.Lowerdirs[len(layers)-1-at] // the topmost first
 	made, err := upload(ctx, p.target, func(ctx context.Context, w io.Writer) error {
 		_, err := overlay.Write(ctx, w, unpacked, overlay.Options{UserXattr: p.files.UserXattr})
 		return err

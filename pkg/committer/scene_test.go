@@ -39,6 +39,7 @@ import (
 	memory "github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
@@ -53,6 +54,8 @@ type fakeNode struct {
 	containers map[string]*fakeContainer // by ID
 	calls      []string
 	leases     []string
+
+	rememberErr error
 }
 
 type fakeContainer struct {
@@ -61,6 +64,7 @@ type fakeContainer struct {
 	state runtime.State
 	upper string
 	lower []string
+	chain []string // one for each layer of the base where it is nil
 	base  *Base
 
 	checks          int
@@ -97,6 +101,11 @@ func (n *fakeNode) Hold(_ context.Context, id string, _ time.Duration, _ ...leas
 		n.leases = slices.DeleteFunc(n.leases, func(l string) bool { return l == id })
 		return ctx.Err()
 	}, nil
+}
+
+func (n *fakeNode) Remember(_ context.Context, snapshotUID string, _ time.Duration, made *image.Image) error {
+	n.note("remember %s of %s", made.ManifestDigest, snapshotUID)
+	return n.rememberErr
 }
 
 func (c *fakeContainer) Name() string { return c.name }
@@ -156,6 +165,16 @@ func (c *fakeContainer) Compare(context.Context) (*runtime.Compared, error) {
 }
 func (c *fakeContainer) Files(context.Context) (runtime.Files, error) {
 	return runtime.Files{Upperdir: c.upper, Lowerdirs: c.lower}, nil
+}
+func (c *fakeContainer) Chain(context.Context) ([]string, error) {
+	if c.chain != nil {
+		return c.chain, nil
+	}
+	var chain []string
+	for _, id := range identity.ChainIDs(slices.Clone(c.base.Config.RootFS.DiffIDs)) {
+		chain = append([]string{id.String()}, chain...)
+	}
+	return chain, nil
 }
 func (c *fakeContainer) Base(context.Context) (*Base, error) { return c.base, nil }
 

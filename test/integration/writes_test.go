@@ -27,6 +27,7 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -48,36 +49,57 @@ import (
 	snapshotcontroller "github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
 )
 
-// maxWrites is the promise. Each write of our own objects is an event for everybody who watches
-// them, so their number is most of what a verb costs.
-const maxWrites = 6
+// What is promised. Each write of our own objects is an event for everybody who watches them, so
+// their number is most of what a verb costs.
+const (
+	maxWrites = 6
+	// A pause that waits for its commit says so, in its sandbox and in its snapshot.
+	maxWritesQueued = maxWrites + 2
+)
 
 // TestWritesOfAVerb counts how often our own objects are written for a pause and for a resume: by
 // the verb and by both controllers, on the real store. A slow node shows every state of a Pod.
 func TestWritesOfAVerb(t *testing.T) {
 	w := newWorkshop(newFixture(t))
-	w.create(sandbox("demo"))
-	w.settle()
-	w.kubelet()
-	w.is(v1alpha1.SandboxRunning)
+	w.start("demo")
 
 	for round := range 2 {
-		counted := w.count()
-		_, err := w.sandboxes.Pause(t.Context(), "demo", &v1alpha1.SandboxPause{}, metav1.CreateOptions{})
-		w.must(err)
-		w.settle()
-		w.committer()
-		w.is(v1alpha1.SandboxPaused)
-		counted("a pause")
+		counted := w.count("demo")
+		w.pause("demo")
+		w.committer("demo")
+		w.is("demo", v1alpha1.SandboxPaused)
+		counted("a pause", maxWrites)
 
-		counted = w.count()
-		_, err = w.sandboxes.Resume(t.Context(), "demo", &v1alpha1.SandboxResume{}, metav1.CreateOptions{})
+		counted = w.count("demo")
+		_, err := w.sandboxes.Resume(t.Context(), "demo", &v1alpha1.SandboxResume{}, metav1.CreateOptions{})
 		w.must(err)
 		w.settle()
-		w.kubelet()
-		w.is(v1alpha1.SandboxRunning)
-		counted(fmt.Sprintf("resume %d", round+1))
+		w.kubelet("demo")
+		w.is("demo", v1alpha1.SandboxRunning)
+		counted(fmt.Sprintf("resume %d", round+1), maxWrites)
 	}
+}
+
+func TestWritesOfAPauseThatQueues(t *testing.T) {
+	w := newWorkshop(newFixture(t))
+	w.start("first")
+	w.start("demo")
+
+	w.pause("first")
+	counted := w.count("demo")
+	w.pause("demo")
+	if reason := reasonOf(w.get("demo"), v1alpha1.ConditionPaused); reason != v1alpha1.ReasonQueued {
+		t.Errorf("the sandbox says %s while its commit waits", reason)
+	}
+	waits, err := w.snapshots.Get(t.Context(), "demo-gen1", metav1.GetOptions{})
+	w.must(err)
+	if ready := meta.FindStatusCondition(waits.Status.Conditions, v1alpha1.ConditionReady); ready == nil || ready.Reason != v1alpha1.ReasonQueued {
+		t.Errorf("the snapshot says %+v while its commit waits", waits.Status.Conditions)
+	}
+	w.committer("first")
+	w.committer("demo")
+	w.is("demo", v1alpha1.SandboxPaused)
+	counted("a pause that queues", maxWritesQueued)
 }
 
 // workshop runs both controllers between the real server and a host cluster in memory, whenever
@@ -108,6 +130,7 @@ func newWorkshop(f *fixture) *workshop {
 		Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
 			made++
 			object.SetUID(types.UID(fmt.Sprintf("made-%d", made)))
+			object.SetCreationTimestamp(metav1.Now())
 			return c.Create(ctx, object, options...)
 		},
 	}).Build()
@@ -145,7 +168,7 @@ func (i *hostIndexes) IndexField(_ context.Context, object client.Object, field 
 }
 
 // settle lets both controllers look at everything, as often as one of them may have something to
-// do. A conflict is a race that they would take up again.
+// do.
 func (w *workshop) settle() {
 	w.Helper()
 	for range 4 {
@@ -155,20 +178,40 @@ func (w *workshop) settle() {
 			_, err := w.ofSnapshots.Reconcile(w.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
 			w.must(err)
 		}
-		_, err = w.ofSandboxes.Reconcile(w.Context(), reconcile.Request{NamespacedName: client.ObjectKey{Namespace: w.namespace, Name: "demo"}})
+		sandboxes, err := w.sandboxes.List(w.Context(), metav1.ListOptions{})
 		w.must(err)
+		for i := range sandboxes.Items {
+			_, err := w.ofSandboxes.Reconcile(w.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&sandboxes.Items[i])})
+			w.must(err)
+		}
 	}
 }
 
-func (w *workshop) is(phase v1alpha1.SandboxPhase) {
+func (w *workshop) is(name string, phase v1alpha1.SandboxPhase) {
 	w.Helper()
-	if now := w.get("demo").Status; now.Phase != phase {
-		w.Fatalf("the sandbox is %s, want %s: %+v", now.Phase, phase, now.Conditions)
+	if now := w.get(name).Status; now.Phase != phase {
+		w.Fatalf("sandbox %s is %s, want %s: %+v", name, now.Phase, phase, now.Conditions)
 	}
 }
 
-// kubelet brings the sandbox's Pod up in as many steps as a real one takes.
-func (w *workshop) kubelet() {
+// start creates a sandbox and brings it up.
+func (w *workshop) start(name string) {
+	w.Helper()
+	w.create(sandbox(name))
+	w.settle()
+	w.kubelet(name)
+	w.is(name, v1alpha1.SandboxRunning)
+}
+
+func (w *workshop) pause(name string) {
+	w.Helper()
+	_, err := w.sandboxes.Pause(w.Context(), name, &v1alpha1.SandboxPause{}, metav1.CreateOptions{})
+	w.must(err)
+	w.settle()
+}
+
+// kubelet brings a sandbox's Pod up in as many steps as a real one takes.
+func (w *workshop) kubelet(sandbox string) {
 	w.Helper()
 	pod := &corev1.Pod{}
 	steps := []func(){
@@ -188,7 +231,7 @@ func (w *workshop) kubelet() {
 		},
 	}
 	for _, step := range steps {
-		w.must(w.host.Get(w.Context(), client.ObjectKey{Namespace: w.namespace, Name: "demo"}, pod))
+		w.must(w.host.Get(w.Context(), client.ObjectKey{Namespace: w.namespace, Name: sandbox}, pod))
 		step()
 		// One write for both: a client in memory keeps the status apart.
 		status := pod.Status.DeepCopy()
@@ -199,13 +242,13 @@ func (w *workshop) kubelet() {
 	}
 }
 
-// committer runs the commit of the last Job in the steps in which its Pod is seen.
-func (w *workshop) committer() {
+// committer runs the commit of a sandbox's last Job in the steps in which its Pod is seen.
+func (w *workshop) committer(sandbox string) {
 	w.Helper()
 	jobs := &batchv1.JobList{}
-	w.must(w.host.List(w.Context(), jobs, client.InNamespace("sandbox-system")))
+	w.must(w.host.List(w.Context(), jobs, client.InNamespace("sandbox-system"), client.MatchingLabels{v1alpha1.LabelSandbox: sandbox}))
 	if len(jobs.Items) == 0 {
-		w.Fatal("there is no commit Job")
+		w.Fatalf("there is no commit Job of sandbox %s", sandbox)
 	}
 	job := &jobs.Items[len(jobs.Items)-1]
 	pod := &corev1.Pod{
@@ -237,30 +280,32 @@ func imageOf(f *fixture, job *batchv1.Job) string {
 	return source.Containers[0].ImageURI
 }
 
-// count watches our own objects from now on. The function that it returns ends that, and fails if
-// there were more writes than promised.
-func (w *workshop) count() func(what string) {
+// count watches a sandbox and its snapshots from now on. The function that it returns ends that,
+// and fails if there were more writes than promised.
+func (w *workshop) count(sandbox string) func(what string, promised int) {
 	w.Helper()
 	sandboxes, err := w.sandboxes.List(w.Context(), metav1.ListOptions{})
 	w.must(err)
-	from := metav1.ListOptions{ResourceVersion: sandboxes.ResourceVersion}
 	var watches []watch.Interface
-	for _, begin := range []func(context.Context, metav1.ListOptions) (watch.Interface, error){w.sandboxes.Watch, w.snapshots.Watch} {
-		watching, err := begin(w.Context(), from)
+	for _, of := range []struct {
+		field string
+		begin func(context.Context, metav1.ListOptions) (watch.Interface, error)
+	}{{"metadata.name", w.sandboxes.Watch}, {"spec.sandboxName", w.snapshots.Watch}} {
+		watching, err := of.begin(w.Context(), metav1.ListOptions{ResourceVersion: sandboxes.ResourceVersion, FieldSelector: of.field + "=" + sandbox})
 		w.must(err)
 		watches = append(watches, watching)
 	}
-	return func(what string) {
+	return func(what string, promised int) {
 		w.Helper()
 		var writes []string
 		for i, watching := range watches {
 			// A last write of each kind, which is not counted, tells that all before it were seen.
-			writes = append(writes, w.until(watching, w.mark(i == 0))...)
+			writes = append(writes, w.until(watching, w.mark(sandbox, i == 0))...)
 			watching.Stop()
 		}
 		w.Logf("%s takes %d writes:\n%s", what, len(writes), strings.Join(writes, "\n"))
-		if len(writes) > maxWrites {
-			w.Errorf("%s takes %d writes of our own objects, at most %d are promised", what, len(writes), maxWrites)
+		if len(writes) > promised {
+			w.Errorf("%s takes %d writes of our own objects, at most %d are promised", what, len(writes), promised)
 		}
 		if len(writes) < 3 {
 			w.Errorf("only %d writes were seen of %s", len(writes), what)
@@ -268,16 +313,17 @@ func (w *workshop) count() func(what string) {
 	}
 }
 
-// mark writes a label on the sandbox, or else on its snapshot, and returns what that is then.
-func (w *workshop) mark(sandbox bool) string {
+// mark writes a label on a sandbox, or else on a snapshot of it, and returns the resourceVersion
+// that it has then.
+func (w *workshop) mark(name string, sandbox bool) string {
 	w.Helper()
 	patch := []byte(fmt.Sprintf(`{"metadata":{"labels":{"mark":"%d"}}}`, time.Now().UnixNano()))
 	if sandbox {
-		marked, err := w.sandboxes.Patch(w.Context(), "demo", types.MergePatchType, patch, metav1.PatchOptions{})
+		marked, err := w.sandboxes.Patch(w.Context(), name, types.MergePatchType, patch, metav1.PatchOptions{})
 		w.must(err)
 		return marked.ResourceVersion
 	}
-	list, err := w.snapshots.List(w.Context(), metav1.ListOptions{})
+	list, err := w.snapshots.List(w.Context(), metav1.ListOptions{FieldSelector: "spec.sandboxName=" + name})
 	w.must(err)
 	marked, err := w.snapshots.Patch(w.Context(), list.Items[0].Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	w.must(err)

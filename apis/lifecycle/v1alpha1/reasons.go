@@ -77,7 +77,8 @@ const (
 	ReasonRunning = "Running"
 	// ReasonPausing: a pause is under way.
 	ReasonPausing = "Pausing"
-	// ReasonQueued: the commit waits for others to finish.
+	// ReasonQueued: the commit waits for others to finish. A sandbox may still say so in the first
+	// seconds of its commit; its snapshot does not.
 	ReasonQueued = "Queued"
 	// ReasonCanceling: a pause is being cancelled.
 	ReasonCanceling = "Canceling"

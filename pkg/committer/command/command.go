@@ -31,9 +31,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer"
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
 )
@@ -93,15 +93,7 @@ Exit codes: 0 success, 1 failure (see the termination log), 2 wrong arguments.`,
 }
 
 func commitCommand(f *flags) *cobra.Command {
-	var (
-		snapshotUID string
-		leaveFrozen bool
-		maxFrozen   time.Duration
-		spoolDir    string
-		options     registry.Options
-		baseConfigs []string
-		baseHint    string
-	)
+	var o committer.CommitOptions
 	cmd := &cobra.Command{
 		Use:   "commit",
 		Short: "Freeze containers, push what they changed, and thaw them",
@@ -116,42 +108,38 @@ what the node has unpacked.`,
     --container=name=main,id=0f3a…,image=registry.example.com/team/demo-main:snap-gen1-77ab01cd`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if snapshotUID == "" {
+			if o.SnapshotUID == "" {
 				return errors.New("--snapshot-uid is needed")
 			}
-			if maxFrozen < 0 {
-				return fmt.Errorf("--max-frozen=%s has to be positive, or 0 for no limit", maxFrozen)
+			if o.MaxFrozen < 0 {
+				return fmt.Errorf("--max-frozen=%s has to be positive, or 0 for no limit", o.MaxFrozen)
 			}
 			containers, err := f.containerImages()
 			if err != nil {
 				return err
 			}
+			o.PodUID, o.Containers, o.LeaseTTL, o.Log = f.podUID, containers, f.timeout+5*time.Minute, f.log
 			return f.run(func(ctx context.Context, node committer.Node) error {
-				return committer.Commit(ctx, node, committer.CommitOptions{
-					PodUID:          f.podUID,
-					SnapshotUID:     snapshotUID,
-					Containers:      containers,
-					LeaveFrozen:     leaveFrozen,
-					Registry:        options,
-					BaseCredentials: baseConfigs,
-					BaseHint:        baseHint,
-					LeaseTTL:        f.timeout + 5*time.Minute,
-					Log:             f.log,
-				}, f.report)
+				return committer.Commit(ctx, node, o, f.report)
 			}, false)
 		},
 	}
 	f.add(cmd, "name=NAME,id=ID,image=REGISTRY/REPOSITORY:TAG", 10*time.Minute)
-	cmd.Flags().StringVar(&snapshotUID, "snapshot-uid", "", "UID of the snapshot; it makes the images unique and names the lease")
-	cmd.Flags().BoolVar(&leaveFrozen, "leave-frozen", false, "leave the containers frozen on success, for a Pod that is about to be removed")
-	cmd.Flags().DurationVar(&maxFrozen, "max-frozen", 0, "give up, and thaw, when containers would be frozen for longer; 0 is as long as it takes")
-	cmd.Flags().StringVar(&spoolDir, "spool-dir", "", "directory for what is read of containers that are to be thawed, until it is pushed; without it they stay frozen until then")
-	cmd.Flags().StringVar(&options.ConfigFile, "registry-config", "", "file with registry credentials (.dockerconfigjson); anonymous without it")
-	cmd.Flags().StringVar(&options.CAFile, "registry-ca", "", "file with CA certificates (PEM) to trust beside the system's")
-	cmd.Flags().BoolVar(&options.Insecure, "registry-insecure", false, "allow plain HTTP and unverified certificates for the snapshot registry")
-	cmd.Flags().StringArrayVar(&baseConfigs, "base-registry-config", nil, "file with credentials for the registries of base images, never used for the snapshot registry; may be repeated")
-	cmd.Flags().StringVar(&baseHint, "base-registry-hint", "", "what to tell a person where a layer of a base image cannot be had")
+	addCommit(cmd.Flags(), &o)
 	return cmd
+}
+
+// addCommit binds the flags to the options themselves: none can be read and then not be used.
+func addCommit(fs *pflag.FlagSet, o *committer.CommitOptions) {
+	fs.StringVar(&o.SnapshotUID, "snapshot-uid", "", "UID of the snapshot; it makes the images unique and names the lease")
+	fs.BoolVar(&o.LeaveFrozen, "leave-frozen", false, "leave the containers frozen on success, for a Pod that is about to be removed")
+	fs.DurationVar(&o.MaxFrozen, "max-frozen", 0, "give up, and thaw, when containers would be frozen for longer; 0 is as long as it takes")
+	fs.StringVar(&o.SpoolDir, "spool-dir", "", "directory for what is read of containers that are to be thawed, until it is pushed; without it they stay frozen until then")
+	fs.StringVar(&o.Registry.ConfigFile, "registry-config", "", "file with registry credentials (.dockerconfigjson); anonymous without it")
+	fs.StringVar(&o.Registry.CAFile, "registry-ca", "", "file with CA certificates (PEM) to trust beside the system's")
+	fs.BoolVar(&o.Registry.Insecure, "registry-insecure", false, "allow plain HTTP and unverified certificates for the snapshot registry")
+	fs.StringArrayVar(&o.BaseCredentials, "base-registry-config", nil, "file with credentials for the registries of base images, never used for the snapshot registry; may be repeated")
+	fs.StringVar(&o.BaseHint, "base-registry-hint", "", "what to tell a person where a layer of a base image cannot be had")
 }
 
 func thawCommand(f *flags) *cobra.Command {

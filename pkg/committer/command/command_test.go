@@ -22,11 +22,16 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 )
 
@@ -69,6 +74,32 @@ func TestMisuse(t *testing.T) {
 				t.Errorf("exit %d, stdout %q, stderr %q; want one line that says %q", code, stdout, stderr, test.says)
 			}
 		})
+	}
+}
+
+// TestEveryFlagCounts sets all flags of a commit and finds each in its options.
+func TestEveryFlagCounts(t *testing.T) {
+	var got committer.CommitOptions
+	fs := pflag.NewFlagSet("commit", pflag.ContinueOnError)
+	addCommit(fs, &got)
+	var args []string
+	fs.VisitAll(func(flag *pflag.Flag) {
+		value := map[string]string{"bool": "true", "duration": "10s"}[flag.Value.Type()]
+		if value == "" {
+			value = "the-" + flag.Name
+		}
+		args = append(args, "--"+flag.Name+"="+value)
+	})
+	if err := fs.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	want := committer.CommitOptions{
+		SnapshotUID: "the-snapshot-uid", LeaveFrozen: true, MaxFrozen: 10 * time.Second, SpoolDir: "the-spool-dir",
+		Registry:        registry.Options{ConfigFile: "the-registry-config", CAFile: "the-registry-ca", Insecure: true},
+		BaseCredentials: []string{"the-base-registry-config"}, BaseHint: "the-base-registry-hint",
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%v gives\n%+v, want\n%+v", args, got, want)
 	}
 }
 

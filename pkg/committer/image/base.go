@@ -80,14 +80,11 @@ func resolve(ctx context.Context, store content.Provider, target ocispec.Descrip
 		}
 		return nil, problem
 	case images.IsManifestType(target.MediaType):
-		base := &Base{Digest: target.Digest}
-		if err := readJSON(ctx, store, target, &base.Manifest, nil); err != nil {
+		base, err := Read(ctx, store, target)
+		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrNoMatch, err)
 		}
-		if err := readJSON(ctx, store, base.Manifest.Config, &base.Config, &base.RawConfig); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrNoMatch, err)
-		}
-		if identity.ChainID(base.Config.RootFS.DiffIDs) != chainID {
+		if base.ChainID() != chainID {
 			return nil, fmt.Errorf("%w: %s has other layers", ErrNoMatch, target.Digest)
 		}
 		if len(base.Manifest.Layers) != len(base.Config.RootFS.DiffIDs) {
@@ -97,6 +94,18 @@ func resolve(ctx context.Context, store content.Provider, target ocispec.Descrip
 	}
 	return nil, fmt.Errorf("%w: %s is of type %q", ErrNoMatch, target.Digest, target.MediaType)
 }
+
+// Read reads the image whose manifest is target.
+func Read(ctx context.Context, store content.Provider, target ocispec.Descriptor) (*Base, error) {
+	base := &Base{Digest: target.Digest}
+	if err := readJSON(ctx, store, target, &base.Manifest, nil); err != nil {
+		return nil, err
+	}
+	return base, readJSON(ctx, store, base.Manifest.Config, &base.Config, &base.RawConfig)
+}
+
+// ChainID is the key of its unpacked layers.
+func (b *Base) ChainID() digest.Digest { return identity.ChainID(b.Config.RootFS.DiffIDs) }
 
 func readJSON(ctx context.Context, store content.Provider, d ocispec.Descriptor, into any, raw *[]byte) error {
 	if d.Size > maxMetadata {

@@ -39,6 +39,9 @@ func (t *writer) regular(dir *directory, name, path []byte) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return fmt.Errorf("%q %w: it is no regular file any more", "/"+string(path), ErrChanged)
 	}
+	if err := t.keeping.unchanged(path, &st); err != nil {
+		return err
+	}
 	attrs, err := t.xattrs(fdXattrs(fd), path)
 	if err != nil {
 		return err
@@ -131,6 +134,9 @@ func (t *writer) tolerable(err error) bool {
 }
 
 func (t *writer) content(fd int, path []byte, st *unix.Stat_t) error {
+	if t.keeping != nil {
+		return nil // it is where it belongs
+	}
 	if st.Blocks*512 >= st.Size {
 		return t.copy(fd, path, 0, st.Size)
 	}

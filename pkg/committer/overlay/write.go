@@ -145,6 +145,8 @@ type writer struct {
 	writeBack bool
 	// Of a second pass.
 	changes *changes
+	// Of a layer that is kept where it lies.
+	keeping *keeping
 }
 
 func newWriter(ctx context.Context, w io.Writer, o Options) (*writer, func() error) {
@@ -190,7 +192,7 @@ func (t *writer) entry(dir *directory, name []byte, kind uint8, path []byte) (*l
 	}
 	format := st.Mode & unix.S_IFMT
 	if format == unix.S_IFSOCK {
-		return nil, t.socket(path)
+		return nil, t.socket(dir, name, path)
 	}
 	if bytes.HasPrefix(name, []byte(whiteoutPrefix)) {
 		return nil, fmt.Errorf("%q %w: names that begin with %q mean deletions there", "/"+string(path), ErrUnrepresentable, whiteoutPrefix)
@@ -220,20 +222,34 @@ func (t *writer) remember(kind byte, name []byte, st *unix.Stat_t) error {
 }
 
 // socket leaves a socket out, and what it hides.
-func (t *writer) socket(path []byte) error {
+func (t *writer) socket(dir *directory, name, path []byte) error {
 	t.stats.Sockets++
-	if len(t.lowerdirs) == 0 {
-		return nil
-	}
-	lower, err := OpenLower(t.lowerdirs, Options{UserXattr: t.marks == userMarks})
+	hides, err := t.overLower(path)
 	if err != nil {
 		return err
 	}
-	defer lower.Close()
-	if hides, err := lower.Has(string(path)); err != nil || !hides {
-		return err
+	if t.keeping != nil {
+		if err := takeOut(dir, name, hides); err != nil {
+			return fmt.Errorf("taking the socket %q out: %w", "/"+string(path), err)
+		}
+	}
+	if !hides {
+		return nil
 	}
 	return t.whiteout(path)
+}
+
+// overLower is whether there is something at path in the layers below.
+func (t *writer) overLower(path []byte) (bool, error) {
+	if len(t.lowerdirs) == 0 {
+		return false, nil
+	}
+	lower, err := OpenLower(t.lowerdirs, Options{UserXattr: t.marks == userMarks})
+	if err != nil {
+		return false, err
+	}
+	defer lower.Close()
+	return lower.Has(string(path))
 }
 
 // whiteout writes the deletion of path.
@@ -278,6 +294,9 @@ func (t *writer) enter(dir *directory, name, path []byte) (names, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(dir.fd, &st); err != nil {
 		return names{}, vanished(path, err)
+	}
+	if err := t.keeping.unchanged(path, &st); err != nil {
+		return names{}, err
 	}
 	attrs, err := t.xattrs(fdXattrs(dir.fd), path)
 	if err != nil {
@@ -337,6 +356,9 @@ func (t *writer) hardlink(dir *directory, name, path []byte, st *unix.Stat_t, at
 
 // special writes what has no content: symbolic links, FIFOs and devices.
 func (t *writer) special(dir *directory, name, path []byte, st *unix.Stat_t) error {
+	if err := t.keeping.unchanged(path, st); err != nil {
+		return err
+	}
 	attrs, err := t.xattrs(nameXattrs(dir.fd, name), path)
 	if err != nil {
 		return err

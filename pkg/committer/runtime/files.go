@@ -85,6 +85,21 @@ func (c *Container) Files(ctx context.Context) (Files, error) {
 	return files, nil
 }
 
+// Chain are the keys of the snapshots that the container lies on, the topmost first.
+func (c *Container) Chain(ctx context.Context) ([]string, error) {
+	var chain []string
+	for key := c.record.SnapshotKey; ; {
+		info, err := c.snapshotter().Stat(c.client.in(ctx), key)
+		if err != nil {
+			return nil, fmt.Errorf("looking for the snapshot %s, of container %q: %w", key, c.ref.Name, err)
+		}
+		if key = info.Parent; key == "" {
+			return chain, nil
+		}
+		chain = append(chain, key)
+	}
+}
+
 func overlayFiles(mounts []mount.Mount) Files {
 	if len(mounts) != 1 || mounts[0].Type != "overlay" {
 		types := make([]string, 0, len(mounts))

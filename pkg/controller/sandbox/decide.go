@@ -91,6 +91,9 @@ const (
 	// removalGrace is what a Pod gets to end, in seconds, whose processes are frozen or nobody's
 	// concern any more. The kubelet makes two of it.
 	removalGrace = 1
+	// queuedLag is how long a sandbox goes on saying that its commit waits. Most commits are over by
+	// then, and the sandbox says what came of it: a write less, which everybody who watches it sees.
+	queuedLag = 5 * time.Second
 	// imageRetry is how soon a resume asks again for an image that the registry does not have.
 	imageRetry = 30 * time.Second
 )
@@ -308,11 +311,22 @@ func (o *observed) pausing() action {
 	case ready != nil && ready.Reason == v1alpha1.ReasonQueued:
 		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonQueued, "%s", ready.Message)
 	case o.pausedReason() == v1alpha1.ReasonQueued:
+		if left := o.queuedStays(); left > 0 {
+			return action{do: wait, after: left}
+		}
 		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonPausing, "attempt %d commits the root filesystems", next.SnapshotAttempts)
 	default:
 		return action{do: wait}
 	}
 	return o.write(next, nil)
+}
+
+// queuedStays is how long the sandbox may still say that it waits after its commit has begun.
+func (o *observed) queuedStays() time.Duration {
+	if o.attempt.Status.StartTime == nil {
+		return 0
+	}
+	return o.attempt.Status.StartTime.Add(queuedLag).Sub(o.now)
 }
 
 // committed goes on after a successful commit: the containers are frozen, and will be until

@@ -257,7 +257,11 @@ func (r *Reconciler) setCondition(snapshot *v1alpha1.SandboxSnapshot, kind strin
 
 // release frees the snapshot's slot and wakes the one that has got it.
 func (r *Reconciler) release(key client.ObjectKey) {
-	for _, given := range r.slots.release(key, r.limits()) {
+	given := r.slots.release(key, r.limits())
+	if r.wake == nil {
+		return // not added to a manager: who calls Reconcile then, visits them all
+	}
+	for _, given := range given {
 		r.wake <- event.GenericEvent{Object: &v1alpha1.SandboxSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: given.Namespace, Name: given.Name}}}
 	}
 }

@@ -1,0 +1,235 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+// Package cache keeps the images of paused sandboxes on their node, so that a resume there has
+// nothing to pull.
+//
+// It is made of what dead containers have written, where that lies already: nothing is copied.
+// It is a cache: whatever speaks against it, and whoever removes something of it, the image is
+// in the registry.
+package cache
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/overlay"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
+)
+
+// fullPercent is how full the disk may be for something to be kept. The kubelet begins to
+// remove images at 85 % (imageGCHighThresholdPercent).
+const fullPercent = 70
+
+// Options say what is kept, and how much.
+type Options struct {
+	SandboxUID, SnapshotUID string
+	// MaxBytes is how much the images that are kept may take on this node.
+	MaxBytes int64
+	// Root is containerd's root directory.
+	Root string
+	Log  *slog.Logger
+}
+
+// Image is an image that a container was committed to.
+type Image struct {
+	// Reference is what a resumed Pod asks for, by digest.
+	Reference string
+	Digest    digest.Digest
+}
+
+// Keeper keeps the images of one Pod's containers.
+type Keeper struct {
+	Options
+	client *runtime.Client
+	kept   []kept
+}
+
+type kept struct {
+	name  string
+	image Image
+	aside *runtime.Aside
+}
+
+// New returns a Keeper that keeps nothing yet.
+func New(client *runtime.Client, o Options) *Keeper { return &Keeper{Options: o, client: client} }
+
+// SetAside takes the layer of a container that was committed to image, and is still frozen since.
+// From here on the container has to end.
+func (k *Keeper) SetAside(ctx context.Context, container *runtime.Container, image Image) {
+	aside, err := k.setAside(ctx, container, image)
+	if err != nil {
+		k.Log.Info("not kept for a resume on this node", "container", container.Name(), "because", err)
+		return
+	}
+	k.kept = append(k.kept, kept{container.Name(), image, aside})
+}
+
+func (k *Keeper) setAside(ctx context.Context, container *runtime.Container, image Image) (*runtime.Aside, error) {
+	if full, err := fullness(k.Root); err != nil || full > fullPercent {
+		if err == nil {
+			err = fmt.Errorf("the disk of %s is %d %% full; nothing is kept above %d %%", k.Root, full, fullPercent)
+		}
+		return nil, err
+	}
+	state, err := container.State(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if state != runtime.Paused {
+		return nil, fmt.Errorf("it is %s", state)
+	}
+	return container.SetAside(ctx, k.SandboxUID, k.SnapshotUID, image.Digest)
+}
+
+// fullness is how many percent of a disk are used, as df counts.
+func fullness(path string) (int, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return 0, fmt.Errorf("asking how full the disk of %s is: %w", path, err)
+	}
+	used := st.Blocks - st.Bfree
+	return percent(used, used+st.Bavail), nil
+}
+
+// percent is rounded up.
+func percent(part, whole uint64) int {
+	if whole == 0 {
+		return 100
+	}
+	return int((part*100 + whole - 1) / whole) //nolint:gosec // at most 100
+}
+
+// Keep makes images of what was set aside, whose containers have ended and had nothing to do
+// with it since they were frozen.
+func (k *Keeper) Keep(ctx context.Context) {
+	for _, one := range k.kept {
+		began := time.Now()
+		if err := k.keep(ctx, one); err != nil {
+			k.Log.Warn("not kept for a resume on this node", "container", one.name, "because", err)
+			continue
+		}
+		k.Log.Info("kept for a resume on this node", "container", one.name, "image", one.image.Reference, "bytes", one.aside.Bytes, "took", time.Since(began))
+	}
+	if err := k.bound(ctx); err != nil {
+		k.Log.Warn("the cache may be larger than it should be", "error", err)
+	}
+}
+
+func (k *Keeper) keep(ctx context.Context, one kept) error {
+	if one.aside.Bytes > k.MaxBytes {
+		return fmt.Errorf("its %d bytes are more than the %d that may be kept on a node", one.aside.Bytes, k.MaxBytes)
+	}
+	files := one.aside.Files
+	if _, err := overlay.Keep(ctx, files.Upperdir, one.aside.Committed, overlay.Options{UserXattr: files.UserXattr, Lowerdirs: files.Lowerdirs}); err != nil {
+		return err
+	}
+	// An image that is on the disk before its files would be a broken one after a power failure.
+	if err := syncDisk(files.Upperdir); err != nil {
+		return err
+	}
+	return one.aside.Publish(ctx, one.image.Reference)
+}
+
+func syncDisk(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("opening %s: %w", path, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.Syncfs(fd); err != nil {
+		return fmt.Errorf("writing the disk of %s: %w", path, err)
+	}
+	return nil
+}
+
+// bound removes what is kept beyond the bound, and what this sandbox needs no more.
+func (k *Keeper) bound(ctx context.Context) error {
+	all, err := k.client.Cached(ctx)
+	if err != nil {
+		return err
+	}
+	for _, old := range beyond(all, k.SandboxUID, k.SnapshotUID, k.MaxBytes) {
+		if err := k.client.Drop(ctx, old); err != nil {
+			return err
+		}
+		k.Log.Info("no longer kept for a resume on this node", "image", old.Digest, "sandboxUID", old.SandboxUID, "bytes", old.Bytes)
+	}
+	return nil
+}
+
+// Done lets go of what is not part of an image.
+func (k *Keeper) Done(ctx context.Context) {
+	if err := k.client.Forget(ctx, k.SnapshotUID); err != nil {
+		k.Log.Warn("what was set aside stays until its lease expires", "error", err)
+	}
+}
+
+// beyond are the images to be removed, given all from the oldest to the newest: those of
+// earlier snapshots of the sandbox, and the oldest ones until the rest is within most. One
+// that a container lies on stays; when even that is too much, the new ones go.
+func beyond(all []*runtime.Cached, sandboxUID, snapshotUID string, most int64) []*runtime.Cached {
+	var old, rest, own []*runtime.Cached
+	total := int64(0)
+	for _, one := range all {
+		total += one.Bytes
+		switch {
+		case one.SandboxUID == sandboxUID && one.SnapshotUID == snapshotUID:
+			own = append(own, one)
+		case one.InUse:
+		case one.SandboxUID == sandboxUID:
+			old = append(old, one)
+			total -= one.Bytes
+		default:
+			rest = append(rest, one)
+		}
+	}
+	for _, one := range append(rest, own...) {
+		if total <= most {
+			break
+		}
+		old = append(old, one)
+		total -= one.Bytes
+	}
+	return old
+}
+
+// Drop removes what is kept for a sandbox. What a container lies on is left to the kubelet,
+// which removes images that nobody uses.
+func Drop(ctx context.Context, client *runtime.Client, sandboxUID string, log *slog.Logger) error {
+	all, err := client.Cached(ctx)
+	if err != nil {
+		return err
+	}
+	for _, one := range all {
+		switch {
+		case one.SandboxUID != sandboxUID:
+		case one.InUse:
+			log.Info("a container lies on it: it stays", "image", one.Digest)
+		default:
+			if err := client.Drop(ctx, one); err != nil {
+				return err
+			}
+			log.Info("removed", "image", one.Digest, "bytes", one.Bytes)
+		}
+	}
+	return nil
+}
