@@ -24,6 +24,7 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/utils/clock"
 
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver/scheme"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/rest"
 	sandboxstorage "github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/sandbox/storage"
 )
@@ -87,9 +88,9 @@ func (c CompletedConfig) New() (*Server, error) {
 		return nil, err
 	}
 	group, err := rest.StorageProvider{
-		Scheme:         Scheme,
-		ParameterCodec: ParameterCodec,
-		Codecs:         Codecs,
+		Scheme:         scheme.Scheme,
+		ParameterCodec: scheme.ParameterCodec,
+		Codecs:         scheme.Codecs,
 		TypeConverter:  typeConverter,
 		Authorizer:     c.genericConfig.Authorization.Authorizer,
 		Preflight:      c.extraConfig.Preflight,

@@ -34,6 +34,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver/scheme"
 )
 
 // patchTypes are the formats of a PATCH.
@@ -48,7 +49,7 @@ func WithClientFaults(handler http.Handler) http.Handler {
 		info, ok := request.RequestInfoFrom(req.Context())
 		if ok && info.IsResourceRequest && info.APIGroup == lifecycle.GroupName {
 			if err := clientFault(info, req); err != nil {
-				responsewriters.ErrorNegotiated(err, Codecs, v1alpha1.SchemeGroupVersion, w, req)
+				responsewriters.ErrorNegotiated(err, scheme.Codecs, v1alpha1.SchemeGroupVersion, w, req)
 				return
 			}
 		}

@@ -27,20 +27,21 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/generated/openapi"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver/scheme"
 )
 
 const openAPITitle = "Sandbox API server"
 
 // OpenAPIConfig describes the API for OpenAPI v2, which kubectl explain of old clients reads.
 func OpenAPIConfig() *openapicommon.Config {
-	config := genericapiserver.DefaultOpenAPIConfig(openapi.GetOpenAPIDefinitions, openapinamer.NewDefinitionNamer(Scheme))
+	config := genericapiserver.DefaultOpenAPIConfig(openapi.GetOpenAPIDefinitions, openapinamer.NewDefinitionNamer(scheme.Scheme))
 	config.Info.Title = openAPITitle
 	return config
 }
 
 // OpenAPIV3Config describes the API for OpenAPI v3, which server-side apply is built upon.
 func OpenAPIV3Config() *openapicommon.OpenAPIV3Config {
-	config := genericapiserver.DefaultOpenAPIV3Config(openapi.GetOpenAPIDefinitions, openapinamer.NewDefinitionNamer(Scheme))
+	config := genericapiserver.DefaultOpenAPIV3Config(openapi.GetOpenAPIDefinitions, openapinamer.NewDefinitionNamer(scheme.Scheme))
 	config.Info.Title = openAPITitle
 	return config
 }

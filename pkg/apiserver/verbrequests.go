@@ -17,24 +17,19 @@ limitations under the License.
 package apiserver
 
 import (
-	"bytes"
-	"errors"
-	"io"
 	"net/http"
-	"strconv"
 
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver/verbbody"
 	sandboxstorage "github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/sandbox/storage"
 )
 
 // WithVerbRequests stands in front of the API and makes a POST to sandboxes/pause and
 // sandboxes/resume what its storage expects:
 //
-//   - An empty body means {}. `curl -X POST` and `kubectl create --raw … -f /dev/null` send one,
-//     and the generic handler would refuse it as malformed JSON.
+//   - An empty body means {}.
 //   - The name of the calling program goes into the context. The generic handler derives the
 //     field manager of a request body from it, but tells the storage nothing, and a verb changes
 //     the fields of the sandbox, not those of the body.
@@ -46,28 +41,7 @@ func WithVerbRequests(handler http.Handler) http.Handler {
 			return
 		}
 		req = req.WithContext(sandboxstorage.WithUserAgent(req.Context(), req.UserAgent()))
-		if req.ContentLength > 0 {
-			handler.ServeHTTP(w, req)
-			return
-		}
-		// Length zero, or unknown because the body is chunked: one byte tells.
-		first := make([]byte, 1)
-		n, err := 0, error(io.EOF)
-		if req.Body != nil {
-			n, err = io.ReadFull(req.Body, first)
-		}
-		switch {
-		case n > 0:
-			req.Body = prefixed{io.MultiReader(bytes.NewReader(first), req.Body), req.Body}
-		case errors.Is(err, io.EOF):
-			req.Body = io.NopCloser(bytes.NewReader([]byte("{}")))
-			req.ContentLength = 2
-			// What an empty body claims to be cannot matter: `kubectl create --raw` and curl each
-			// have their own default, and neither is JSON for certain.
-			req.Header.Set("Content-Type", runtime.ContentTypeJSON)
-			req.Header.Set("Content-Length", strconv.Itoa(2))
-		}
-		// Any other error is met again, and answered, by the handler that reads the body.
+		verbbody.FillEmpty(req)
 		handler.ServeHTTP(w, req)
 	})
 }
@@ -75,10 +49,4 @@ func WithVerbRequests(handler http.Handler) http.Handler {
 func isVerb(info *request.RequestInfo) bool {
 	return info.IsResourceRequest && info.APIGroup == lifecycle.GroupName && info.Resource == "sandboxes" &&
 		(info.Subresource == "pause" || info.Subresource == "resume")
-}
-
-// prefixed is a body of which a part was read ahead.
-type prefixed struct {
-	io.Reader
-	io.Closer
 }

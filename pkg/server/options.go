@@ -34,7 +34,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver/scheme"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 )
@@ -102,7 +102,7 @@ type StandaloneAdmission struct {
 func NewOptions() *Options {
 	o := &Options{
 		Run:               genericoptions.NewServerRunOptions(),
-		Recommended:       genericoptions.NewRecommendedOptions(defaultEtcdPrefix, apiserver.Codecs.LegacyCodec(v1alpha1.SchemeGroupVersion)),
+		Recommended:       genericoptions.NewRecommendedOptions(defaultEtcdPrefix, scheme.Codecs.LegacyCodec(v1alpha1.SchemeGroupVersion)),
 		Logs:              logs.NewOptions(),
 		DataDir:           "/var/lib/sandbox-apiserver",
 		ServingCertSecret: "sandbox-apiserver-serving-cert",

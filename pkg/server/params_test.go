@@ -24,13 +24,13 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver/scheme"
 )
 
 // TestParametersOfPoliciesAreNoneOfReadiness asks as the policy plugins do for the ConfigMaps of a policy. That the server
 // stays ready with such a policy in its cluster shows on a node (test/e2e, TestPoliciesOfTheServersNamespace).
 func TestParametersOfPoliciesAreNoneOfReadiness(t *testing.T) {
-	config := genericapiserver.NewRecommendedConfig(apiserver.Codecs)
+	config := genericapiserver.NewRecommendedConfig(scheme.Codecs)
 	watchParamsApart(config) // standalone, there are none
 	config.SharedInformerFactory = informers.NewSharedInformerFactory(fake.NewClientset(), 0)
 	watchParamsApart(config)

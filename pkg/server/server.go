@@ -34,6 +34,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver/scheme"
 )
 
 // Server is the whole program, started by Run.
@@ -139,7 +140,7 @@ func (s *Server) stopStore() {
 // genericConfig applies the options to the configuration of the generic server.
 func (s *Server) genericConfig() (*genericapiserver.RecommendedConfig, error) {
 	o := s.options
-	config := genericapiserver.NewRecommendedConfig(apiserver.Codecs)
+	config := genericapiserver.NewRecommendedConfig(scheme.Codecs)
 	config.OpenAPIConfig = apiserver.OpenAPIConfig()
 	config.OpenAPIV3Config = apiserver.OpenAPIV3Config()
 	// installMetrics serves them together with those of the controllers.

@@ -27,7 +27,7 @@ import (
 	"k8s.io/apiserver/pkg/server/healthz"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver/scheme"
 )
 
 // storeGate keeps requests for our resources out until the store is confirmed. Discovery and
@@ -87,7 +87,7 @@ func withStoreGate(handler http.Handler, gate *storeGate) http.Handler {
 			// It will pass in a moment: clients wait and repeat by themselves.
 			w.Header().Set("Retry-After", "1")
 		}
-		responsewriters.ErrorNegotiated(err, apiserver.Codecs, v1alpha1.SchemeGroupVersion, w, req)
+		responsewriters.ErrorNegotiated(err, scheme.Codecs, v1alpha1.SchemeGroupVersion, w, req)
 	})
 }
 

@@ -14,7 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+// Package scheme holds the types that the server serves, and how they are read and written.
+package scheme
 
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"

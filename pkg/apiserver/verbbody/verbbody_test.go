@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package apiserver
+package verbbody
 
 import (
 	"bytes"
@@ -27,11 +27,11 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/validation"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver/scheme"
 )
 
 // FuzzVerbBody sends any body to both verbs, as far as the storage: only an empty one is changed
@@ -52,21 +52,21 @@ func FuzzVerbBody(f *testing.F) {
 		f.Add([]byte(seed), false, true)
 	}
 	f.Fuzz(func(t *testing.T, body []byte, yaml, chunked bool) {
+		contentType, passed := pass(t, body, yaml, chunked)
+		if !bytes.Equal(passed, body) && len(body) > 0 {
+			t.Fatalf("%q became %q", body, passed)
+		}
+		if len(body) == 0 && (string(passed) != "{}" || contentType != runtime.ContentTypeJSON) {
+			t.Fatalf("an empty body became %q of type %s", passed, contentType)
+		}
 		for _, kind := range []string{"SandboxPause", "SandboxResume"} {
-			contentType, passed := passVerb(t, kind, body, yaml, chunked)
-			if want := body; !bytes.Equal(passed, want) && len(body) > 0 {
-				t.Fatalf("%q became %q", body, passed)
-			}
-			if len(body) == 0 && (string(passed) != "{}" || contentType != runtime.ContentTypeJSON) {
-				t.Fatalf("an empty body became %q of type %s", passed, contentType)
-			}
 			decodeVerb(t, kind, contentType, passed)
 		}
 	})
 }
 
-// passVerb sends the body through WithVerbRequests, and returns what comes out.
-func passVerb(t *testing.T, kind string, body []byte, yaml, chunked bool) (contentType string, passed []byte) {
+// pass returns what becomes of the body of a request.
+func pass(t *testing.T, body []byte, yaml, chunked bool) (contentType string, passed []byte) {
 	t.Helper()
 	reader := io.Reader(bytes.NewReader(body))
 	if chunked {
@@ -77,42 +77,36 @@ func passVerb(t *testing.T, kind string, body []byte, yaml, chunked bool) (conte
 	if yaml {
 		req.Header.Set("Content-Type", runtime.ContentTypeYAML)
 	}
-	info := &request.RequestInfo{IsResourceRequest: true, APIGroup: lifecycle.GroupName, Resource: "sandboxes", Subresource: "pause"}
-	if kind == "SandboxResume" {
-		info.Subresource = "resume"
+	FillEmpty(req)
+	passed, err := io.ReadAll(req.Body)
+	if err != nil {
+		t.Fatal(err)
 	}
-	WithVerbRequests(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
-		var err error
-		if passed, err = io.ReadAll(req.Body); err != nil {
-			t.Fatal(err)
-		}
-		if req.ContentLength >= 0 && int(req.ContentLength) != len(passed) {
-			t.Fatalf("the length is said to be %d and is %d", req.ContentLength, len(passed))
-		}
-		contentType = req.Header.Get("Content-Type")
-	})).ServeHTTP(httptest.NewRecorder(), req.WithContext(request.WithRequestInfo(req.Context(), info)))
-	return contentType, passed
+	if req.ContentLength >= 0 && int(req.ContentLength) != len(passed) {
+		t.Fatalf("the length is said to be %d and is %d", req.ContentLength, len(passed))
+	}
+	return req.Header.Get("Content-Type"), passed
 }
 
 // decodeVerb does with a body what the generic handler and the storage do, strictly and not.
 func decodeVerb(t *testing.T, kind, contentType string, body []byte) {
 	t.Helper()
-	types := Codecs.SupportedMediaTypes()
+	types := scheme.Codecs.SupportedMediaTypes()
 	media := types[slices.IndexFunc(types, func(info runtime.SerializerInfo) bool { return info.MediaType == contentType })]
 	wanted := v1alpha1.SchemeGroupVersion.WithKind(kind)
 	for _, serializer := range []runtime.Serializer{media.Serializer, media.StrictSerializer} {
-		into, err := Scheme.New(schema.GroupVersionKind{Group: lifecycle.GroupName, Version: runtime.APIVersionInternal, Kind: kind})
+		into, err := scheme.Scheme.New(schema.GroupVersionKind{Group: lifecycle.GroupName, Version: runtime.APIVersionInternal, Kind: kind})
 		if err != nil {
 			t.Fatal(err)
 		}
-		decoded, _, err := Codecs.DecoderToVersion(serializer, lifecycle.SchemeGroupVersion).Decode(body, &wanted, into)
+		decoded, _, err := scheme.Codecs.DecoderToVersion(serializer, lifecycle.SchemeGroupVersion).Decode(body, &wanted, into)
 		if err != nil {
 			continue
 		}
 		if resume, ok := decoded.(*lifecycle.SandboxResume); ok {
 			_ = validation.ValidateSandboxResume(resume)
 		}
-		codec := Codecs.LegacyCodec(v1alpha1.SchemeGroupVersion)
+		codec := scheme.Codecs.LegacyCodec(v1alpha1.SchemeGroupVersion)
 		written, err := runtime.Encode(codec, decoded)
 		if err != nil {
 			t.Fatalf("what was read of %q cannot be written: %v", body, err)
