@@ -391,7 +391,7 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_ContainerSnapshot(ref comm
 					},
 					"layerBytes": {
 						SchemaProps: spec.SchemaProps{
-							Description: "layerBytes is the compressed size in bytes of the layer that this snapshot added.",
+							Description: "layerBytes is the compressed size in bytes of what this snapshot added to the image: one layer, or the sum of two where most of the files were read before the freeze.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},

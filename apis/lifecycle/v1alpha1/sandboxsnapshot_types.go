@@ -164,7 +164,8 @@ type ContainerSnapshot struct {
 	// +optional
 	ImageDigest string `json:"imageDigest,omitempty"`
 
-	// layerBytes is the compressed size in bytes of the layer that this snapshot added.
+	// layerBytes is the compressed size in bytes of what this snapshot added to the image: one layer,
+	// or the sum of two where most of the files were read before the freeze.
 	// +optional
 	LayerBytes int64 `json:"layerBytes,omitempty"`
 

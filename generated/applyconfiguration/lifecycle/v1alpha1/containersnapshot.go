@@ -35,7 +35,8 @@ type ContainerSnapshotApplyConfiguration struct {
 	ImageURI *string `json:"imageUri,omitempty"`
 	// imageDigest is the digest of the image's manifest, for example sha256:9f86d0….
 	ImageDigest *string `json:"imageDigest,omitempty"`
-	// layerBytes is the compressed size in bytes of the layer that this snapshot added.
+	// layerBytes is the compressed size in bytes of what this snapshot added to the image: one layer,
+	// or the sum of two where most of the files were read before the freeze.
 	LayerBytes *int64 `json:"layerBytes,omitempty"`
 	// layers is how many layers of this project lie above the layers of the base image: at most
 	// eight, for older ones are merged. Where an image's layers could not be merged, the
