@@ -36,6 +36,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/conflict"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
 )
 
@@ -70,7 +71,7 @@ func (s *Sweep) Add(mgr manager.Manager, limiter workqueue.TypedRateLimiter[reco
 		Watches(&v1alpha1.Sandbox{}, handler.EnqueueRequestsFromMapFunc(neededBy)).
 		// One after the other: the registry is not asked any faster by more.
 		WithOptions(controller.Options{MaxConcurrentReconciles: 1, RateLimiter: limiter}).
-		Complete(s)
+		Complete(conflict.Repeat(s))
 }
 
 // neededBy is the snapshot that the next resume of a sandbox needs.

@@ -33,6 +33,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/conflict"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
 )
 
@@ -52,7 +53,7 @@ func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueu
 		WatchesRawSource(source.Kind(host, &batchv1.Job{}, handler.TypedEnqueueRequestsFromMapFunc(
 			func(_ context.Context, job *batchv1.Job) []reconcile.Request { return r.served(job) }))).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: limiter}).
-		Complete(r)
+		Complete(conflict.Repeat(r))
 }
 
 // concerned are the sandbox that a snapshot is made of, and those that are to come from it.

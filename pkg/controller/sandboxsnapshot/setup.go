@@ -37,6 +37,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/conflict"
 )
 
 // Indexes of the cache of our own objects.
@@ -102,7 +103,7 @@ func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueu
 			func(_ context.Context, pod *corev1.Pod) []reconcile.Request { return served(pod) }), unlessKill[*corev1.Pod]())).
 		WatchesRawSource(source.Channel(r.wake, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: limiter}).
-		Complete(r)
+		Complete(conflict.Repeat(r))
 }
 
 // onSandbox looks at the snapshots that a change of a sandbox is about.
