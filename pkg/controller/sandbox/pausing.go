@@ -1,0 +1,177 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandbox
+
+import (
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+)
+
+// queuedLag is how long a sandbox goes on saying that its commit waits. Most commits are over by
+// then, and the sandbox says what came of it: a write less, which everybody who watches it sees.
+const queuedLag = 5 * time.Second
+
+func (o *observed) pausing() action {
+	next := o.next()
+	if o.pausedReason() == v1alpha1.ReasonRemovingPod {
+		if o.pod != nil {
+			return o.removing()
+		}
+		return o.finishPause(next)
+	}
+
+	canceling := o.pausedReason() == v1alpha1.ReasonCanceling
+	if !canceling && o.wants(v1alpha1.DesiredStateRunning) {
+		// By an update of desiredState: what the resume verb writes by itself.
+		next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonCanceling, "the pause is being cancelled")
+		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonCanceling, "the pause is being cancelled")
+		return o.write(next, nil)
+	}
+	switch {
+	case o.attempt == nil && canceling:
+		return o.canceled(next)
+	case o.attempt == nil && o.pod == nil:
+		return o.lost()
+	case o.attempt == nil:
+		return action{do: createSnapshot}
+	case !o.attemptIsOurs() && canceling:
+		return o.canceled(next)
+	case !o.attemptIsOurs():
+		next.SnapshotAttempts++
+		return o.write(next, nil)
+	}
+
+	switch o.attempt.Status.Phase {
+	case v1alpha1.SnapshotSucceed:
+		return o.committed(next, canceling)
+	case v1alpha1.SnapshotFailed:
+		if canceling {
+			return o.canceled(next)
+		}
+		if o.pod == nil {
+			return o.lost()
+		}
+		return o.attemptFailed(next, reasonOf(o.attempt))
+	}
+	ready := meta.FindStatusCondition(o.attempt.Status.Conditions, v1alpha1.ConditionReady)
+	switch {
+	case canceling:
+		return action{do: wait}
+	case ready != nil && ready.Reason == v1alpha1.ReasonQueued:
+		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonQueued, "%s", ready.Message)
+	case o.pausedReason() == v1alpha1.ReasonQueued:
+		if left := o.queuedStays(); left > 0 {
+			return action{do: wait, after: left}
+		}
+		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonPausing, "attempt %d commits the root filesystems", next.SnapshotAttempts)
+	default:
+		return action{do: wait}
+	}
+	return o.write(next, nil)
+}
+
+// queuedStays is how long the sandbox may still say that it waits after its commit has begun.
+func (o *observed) queuedStays() time.Duration {
+	if o.attempt.Status.StartTime == nil {
+		return 0
+	}
+	return o.attempt.Status.StartTime.Add(queuedLag).Sub(o.now)
+}
+
+// committed goes on after a successful commit: the containers are frozen, and will be until
+// the Pod is removed or the pause is cancelled.
+func (o *observed) committed(next *nextStatus, canceling bool) action {
+	switch {
+	case o.attempt.DeletionTimestamp != nil && !canceling:
+		// Somebody deletes what was just made. When it is gone, the attempt is made again; the
+		// containers are frozen until then.
+		return action{do: wait}
+	case o.pod == nil:
+		// Gone before it was removed, and after everything was saved.
+		return o.finishPause(next)
+	case canceling && !o.thawed:
+		return action{do: thaw}
+	case canceling:
+		return o.canceled(next)
+	case o.pod.UID != o.attempt.Status.SourcePodUID:
+		return o.attemptFailed(next, metav1.Condition{Reason: v1alpha1.ReasonSourcePodReplaced, Message: fmt.Sprintf("Pod %s is not the one that was committed", o.pod.Name)})
+	}
+	// The last look at this Pod: a restart that came just before the commit was not seen yet.
+	reset := next.noticeReset(o.view())
+	next.SnapshotName = o.attempt.Name
+	next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonPausing, "the sandbox is being paused")
+	next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonRemovingPod, "snapshot %s is ready, Pod %s is being removed", o.attempt.Name, o.pod.Name)
+	return o.write(next, reset)
+}
+
+func (o *observed) finishPause(next *nextStatus) action {
+	if o.attemptIsOurs() && o.attempt.Status.Phase == v1alpha1.SnapshotSucceed {
+		next.SnapshotName = o.attempt.Name
+	}
+	next.forgetPod()
+	next.FailedAttempts = 0
+	next.keepData()
+	event := &note{reason: v1alpha1.ReasonPaused, message: fmt.Sprintf("saved in snapshot %s; Pod %s is gone", next.SnapshotName, o.sandbox.Name)}
+	if o.wants(v1alpha1.DesiredStateRunning) {
+		next.resuming()
+	} else {
+		next.pausedOn(next.SnapshotName)
+	}
+	return o.write(next, event)
+}
+
+// attemptFailed lets the sandbox run on: the snapshot says Failed only when nothing is frozen.
+func (o *observed) attemptFailed(next *nextStatus, why metav1.Condition) action {
+	next.Phase = v1alpha1.SandboxRunning
+	next.FailedAttempts++
+	o.showSame(next)
+	next.set(v1alpha1.ConditionPaused, false, why.Reason, "attempt %d failed: %s; the sandbox runs on, the next attempt follows in %s, or at once with another pause",
+		next.SnapshotAttempts, why.Message, backoff(next.FailedAttempts))
+	return o.write(next, &note{warning: true, reason: v1alpha1.EventPauseRetry, message: fmt.Sprintf("%s: %s", why.Reason, why.Message)})
+}
+
+func (o *observed) canceled(next *nextStatus) action {
+	if o.pod == nil {
+		return o.lost()
+	}
+	next.Phase = v1alpha1.SandboxRunning
+	next.FailedAttempts = 0
+	o.showSame(next)
+	next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonRunning, "the sandbox is not paused")
+	return o.write(next, &note{reason: v1alpha1.ReasonCanceled, message: "the pause was cancelled; the sandbox runs on"})
+}
+
+// showSame takes over what the Pod looks like, where it is still the one that was to be paused.
+// Another one is a loss, which running tells of.
+func (o *observed) showSame(next *nextStatus) {
+	if o.pod.UID == next.PodUID {
+		next.show(o.pod, o.view())
+	}
+}
+
+// reasonOf is why a snapshot failed.
+func reasonOf(snapshot *v1alpha1.SandboxSnapshot) metav1.Condition {
+	if condition := meta.FindStatusCondition(snapshot.Status.Conditions, v1alpha1.ConditionFailed); condition != nil {
+		return *condition
+	}
+	return metav1.Condition{Reason: v1alpha1.ReasonCommitJobFailed, Message: "snapshot " + snapshot.Name + " does not say why"}
+}
