@@ -74,19 +74,28 @@ var admitting = sync.OnceValues(func() (*admittingServer, error) {
 		return nil, err
 	}
 	host := &countingReader{Client: clientfake.NewClientBuilder().WithScheme(known).Build()}
-	served, err := start(dir, func(o *server.Options) {
+	var options *server.Options
+	configure := func(o *server.Options) {
+		options = o
 		o.Controller.SnapshotRegistry = "registry.example.com"
 		o.Controller.SnapshotPushSecret, o.Controller.CommitJobNamespace = "push", "sandbox-system"
 		o.Standalone.Host = host
 		// It wants an OpenAPI document that the cluster in memory has not.
 		o.Recommended.Admission.DisablePlugins = []string{"MutatingAdmissionPolicy"}
 		o.Standalone.Admission = &server.StandaloneAdmission{Kube: kube, Dynamic: dynamicfake.NewSimpleDynamicClient(scheme.Scheme)}
-	})
+	}
+	served, err := start(dir, configure)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	atEnd = append(atEnd, func() error { return errors.Join(served.stop(), os.RemoveAll(dir)) })
-	return &admittingServer{served, kube, host}, nil
+	etcd := options.Recommended.Etcd.StorageConfig.Transport.ServerList
+	return &admittingServer{running: served, kube: kube, host: host, replica: func() (*running, error) {
+		return start("", func(o *server.Options) {
+			configure(o)
+			o.Recommended.Etcd.StorageConfig.Transport.ServerList = etcd
+		})
+	}}, nil
 })
 
 type admittingServer struct {
@@ -94,6 +103,28 @@ type admittingServer struct {
 	kube *kubefake.Clientset
 	// host is what dry runs of pauses look at.
 	host *countingReader
+	// replica starts another server over the same etcd and beside the same cluster.
+	replica func() (*running, error)
+}
+
+// replicaFixture is the test's namespace on another replica of that server. No replica of these
+// tests leads: what they do, they do without the controllers.
+func replicaFixture(t *testing.T) *fixture {
+	t.Helper()
+	served, err := admitting()
+	if err != nil {
+		t.Fatal(err)
+	}
+	replica, err := served.replica()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := replica.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return fixtureOn(t, replica)
 }
 
 // countingReader counts how often it is read.

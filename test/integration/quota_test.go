@@ -152,9 +152,14 @@ func TestAQuotaThatNobodyHasCountedYet(t *testing.T) {
 	})
 }
 
+// The replicas share the quota and the store, and nothing else.
 func TestFiftyCreatesRaceForFivePlaces(t *testing.T) {
 	f, kube := admittingFixture(t)
+	replicas := []*fixture{f, replicaFixture(t)}
 	f.limit(kube, corev1.ResourceList{countSandboxes: resource.MustParse("5"), "count/pods": resource.MustParse("1000")})
+	for _, replica := range replicas {
+		replica.eventually(replica.tryCreate)
+	}
 	// kube-apiserver counts Pods in the same object meanwhile.
 	ctx, stop := context.WithCancel(t.Context())
 	var others sync.WaitGroup
@@ -176,7 +181,7 @@ func TestFiftyCreatesRaceForFivePlaces(t *testing.T) {
 	answers := make(chan error, 50)
 	for i := range 50 {
 		all.Go(func() {
-			_, err := f.sandboxes.Create(context.Background(), sandbox(fmt.Sprintf("racer-%d", i)), metav1.CreateOptions{})
+			_, err := replicas[i%len(replicas)].sandboxes.Create(context.Background(), sandbox(fmt.Sprintf("racer-%d", i)), metav1.CreateOptions{})
 			answers <- err
 		})
 	}
@@ -191,6 +196,12 @@ func TestFiftyCreatesRaceForFivePlaces(t *testing.T) {
 			created++
 		case !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "exceeded quota"):
 			t.Errorf("refused with %v", err)
+		}
+	}
+	for _, replica := range replicas[1:] {
+		err := replica.tryCreate()
+		if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "exceeded quota") {
+			t.Errorf("the other replica says %v", err)
 		}
 	}
 	list, err := f.sandboxes.List(context.Background(), metav1.ListOptions{})
