@@ -63,9 +63,11 @@ func (r *Reconciler) finalize(ctx context.Context, sandbox *v1alpha1.Sandbox) (c
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	if pod != nil && pod.DeletionTimestamp == nil {
-		if err := r.deletePod(ctx, pod, graceOf(pod, snapshots)); err != nil {
-			return ctrl.Result{}, err
+	if pod != nil {
+		if next := endOf(pod, snapshots); next.do == deletePod {
+			if err := r.deletePod(ctx, pod, next.grace); err != nil {
+				return ctrl.Result{}, err
+			}
 		}
 	}
 	if pod != nil || busy {
@@ -80,15 +82,17 @@ func (r *Reconciler) finalize(ctx context.Context, sandbox *v1alpha1.Sandbox) (c
 	return ctrl.Result{}, nil
 }
 
-// graceOf is what a Pod gets to end when its sandbox goes: what it asks for, unless a finished
-// commit left it frozen. Then nobody would hear the signal.
-func graceOf(pod *corev1.Pod, snapshots []v1alpha1.SandboxSnapshot) *int64 {
+// endOf is what to do with the Pod of a sandbox that goes. It gets the time to end that it asks for,
+// unless a finished commit left it frozen: then nobody would hear the signal, and its files are
+// nobody's concern any more, so it is not left to its kill either.
+func endOf(pod *corev1.Pod, snapshots []v1alpha1.SandboxSnapshot) action {
+	seen := &observed{pod: pod}
 	for i := range snapshots {
 		if snapshots[i].Status.Phase == v1alpha1.SnapshotSucceed && snapshots[i].Status.SourcePodUID == pod.UID {
-			return ptr.To[int64](removalGrace)
+			return seen.remove(ptr.To[int64](removalGrace))
 		}
 	}
-	return nil
+	return seen.remove(nil)
 }
 
 // anyPod is the sandbox's Pod as the API has it, also where the status does not tell of one:

@@ -23,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
@@ -98,6 +99,30 @@ func TestKept(t *testing.T) {
 			sandbox.Status.Conditions = test.conditions
 			if got := kept(sandbox); got != test.want {
 				t.Errorf("keeps %d, want %d", got, test.want)
+			}
+		})
+	}
+}
+
+func TestThePodOfASandboxThatGoes(t *testing.T) {
+	frozen := []v1alpha1.SandboxSnapshot{*snapshotIn(v1alpha1.SnapshotSucceed)}
+	others := []v1alpha1.SandboxSnapshot{*snapshotIn(v1alpha1.SnapshotFailed), *snapshotIn(v1alpha1.SnapshotSucceed, func(s *v1alpha1.SandboxSnapshot) { s.Status.SourcePodUID = "pod-0" })}
+	tests := map[string]struct {
+		pod       *corev1.Pod
+		snapshots []v1alpha1.SandboxSnapshot
+		do        verb
+		grace     *int64
+	}{
+		"ends as it asks for":              {podOf(), others, deletePod, nil},
+		"is ending":                        {podOf(terminating(30)), others, wait, nil},
+		"is frozen":                        {podOf(), frozen, deletePod, shortGrace},
+		"is frozen and waits for its kill": {podOf(terminating(30)), frozen, deletePod, shortGrace},
+		"is frozen and about to be ended":  {podOf(terminating(1)), frozen, wait, nil},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := endOf(test.pod, test.snapshots); got.do != test.do || !ptr.Equal(got.grace, test.grace) {
+				t.Errorf("%s with grace %v, want %s with %v", got.do, ptr.Deref(got.grace, -1), test.do, ptr.Deref(test.grace, -1))
 			}
 		})
 	}
