@@ -155,13 +155,7 @@ func (r *Runner) Thaw(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (
 	if err != nil {
 		return false, err
 	}
-	outcome := Observe(job.UID, job, pods)
-	for _, condition := range job.Status.Conditions {
-		// Its exit says all there is to say, so a Job that is complete needs no report.
-		if condition.Type == batchv1.JobComplete && condition.Status == corev1.ConditionTrue {
-			return true, nil
-		}
-	}
+	outcome := observeUnreported(job, pods)
 	switch outcome.State {
 	case Succeeded:
 		return true, nil
@@ -200,7 +194,18 @@ func (r *Runner) Kill(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (
 	if err != nil {
 		return Outcome{}, err
 	}
-	return Observe(job.UID, job, pods), nil
+	return observeUnreported(job, pods), nil
+}
+
+// observeUnreported reads the outcome of a Job whose exit says all there is to say: one that is
+// complete needs no report.
+func observeUnreported(job *batchv1.Job, pods []corev1.Pod) Outcome {
+	for _, condition := range job.Status.Conditions {
+		if condition.Type == batchv1.JobComplete && condition.Status == corev1.ConditionTrue {
+			return Outcome{State: Succeeded, Thawed: true}
+		}
+	}
+	return Observe(job.UID, job, pods)
 }
 
 // sourceGone says whether the Pod that was committed exists no more: with it went whatever was

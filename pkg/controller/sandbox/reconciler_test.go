@@ -276,6 +276,20 @@ func TestWhatIsFrozenIsKilled(t *testing.T) {
 		}
 		f.tells()
 	})
+	t.Run("by a Job whose Pod is gone", func(t *testing.T) {
+		f := removingPod(t)
+		f.visits(removed)
+		f.endJob(batchv1.JobComplete)
+		f.visits(removed)
+		f.tells()
+	})
+	t.Run("not by a Job that fails", func(t *testing.T) {
+		f := removingPod(t)
+		f.visits(removed)
+		f.endJob(batchv1.JobFailed)
+		f.visits(removed)
+		f.tells("Warning KillFailed the frozen containers of Pod demo could not be killed before they are thawed, so the kubelet ends them: the Job failed: BackoffLimitExceeded: it has failed")
+	})
 	t.Run("not by a Job that is refused", func(t *testing.T) {
 		f := removingPod(t)
 		f.refusal = apierrors.NewForbidden(schema.GroupResource{Group: "batch", Resource: "jobs"}, "demo", errors.New("no kills here"))
@@ -290,6 +304,20 @@ func TestWhatIsFrozenIsKilled(t *testing.T) {
 		}
 		f.tells()
 	})
+}
+
+// endJob ends the only Job there is.
+func (f *fixture) endJob(how batchv1.JobConditionType) {
+	f.Helper()
+	jobs := &batchv1.JobList{}
+	if err := f.host.List(f.Context(), jobs); err != nil || len(jobs.Items) != 1 {
+		f.Fatalf("there are the Jobs %v (%v)", jobs.Items, err)
+	}
+	job := &jobs.Items[0]
+	job.Status.Conditions = []batchv1.JobCondition{{Type: how, Status: corev1.ConditionTrue, Reason: "BackoffLimitExceeded", Message: "it has failed"}}
+	if err := f.host.Status().Update(f.Context(), job); err != nil {
+		f.Fatal(err)
+	}
 }
 
 func TestAResume(t *testing.T) {
