@@ -24,6 +24,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -37,6 +38,9 @@ import (
 const (
 	// backstop is how long a sandbox on its way is left alone when no watch tells of anything.
 	backstop = time.Minute
+	// queueBackstop is the same for one whose commit waits for its turn. Thousands may do so at a time,
+	// and their snapshots tell when it has come.
+	queueBackstop = 10 * time.Minute
 	// maxSteps bounds the steps of one visit; a healthy one takes three.
 	maxSteps = 12
 )
@@ -157,8 +161,11 @@ func (r *Reconciler) rest(ctx context.Context, sandbox *v1alpha1.Sandbox, after 
 	case v1alpha1.SandboxFailed:
 		return ctrl.Result{}, nil
 	}
-	if after > 0 {
+	switch paused := meta.FindStatusCondition(sandbox.Status.Conditions, v1alpha1.ConditionPaused); {
+	case after > 0:
 		return ctrl.Result{RequeueAfter: after}, nil
+	case sandbox.Status.Phase == v1alpha1.SandboxPausing && paused != nil && paused.Reason == v1alpha1.ReasonQueued:
+		return ctrl.Result{RequeueAfter: queueBackstop}, nil
 	}
 	return ctrl.Result{RequeueAfter: backstop}, nil
 }

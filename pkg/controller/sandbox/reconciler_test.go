@@ -306,6 +306,15 @@ func TestWhatIsFrozenIsKilled(t *testing.T) {
 	})
 }
 
+// TestWhoWaitsForItsTurnIsLeftAlone: thousands may, and each visit asks two API servers.
+func TestWhoWaitsForItsTurnIsLeftAlone(t *testing.T) {
+	f := newFixture(t, sandboxIn(v1alpha1.SandboxPausing, wantsPaused, onPod, attempts(1)), snapshotIn(v1alpha1.SnapshotPending, queuedSnapshot), podOf())
+	result := f.visits("Pausing Paused=False/Queued pod=demo/pod-1 attempts=1")
+	if result.RequeueAfter != queueBackstop {
+		t.Errorf("is visited again after %s, want %s", result.RequeueAfter, queueBackstop)
+	}
+}
+
 // endJob ends the only Job there is.
 func (f *fixture) endJob(how batchv1.JobConditionType) {
 	f.Helper()
