@@ -31,6 +31,8 @@ import (
 
 	memory "github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -240,6 +242,47 @@ func TestARegistryThatFails(t *testing.T) {
 	r.awaitEventOn("SandboxSnapshot", "demo-gen1", v1alpha1.EventImageLeft)
 	r.awaitSnapshotGone("demo-gen1")
 	r.mustBeInRegistry(snapshot.Status.Containers[0])
+}
+
+// Not in parallel with others, as above. Ten minutes are the limit, which is too long to be waited
+// for here.
+func TestANamespaceWaitsForARegistryThatIsAway(t *testing.T) {
+	r := newRoom(t)
+	own := r.newRegistry(t)
+	r.withServerArgs(t, "--snapshot-registry="+own.host+"/sandboxes")
+	r.start("demo")
+	r.pause("demo")
+	_, snapshot := r.awaitPaused("demo")
+
+	own.shut.Store(true)
+	if err := r.kube.CoreV1().Namespaces().Delete(t.Context(), r.namespace, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.awaitSandboxGone("demo")
+	waits := r.awaitSnapshotReason("demo-gen1", v1alpha1.ConditionReady, v1alpha1.ReasonImageDeletionFailed)
+	t.Logf("meanwhile: %s", messageOf(waits.Status.Conditions, v1alpha1.ConditionReady))
+	eventually(t, "the namespace says what it waits for", patience, func(ctx context.Context) (bool, string) {
+		namespace, err := r.kube.CoreV1().Namespaces().Get(ctx, r.namespace, metav1.GetOptions{})
+		if err != nil {
+			return false, err.Error()
+		}
+		for _, condition := range namespace.Status.Conditions {
+			if condition.Type == corev1.NamespaceFinalizersRemaining && condition.Status == corev1.ConditionTrue && strings.Contains(condition.Message, v1alpha1.SnapshotFinalizer) {
+				return true, ""
+			}
+		}
+		return false, inYAML(namespace.Status)
+	})
+
+	own.shut.Store(false)
+	eventually(t, "the namespace is gone", patience, func(ctx context.Context) (bool, string) {
+		namespace, err := r.kube.CoreV1().Namespaces().Get(ctx, r.namespace, metav1.GetOptions{})
+		if err != nil {
+			return apierrors.IsNotFound(err), err.Error()
+		}
+		return false, inYAML(namespace.Status)
+	})
+	r.mustNotBeInRegistry(snapshot.Status.Containers[0])
 }
 
 // awaitEventOn waits for an event about an object of the room.
