@@ -208,6 +208,23 @@ func observeUnreported(job *batchv1.Job, pods []corev1.Pod) Outcome {
 	return Observe(job.UID, job, pods)
 }
 
+// Killing says whether a kill is under way, as the caches show it. It begins none.
+func (r *Runner) Killing(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (bool, error) {
+	key := client.ObjectKey{Namespace: r.Namespace, Name: naming.KillJob(snapshot.Namespace, snapshot.Name, snapshot.UID)}
+	job := &batchv1.Job{}
+	if err := r.Client.Get(ctx, key, job); err != nil {
+		if apierrors.IsNotFound(err) {
+			return false, nil
+		}
+		return false, fmt.Errorf("read Job %s: %w", key, err)
+	}
+	pods, err := r.cachedPods(ctx, snapshot, ComponentKill)
+	if err != nil {
+		return false, err
+	}
+	return Observe(job.UID, job, pods).State == Active, nil
+}
+
 // sourceGone says whether the Pod that was committed exists no more: with it went whatever was
 // frozen.
 func (r *Runner) sourceGone(ctx context.Context, namespace string, source *Source) (bool, error) {

@@ -73,6 +73,9 @@ type Reconciler struct {
 // Reconcile decides and acts until there is nothing to do but to wait. Each step decides on
 // what the API server holds now, or on what the step before has just written.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	if rests, result, err := r.idle(ctx, req.NamespacedName); rests || err != nil {
+		return result, err
+	}
 	sandbox := &v1alpha1.Sandbox{}
 	if err := r.Live.Get(ctx, req.NamespacedName, sandbox); err != nil {
 		if apierrors.IsNotFound(err) {
@@ -88,7 +91,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 
 	thawed, checked, killing := false, false, killUnasked
 	for range maxSteps {
-		seen, err := r.observe(ctx, sandbox)
+		pod, err := r.pod(ctx, sandbox)
+		if err != nil {
+			return ctrl.Result{}, err
+		}
+		seen, err := r.observe(ctx, r.Live, sandbox, pod)
 		if err != nil {
 			return ctrl.Result{}, err
 		}
@@ -149,16 +156,15 @@ func (r *Reconciler) rest(ctx context.Context, sandbox *v1alpha1.Sandbox, after 
 	if until := r.holds.left(sandbox, r.Clock.Now()); until > 0 {
 		return ctrl.Result{RequeueAfter: until}, nil
 	}
+	if prunes(sandbox) {
+		if err := r.prune(ctx, sandbox); err != nil {
+			return ctrl.Result{}, err
+		}
+	}
 	switch sandbox.Status.Phase {
 	case v1alpha1.SandboxRunning:
-		if sandbox.Status.FailedAttempts > 1 {
-			// A pause that fails for days must not leave a snapshot for each try.
-			return ctrl.Result{RequeueAfter: after}, r.prune(ctx, sandbox)
-		}
 		return ctrl.Result{RequeueAfter: after}, nil
-	case v1alpha1.SandboxPaused:
-		return ctrl.Result{}, r.prune(ctx, sandbox)
-	case v1alpha1.SandboxFailed:
+	case v1alpha1.SandboxPaused, v1alpha1.SandboxFailed:
 		return ctrl.Result{}, nil
 	}
 	switch paused := meta.FindStatusCondition(sandbox.Status.Conditions, v1alpha1.ConditionPaused); {
@@ -170,16 +176,57 @@ func (r *Reconciler) rest(ctx context.Context, sandbox *v1alpha1.Sandbox, after 
 	return ctrl.Result{RequeueAfter: backstop}, nil
 }
 
-func (r *Reconciler) observe(ctx context.Context, sandbox *v1alpha1.Sandbox) (*observed, error) {
-	now := r.Clock.Now()
-	seen := &observed{sandbox: sandbox, now: now, held: r.holds.left(sandbox, now) > 0, pauseHeld: r.pauseHolds.left(sandbox, now)}
-	var err error
-	if seen.pod, err = r.pod(ctx, sandbox); err != nil {
-		return nil, err
+// prunes says whether a sandbox at rest looks for snapshots that it keeps no longer. A pause that
+// fails for days must not leave one for each try.
+func prunes(sandbox *v1alpha1.Sandbox) bool {
+	return sandbox.Status.Phase == v1alpha1.SandboxPaused ||
+		sandbox.Status.Phase == v1alpha1.SandboxRunning && sandbox.Status.FailedAttempts > 1
+}
+
+// idle says whether the sandbox has nothing to do but to wait, as the caches show it, and then how
+// the visit ends. Most visits are such: one follows every write of a sandbox, its snapshot and its
+// Pod. They read nothing from the API: what the caches do not show yet has an event of its own, and
+// that brings another visit. Nothing is ever done on the caches' word.
+func (r *Reconciler) idle(ctx context.Context, key client.ObjectKey) (bool, ctrl.Result, error) {
+	sandbox := &v1alpha1.Sandbox{}
+	if err := r.Client.Get(ctx, key, sandbox); err != nil {
+		return false, ctrl.Result{}, client.IgnoreNotFound(err)
 	}
+	if sandbox.DeletionTimestamp != nil || prunes(sandbox) {
+		return false, ctrl.Result{}, nil
+	}
+	pod, certain, err := r.cachedPod(ctx, sandbox)
+	if err != nil || !certain {
+		return false, ctrl.Result{}, err
+	}
+	seen, err := r.observe(ctx, r.Client, sandbox, pod)
+	if err != nil {
+		return false, ctrl.Result{}, err
+	}
+	next := decide(*seen)
+	if next.do == kill {
+		underWay, err := r.Jobs.Killing(ctx, seen.attempt)
+		if err != nil || !underWay {
+			return false, ctrl.Result{}, err
+		}
+		seen.killing = killUnderWay
+		next = decide(*seen)
+	}
+	if next.do != wait {
+		return false, ctrl.Result{}, nil
+	}
+	result, err := r.rest(ctx, sandbox, next.after)
+	return true, result, err
+}
+
+// observe reads the snapshots that matter to a sandbox, from a cache or past it.
+func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1alpha1.Sandbox, pod *corev1.Pod) (*observed, error) {
+	now := r.Clock.Now()
+	seen := &observed{sandbox: sandbox, pod: pod, now: now, held: r.holds.left(sandbox, now) > 0, pauseHeld: r.pauseHolds.left(sandbox, now)}
+	var err error
 	status := &sandbox.Status
 	if status.SnapshotAttempts > 0 && (status.Phase == v1alpha1.SandboxPausing || status.FailedAttempts > 0) {
-		if seen.attempt, err = r.snapshot(ctx, r.Live, sandbox.Namespace, naming.PauseSnapshot(sandbox.Name, status.SnapshotAttempts)); err != nil {
+		if seen.attempt, err = r.snapshot(ctx, own, sandbox.Namespace, naming.PauseSnapshot(sandbox.Name, status.SnapshotAttempts)); err != nil {
 			return nil, err
 		}
 	}
@@ -189,11 +236,10 @@ func (r *Reconciler) observe(ctx context.Context, sandbox *v1alpha1.Sandbox) (*o
 	}
 	if from != "" && seen.pod == nil {
 		// Nothing is decided on the one of a paused sandbox; its own events bring what is news.
-		reader := r.Live
 		if status.Phase == v1alpha1.SandboxPaused {
-			reader = r.Client
+			own = r.Client
 		}
-		if seen.from, err = r.snapshot(ctx, reader, sandbox.Namespace, from); err != nil {
+		if seen.from, err = r.snapshot(ctx, own, sandbox.Namespace, from); err != nil {
 			return nil, err
 		}
 	}
@@ -203,18 +249,12 @@ func (r *Reconciler) observe(ctx context.Context, sandbox *v1alpha1.Sandbox) (*o
 // pod is the sandbox's own Pod. The cache is believed only where it shows the Pod that the
 // status tells of: that a Pod is gone, or that another is ours, is asked of the API.
 func (r *Reconciler) pod(ctx context.Context, sandbox *v1alpha1.Sandbox) (*corev1.Pod, error) {
-	pod := &corev1.Pod{}
-	key := client.ObjectKeyFromObject(sandbox)
-	err := r.Host.Get(ctx, key, pod)
-	switch {
-	case err == nil && pod.UID == sandbox.Status.PodUID:
-		return pod, nil
-	case apierrors.IsNotFound(err) && sandbox.Status.PodName == "":
-		return nil, nil
-	case err != nil && !apierrors.IsNotFound(err):
-		return nil, fmt.Errorf("read Pod %s: %w", key, err)
+	pod, certain, err := r.cachedPod(ctx, sandbox)
+	if err != nil || certain {
+		return pod, err
 	}
 	pod = &corev1.Pod{}
+	key := client.ObjectKeyFromObject(sandbox)
 	if err := r.HostLive.Get(ctx, key, pod); err != nil {
 		if apierrors.IsNotFound(err) {
 			return nil, nil
@@ -225,6 +265,22 @@ func (r *Reconciler) pod(ctx context.Context, sandbox *v1alpha1.Sandbox) (*corev
 		return nil, nil
 	}
 	return pod, nil
+}
+
+// cachedPod says what the cache shows, and whether that is to be believed.
+func (r *Reconciler) cachedPod(ctx context.Context, sandbox *v1alpha1.Sandbox) (pod *corev1.Pod, certain bool, err error) {
+	pod = &corev1.Pod{}
+	key := client.ObjectKeyFromObject(sandbox)
+	err = r.Host.Get(ctx, key, pod)
+	switch {
+	case err == nil && pod.UID == sandbox.Status.PodUID:
+		return pod, true, nil
+	case apierrors.IsNotFound(err) && sandbox.Status.PodName == "":
+		return nil, true, nil
+	case err != nil && !apierrors.IsNotFound(err):
+		return nil, false, fmt.Errorf("read Pod %s: %w", key, err)
+	}
+	return nil, false, nil
 }
 
 func ours(pod *corev1.Pod, sandbox *v1alpha1.Sandbox) bool {

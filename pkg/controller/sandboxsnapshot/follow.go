@@ -35,6 +35,28 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
 )
 
+// underWay says whether a commit runs and nothing is to be said about it, as the caches show it.
+// That is what most visits find: one follows every step of the commit's Job and Pod, and every write
+// of the sandbox. They read nothing from the API: what the caches do not show yet has an event of its
+// own, which brings another visit, and nothing is done on their word.
+func (r *Reconciler) underWay(ctx context.Context, key client.ObjectKey) (bool, error) {
+	snapshot := &v1alpha1.SandboxSnapshot{}
+	if err := r.Client.Get(ctx, key, snapshot); err != nil {
+		return false, client.IgnoreNotFound(err)
+	}
+	ending := meta.FindStatusCondition(snapshot.Status.Conditions, v1alpha1.ConditionFailed) != nil
+	if snapshot.DeletionTimestamp != nil || snapshot.Status.Phase != v1alpha1.SnapshotCommitting || ending {
+		return false, nil
+	}
+	if _, err := r.sandbox(ctx, r.Client, snapshot); isRefusal(err) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	outcome, err := r.Jobs.Observe(ctx, snapshot)
+	return err == nil && outcome.State == commitjob.Active && !saysMore(snapshot, outcome.Message), err
+}
+
 // follow watches over a commit until it has ended, and what it froze is thawed where it failed.
 //
 // An attempt that ends badly without a report that everything is thawed first gets the
@@ -50,7 +72,7 @@ func (r *Reconciler) follow(ctx context.Context, snapshot *v1alpha1.SandboxSnaps
 		return ctrl.Result{}, r.fail(ctx, snapshot, ending.Reason, ending.Message)
 	}
 
-	if _, err := r.sandbox(ctx, snapshot); isRefusal(err) {
+	if _, err := r.sandbox(ctx, r.Live, snapshot); isRefusal(err) {
 		if _, pause := ownedByPause(snapshot); pause {
 			return ctrl.Result{}, r.ending(ctx, snapshot, v1alpha1.ReasonCanceled, err.Error())
 		}
@@ -94,12 +116,17 @@ func (r *Reconciler) stopAndThaw(ctx context.Context, snapshot *v1alpha1.Sandbox
 // progress tells of a commit Pod that does not start: its Job's deadline ends it, but the
 // reason is wanted before.
 func (r *Reconciler) progress(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, problem string) error {
-	ready := meta.FindStatusCondition(snapshot.Status.Conditions, v1alpha1.ConditionReady)
-	if problem == "" || ready != nil && ready.Message == problem {
+	if !saysMore(snapshot, problem) {
 		return nil
 	}
 	r.setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonCommitting, "%s", problem)
 	return r.writeStatus(ctx, snapshot)
+}
+
+// saysMore says whether the snapshot does not tell of that problem yet.
+func saysMore(snapshot *v1alpha1.SandboxSnapshot, problem string) bool {
+	ready := meta.FindStatusCondition(snapshot.Status.Conditions, v1alpha1.ConditionReady)
+	return problem != "" && (ready == nil || ready.Message != problem)
 }
 
 // adopt takes the committer's report over, if it has a digest for every container and no other.

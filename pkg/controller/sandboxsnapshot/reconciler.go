@@ -85,6 +85,9 @@ type Reconciler struct {
 // Reconcile takes one step: everything it decides on is read live or recorded in the status, so
 // that a step that was killed half-way is taken up by the next.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	if underWay, err := r.underWay(ctx, req.NamespacedName); underWay || err != nil {
+		return ctrl.Result{RequeueAfter: backstop}, err
+	}
 	snapshot := &v1alpha1.SandboxSnapshot{}
 	if err := r.Live.Get(ctx, req.NamespacedName, snapshot); err != nil {
 		if apierrors.IsNotFound(err) {

@@ -39,7 +39,7 @@ import (
 func (r *Reconciler) start(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (ctrl.Result, error) {
 	key := client.ObjectKeyFromObject(snapshot)
 	_, pause := ownedByPause(snapshot)
-	sandbox, err := r.sandbox(ctx, snapshot)
+	sandbox, err := r.sandbox(ctx, r.Live, snapshot)
 	if err == nil && pause && r.slots.waits(key) {
 		// Still wanted, and not its turn: all that follows would be done again then.
 		return ctrl.Result{RequeueAfter: queueBackstop}, nil
@@ -106,7 +106,7 @@ func (r *Reconciler) start(ctx context.Context, snapshot *v1alpha1.SandboxSnapsh
 	if !pause {
 		// While it holds the slot no pause of this Pod can begin its commit. One may have ended
 		// since the sandbox was read, though, and what that froze must stay so.
-		now, err := r.sandbox(ctx, snapshot)
+		now, err := r.sandbox(ctx, r.Live, snapshot)
 		if err != nil && !isRefusal(err) {
 			return ctrl.Result{}, err
 		}
@@ -178,9 +178,9 @@ func choose(snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) (way,
 
 // sandbox is the sandbox to commit. A pause's snapshot belongs to one sandbox by UID and to its
 // current attempt, or its commit is cancelled before it starts.
-func (r *Reconciler) sandbox(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (*v1alpha1.Sandbox, error) {
+func (r *Reconciler) sandbox(ctx context.Context, own client.Reader, snapshot *v1alpha1.SandboxSnapshot) (*v1alpha1.Sandbox, error) {
 	sandbox := &v1alpha1.Sandbox{}
-	if err := r.Live.Get(ctx, client.ObjectKey{Namespace: snapshot.Namespace, Name: snapshot.Spec.SandboxName}, sandbox); err != nil {
+	if err := own.Get(ctx, client.ObjectKey{Namespace: snapshot.Namespace, Name: snapshot.Spec.SandboxName}, sandbox); err != nil {
 		if apierrors.IsNotFound(err) {
 			return nil, refuse(v1alpha1.ReasonSandboxNotFound,
 				"sandbox %s does not exist in this namespace: create the snapshot where the sandbox is, with its name", snapshot.Spec.SandboxName)
