@@ -21,9 +21,6 @@ import (
 	"os"
 	"time"
 
-	// Root certificates for an image that holds nothing but this program.
-	_ "golang.org/x/crypto/x509roots/fallback"
-
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/command"
 )
 

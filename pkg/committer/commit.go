@@ -33,6 +33,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	runtimespec "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/overlay"
@@ -179,10 +180,7 @@ func (c *commit) run(ctx context.Context) error {
 	if err := c.find(ctx); err != nil {
 		return err
 	}
-	if err := c.prepare(ctx); err != nil {
-		return err
-	}
-	if err := c.hold(ctx); err != nil {
+	if err := c.ask(ctx); err != nil {
 		return err
 	}
 	if err := c.preflight(ctx); err != nil {
@@ -279,10 +277,24 @@ func (c *commit) find(ctx context.Context) error {
 	return failed
 }
 
+// ask asks the container runtime and the registry, neither of which has to wait for the
+// other.
+func (c *commit) ask(ctx context.Context) error {
+	c.doing = "looking at the containers, and asking the registry"
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return c.mayPush(ctx) })
+	group.Go(func() error {
+		if err := c.prepare(ctx); err != nil {
+			return err
+		}
+		return c.hold(ctx)
+	})
+	return group.Wait()
+}
+
 // prepare learns what is to be read and what it lies upon.
 func (c *commit) prepare(ctx context.Context) (err error) {
 	for _, p := range c.parts {
-		c.doing = fmt.Sprintf("looking at container %q", p.Name)
 		if err := p.container.Check(ctx); err != nil {
 			return err
 		}
@@ -304,7 +316,6 @@ func (c *commit) prepare(ctx context.Context) (err error) {
 }
 
 func (c *commit) hold(ctx context.Context) (err error) {
-	c.doing = "taking a lease"
 	var resources []leases.Resource
 	for _, p := range c.parts {
 		resources = append(resources, p.base.Resources...)

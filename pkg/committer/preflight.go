@@ -38,11 +38,8 @@ import (
 // meanwhile, so there is no hurry.
 const baseCopies = 3
 
-// preflight settles everything with the registry that can be settled without
-// freezing: that pushing is allowed, and that the base's layers are there.
-func (c *commit) preflight(ctx context.Context) error {
-	c.doing = "preparing the registry"
-	began := time.Now()
+// mayPush finds out that pushing is allowed.
+func (c *commit) mayPush(ctx context.Context) error {
 	client, err := registry.New(c.Registry)
 	if err != nil {
 		return err
@@ -55,6 +52,14 @@ func (c *commit) preflight(ctx context.Context) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// preflight settles the rest of what can be settled with the registry without
+// freezing: that the base's layers are there, and not too many.
+func (c *commit) preflight(ctx context.Context) error {
+	c.doing = "preparing the registry"
+	began := time.Now()
 	sources, err := registry.NewSources(c.Registry, c.BaseCredentials, c.BaseHint)
 	if err != nil {
 		c.Log.Warn("not all pull secrets of the Pod can be used", "error", err)

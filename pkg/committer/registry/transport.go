@@ -25,6 +25,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
@@ -62,10 +63,15 @@ func newTransport(o Options) (http.RoundTripper, error) {
 		t.TLSClientConfig.InsecureSkipVerify = true
 		return t, nil
 	}
-	return secureTransport{t}, nil
+	return secureTransport{sync.OnceValue(func() http.RoundTripper {
+		if t.TLSClientConfig.RootCAs == nil {
+			t.TLSClientConfig.RootCAs = publicRoots()
+		}
+		return t
+	})}, nil
 }
 
-// trust returns the system's certificates and those of the options.
+// trust returns the public certificates and those of the options.
 func trust(o Options) (*x509.CertPool, error) {
 	pem, where := o.CA, ""
 	if o.CAFile != "" {
@@ -75,10 +81,7 @@ func trust(o Options) (*x509.CertPool, error) {
 		}
 		where = " file " + o.CAFile
 	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool()
-	}
+	pool := publicRoots().Clone()
 	if !pool.AppendCertsFromPEM(pem) {
 		return nil, result.Errorf(result.CommitJobFailed, "the registry's CA%s holds no PEM certificate", where)
 	}
@@ -108,7 +111,10 @@ func (t paced) RoundTrip(r *http.Request) (*http.Response, error) {
 // Scheme and transport.Ping), redirects can lead there, and a registry's
 // answers name the addresses of uploads: so the check is where every request
 // passes.
-type secureTransport struct{ inner http.RoundTripper }
+type secureTransport struct {
+	// inner makes the transport for what is sent.
+	inner func() http.RoundTripper
+}
 
 func (t secureTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme != "https" {
@@ -117,7 +123,7 @@ func (t secureTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return nil, fmt.Errorf("%w for %s without --registry-insecure", ErrPlainHTTP, r.URL.Host)
 	}
-	return t.inner.RoundTrip(r)
+	return t.inner().RoundTrip(r)
 }
 
 // boundTransport binds requests to a context, for library calls that take none.

@@ -110,7 +110,11 @@ func (c *Client) repositories(ctx context.Context, all []images.Image, found ima
 			add(repositoryOf(other.Name))
 		}
 	}
-	for _, blob := range append([]ocispec.Descriptor{found.Target, {Digest: base.Digest}}, base.Manifest.Layers...) {
+	blobs := append([]ocispec.Descriptor{found.Target, {Digest: base.Digest}}, base.Manifest.Layers...)
+	if found.Target.Digest == base.Digest {
+		blobs = blobs[1:] // an image of one platform
+	}
+	for _, blob := range blobs {
 		info, err := c.content.Info(ctx, blob.Digest)
 		if err != nil {
 			continue // discarded after unpacking
