@@ -41,6 +41,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
 )
 
 // controllers run beside the API: on the loopback connection for our own objects, on the host
@@ -142,7 +143,8 @@ func ownMapper() apimeta.RESTMapper {
 	return mapper
 }
 
-// hostCluster caches the Pods and Jobs that serve sandboxes, and nothing else of the cluster.
+// hostCluster caches the Pods and Jobs that serve sandboxes, and Events about Jobs that get no Pod,
+// and nothing else of the cluster.
 func (c *controllers) hostCluster(scheme *runtime.Scheme) (cluster.Cluster, error) {
 	ours, err := labels.NewRequirement(v1alpha1.LabelSandboxUID, selection.Exists, nil)
 	if err != nil {
@@ -156,6 +158,10 @@ func (c *controllers) hostCluster(scheme *runtime.Scheme) (cluster.Cluster, erro
 			&corev1.Pod{}: {Label: selector},
 			&batchv1.Job{}: {
 				Label:      selector,
+				Namespaces: map[string]cache.Config{c.options.CommitJobNamespace: {}},
+			},
+			&corev1.Event{}: {
+				Field:      commitjob.Refusals(),
 				Namespaces: map[string]cache.Config{c.options.CommitJobNamespace: {}},
 			},
 		}

@@ -49,17 +49,20 @@ type Outcome struct {
 	// Reason and Message say why State is Failed, or, where the Job is Active and Message is
 	// not empty, what keeps its Pod from starting.
 	Reason, Message string
+	// Refused says that the Job is Active and has no Pod because the API refuses it.
+	Refused bool
 	// Thawed says that nothing the Job touched is frozen any more.
 	Thawed bool
 }
 
 // Observe reads the outcome of the Job with the given UID from its Pods. The Pod's container
 // status is asked before the Job's conditions, which follow it by seconds. job is nil where
-// the Job is gone.
-func Observe(uid types.UID, job *batchv1.Job, pods []corev1.Pod) Outcome {
+// the Job is gone; refusal is what the API answered when its Pod was last created, empty where
+// it took it.
+func Observe(uid types.UID, job *batchv1.Job, pods []corev1.Pod, refusal string) Outcome {
 	outcome := Outcome{State: Failed, Reason: v1alpha1.ReasonCommitJobFailed, Message: "the Job was deleted before it ended"}
 	if job != nil && job.UID == uid {
-		outcome = ofJob(job)
+		outcome = ofJob(job, refusal)
 	}
 	for i := range pods {
 		pod := &pods[i]
@@ -76,7 +79,10 @@ func Observe(uid types.UID, job *batchv1.Job, pods []corev1.Pod) Outcome {
 	return outcome
 }
 
-func ofJob(job *batchv1.Job) Outcome {
+func ofJob(job *batchv1.Job, refusal string) Outcome {
+	if refusal != "" {
+		refusal = fmt.Sprintf("Job %s/%s gets no Pod: %s", job.Namespace, job.Name, refusal)
+	}
 	for _, condition := range job.Status.Conditions {
 		if condition.Status != corev1.ConditionTrue {
 			continue
@@ -86,6 +92,10 @@ func ofJob(job *batchv1.Job) Outcome {
 			// Its Pod was removed before it was read.
 			return Outcome{State: Failed, Reason: v1alpha1.ReasonResultMissing, Message: "the Job succeeded, but its Pod and with it the result are gone"}
 		case batchv1.JobFailed:
+			// A Pod that there was is counted, even when it is gone (its finalizer sees to that).
+			if refusal != "" && job.Status.Failed == 0 && job.Status.Succeeded == 0 {
+				return Outcome{State: Failed, Reason: v1alpha1.ReasonCommitPodRejected, Message: refusal, Thawed: true}
+			}
 			reason := v1alpha1.ReasonCommitJobFailed
 			if condition.Reason == batchv1.JobReasonDeadlineExceeded {
 				reason = v1alpha1.ReasonDeadlineExceeded
@@ -93,7 +103,7 @@ func ofJob(job *batchv1.Job) Outcome {
 			return Outcome{State: Failed, Reason: reason, Message: fmt.Sprintf("the Job failed: %s: %s", condition.Reason, condition.Message)}
 		}
 	}
-	return Outcome{State: Active}
+	return Outcome{State: Active, Message: refusal, Refused: refusal != ""}
 }
 
 func ofPod(pod *corev1.Pod) Outcome {

@@ -142,13 +142,39 @@ func TestObserve(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			got := Observe("job-1", test.job, test.pods)
+			got := Observe("job-1", test.job, test.pods, "")
 			if got.State != test.want || got.Reason != test.reason || got.Thawed != test.thawed ||
 				!strings.Contains(got.Message, test.message) || test.message == "" && got.Message != "" {
 				t.Errorf("observed %+v, want state %d, reason %q, message %q, thawed %t", got, test.want, test.reason, test.message, test.thawed)
 			}
 			if whole := len(got.Result.Containers) > 0; whole != (test.want == Succeeded && !test.thawed) {
 				t.Errorf("result %+v", got.Result)
+			}
+		})
+	}
+}
+
+func TestObserveARefusal(t *testing.T) {
+	const refusal = "exceeded quota: small"
+	late, ran := jobWith(batchv1.JobFailed, batchv1.JobReasonDeadlineExceeded), jobWith(batchv1.JobFailed, batchv1.JobReasonDeadlineExceeded)
+	ran.Status.Failed = 1
+	for name, test := range map[string]struct {
+		job  *batchv1.Job
+		pods []corev1.Pod
+		want Outcome
+	}{
+		"it is told":                             {jobWith("", ""), nil, Outcome{State: Active, Refused: true, Message: refusal}},
+		"no Pod ever froze anything":             {late, nil, Outcome{State: Failed, Reason: v1alpha1.ReasonCommitPodRejected, Message: refusal, Thawed: true}},
+		"a Pod that is gone may have":            {ran, nil, Outcome{State: Failed, Reason: v1alpha1.ReasonDeadlineExceeded, Message: "so it is"}},
+		"a later Pod was taken":                  {jobWith("", ""), []corev1.Pod{bare(corev1.PodPending)}, Outcome{State: Active}},
+		"a later Pod was taken, and is not done": {late, []corev1.Pod{bare(corev1.PodRunning)}, Outcome{State: Active}},
+		"the Job is gone":                        {nil, nil, Outcome{State: Failed, Reason: v1alpha1.ReasonCommitJobFailed, Message: "was deleted"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := Observe("job-1", test.job, test.pods, refusal)
+			if got.State != test.want.State || got.Reason != test.want.Reason || got.Thawed != test.want.Thawed || got.Refused != test.want.Refused ||
+				!strings.Contains(got.Message, test.want.Message) || test.want.Message == "" && got.Message != "" {
+				t.Errorf("observed %+v, want %+v", got, test.want)
 			}
 		})
 	}

@@ -24,7 +24,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
@@ -44,8 +46,26 @@ type Runner struct {
 // would look at every finished commit of the last minutes, each time.
 const IndexSnapshot = "snapshot served"
 
+// indexJob finds the Events about a Job by its UID.
+const indexJob = "job told of"
+
+// failedCreate is the reason of the Events by which kube-controller-manager tells of a Pod that it
+// could not create (podutil.FailedCreatePodReason of its pkg/controller).
+const failedCreate = "FailedCreate"
+
+// Refusals are the Events that tell of Jobs whose Pods the API refuses. The Client has to have a
+// cache of them.
+func Refusals() fields.Selector {
+	return fields.SelectorFromSet(fields.Set{"involvedObject.kind": "Job", "reason": failedCreate})
+}
+
 // AddIndexes registers what Runner lists by with the cache of its Client.
 func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
+	if err := indexer.IndexField(ctx, &corev1.Event{}, indexJob, func(o client.Object) []string {
+		return []string{string(o.(*corev1.Event).InvolvedObject.UID)}
+	}); err != nil {
+		return fmt.Errorf("index Events by their Job: %w", err)
+	}
 	for _, object := range []client.Object{&corev1.Pod{}, &batchv1.Job{}} {
 		if err := indexer.IndexField(ctx, object, IndexSnapshot, func(o client.Object) []string {
 			if uid := o.GetLabels()[v1alpha1.LabelSnapshotUID]; uid != "" {
@@ -93,7 +113,11 @@ func (r *Runner) Observe(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot
 	if err != nil {
 		return Outcome{}, err
 	}
-	outcome := Observe(snapshot.Status.JobUID, job, pods)
+	refusal, err := r.refusal(ctx, snapshot.Status.JobUID)
+	if err != nil {
+		return Outcome{}, err
+	}
+	outcome := Observe(snapshot.Status.JobUID, job, pods, refusal)
 	if outcome.State != Failed || job != nil {
 		return outcome, nil
 	}
@@ -102,7 +126,22 @@ func (r *Runner) Observe(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot
 	if pods, err = r.livePods(ctx, snapshot, ComponentCommit); err != nil {
 		return Outcome{}, err
 	}
-	return Observe(snapshot.Status.JobUID, nil, pods), nil
+	return Observe(snapshot.Status.JobUID, nil, pods, ""), nil
+}
+
+// GiveUp ends a snapshot's commit Job that gets no Pod. kube-controller-manager does that, at the
+// deadline: what it then says of the Job's Pods is certain, and no other comes after.
+func (r *Runner) GiveUp(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) error {
+	job, err := r.Find(ctx, naming.CommitJob(snapshot.Namespace, snapshot.Name, snapshot.UID), snapshot)
+	if err != nil || job == nil {
+		return err
+	}
+	before := job.DeepCopy()
+	job.Spec.ActiveDeadlineSeconds = ptr.To[int64](1)
+	if err := ignoreGone(r.Client.Patch(ctx, job, client.MergeFrom(before))); err != nil {
+		return fmt.Errorf("bring forward the deadline of Job %s/%s: %w", job.Namespace, job.Name, err)
+	}
+	return nil
 }
 
 // Stop ends a snapshot's commit Job. It returns at once; Observe says when nothing runs any more.
@@ -134,40 +173,44 @@ func (r *Runner) Stop(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) e
 }
 
 // Thaw makes sure that nothing a snapshot's commit froze is frozen, and says whether that is
-// so by now. It may only be called when the commit Job can freeze no more.
-func (r *Runner) Thaw(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (bool, error) {
+// so by now, or what keeps it from being so, where that is known. It may only be called when the commit Job can freeze no more.
+func (r *Runner) Thaw(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (thawed bool, why string, err error) {
 	source := SourceIn(snapshot)
 	if gone, err := r.sourceGone(ctx, snapshot.Namespace, source); err != nil || gone {
-		return gone, err
+		return gone, "", err
 	}
 	name := naming.UnpauseJob(snapshot.Namespace, snapshot.Name, snapshot.UID)
 	job, err := r.Find(ctx, name, snapshot)
 	if err != nil {
-		return false, err
+		return false, "", err
 	}
 	if job == nil {
 		if err := r.Client.Create(ctx, r.Unpause(snapshot, source)); err != nil && !apierrors.IsAlreadyExists(err) {
-			return false, fmt.Errorf("create Job %s/%s, which thaws the containers of Pod %s: %w", r.Namespace, name, source.PodName, err)
+			return false, "", fmt.Errorf("create Job %s/%s, which thaws the containers of Pod %s: %w", r.Namespace, name, source.PodName, err)
 		}
-		return false, nil
+		return false, "", nil
 	}
 	pods, err := r.cachedPods(ctx, snapshot, ComponentUnpause)
 	if err != nil {
-		return false, err
+		return false, "", err
 	}
-	outcome := observeUnreported(job, pods)
+	refusal, err := r.refusal(ctx, job.UID)
+	if err != nil {
+		return false, "", err
+	}
+	outcome := observeUnreported(job, pods, refusal)
 	switch outcome.State {
 	case Succeeded:
-		return true, nil
+		return true, "", nil
 	case Active:
-		return false, nil
+		return false, outcome.Message, nil
 	}
 	if job.DeletionTimestamp == nil {
 		if err := ignoreGone(r.Client.Delete(ctx, job, client.PropagationPolicy(metav1.DeletePropagationBackground), uidPrecondition(job.UID))); err != nil {
-			return false, fmt.Errorf("delete Job %s/%s: %w", job.Namespace, job.Name, err)
+			return false, "", fmt.Errorf("delete Job %s/%s: %w", job.Namespace, job.Name, err)
 		}
 	}
-	return false, fmt.Errorf("thaw the containers of Pod %s/%s on node %s: %s; trying again", snapshot.Namespace, source.PodName, source.NodeName, outcome.Message)
+	return false, "", fmt.Errorf("thaw the containers of Pod %s/%s on node %s: %s; trying again", snapshot.Namespace, source.PodName, source.NodeName, outcome.Message)
 }
 
 // Kill has the containers ended that a snapshot's commit left frozen, and says how far that is. It
@@ -194,18 +237,18 @@ func (r *Runner) Kill(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (
 	if err != nil {
 		return Outcome{}, err
 	}
-	return observeUnreported(job, pods), nil
+	return observeUnreported(job, pods, ""), nil
 }
 
 // observeUnreported reads the outcome of a Job whose exit says all there is to say: one that is
 // complete needs no report.
-func observeUnreported(job *batchv1.Job, pods []corev1.Pod) Outcome {
+func observeUnreported(job *batchv1.Job, pods []corev1.Pod, refusal string) Outcome {
 	for _, condition := range job.Status.Conditions {
 		if condition.Type == batchv1.JobComplete && condition.Status == corev1.ConditionTrue {
 			return Outcome{State: Succeeded, Thawed: true}
 		}
 	}
-	return Observe(job.UID, job, pods)
+	return Observe(job.UID, job, pods, refusal)
 }
 
 // Killing says whether a kill is under way, as the caches show it. It begins none.
@@ -222,7 +265,7 @@ func (r *Runner) Killing(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot
 	if err != nil {
 		return false, err
 	}
-	return Observe(job.UID, job, pods).State == Active, nil
+	return Observe(job.UID, job, pods, "").State == Active, nil
 }
 
 // sourceGone says whether the Pod that was committed exists no more: with it went whatever was
@@ -256,6 +299,26 @@ func (r *Runner) Cleanup(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot
 		}
 	}
 	return len(jobs.Items) == 0, nil
+}
+
+// refusal is what the API answered when a Pod of the Job was last created, empty where it never
+// refused one. kube-controller-manager goes on trying, so one may be there by now.
+func (r *Runner) refusal(ctx context.Context, job types.UID) (string, error) {
+	events := &corev1.EventList{}
+	if err := r.Client.List(ctx, events, client.InNamespace(r.Namespace), client.MatchingFields{indexJob: string(job)}); err != nil {
+		return "", fmt.Errorf("list the Events of the Job with UID %s: %w", job, err)
+	}
+	var last *corev1.Event
+	for i := range events.Items {
+		event := &events.Items[i]
+		if event.Reason == failedCreate && (last == nil || last.LastTimestamp.Before(&event.LastTimestamp)) {
+			last = event
+		}
+	}
+	if last == nil {
+		return "", nil
+	}
+	return last.Message, nil
 }
 
 func (r *Runner) cachedPods(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, component string) ([]corev1.Pod, error) {

@@ -202,6 +202,12 @@ func queuedSnapshot(s *v1alpha1.SandboxSnapshot) {
 // begun: the commit began at the epoch.
 func begun(s *v1alpha1.SandboxSnapshot) { s.Status.StartTime = &metav1.Time{Time: epoch} }
 
+func refusedSnapshot(s *v1alpha1.SandboxSnapshot) {
+	meta.SetStatusCondition(&s.Status.Conditions, metav1.Condition{
+		Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonCommitPodRejected, Message: "exceeded quota: small",
+	})
+}
+
 func ofContainer(container, image, digest string) func(*v1alpha1.SandboxSnapshot) {
 	return func(s *v1alpha1.SandboxSnapshot) {
 		s.Status.Containers = append(s.Status.Containers, v1alpha1.ContainerSnapshot{ContainerName: container, ImageURI: image, ImageDigest: digest})

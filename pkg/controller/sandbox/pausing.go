@@ -76,9 +76,9 @@ func (o *observed) pausing() action {
 	switch {
 	case canceling:
 		return action{do: wait}
-	case ready != nil && ready.Reason == v1alpha1.ReasonQueued:
-		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonQueued, "%s", ready.Message)
-	case o.pausedReason() == v1alpha1.ReasonQueued:
+	case ready != nil && holdsUp(ready.Reason):
+		next.set(v1alpha1.ConditionPaused, false, ready.Reason, "%s", ready.Message)
+	case holdsUp(o.pausedReason()):
 		if left := o.queuedStays(); left > 0 {
 			return action{do: wait, after: left}
 		}
@@ -87,6 +87,11 @@ func (o *observed) pausing() action {
 		return action{do: wait}
 	}
 	return o.write(next, nil)
+}
+
+// holdsUp is whether a commit that is wanted does not run for that reason.
+func holdsUp(reason string) bool {
+	return reason == v1alpha1.ReasonQueued || reason == v1alpha1.ReasonCommitPodRejected
 }
 
 // queuedStays is how long the sandbox may still say that it waits after its commit has begun.

@@ -125,7 +125,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 				return ctrl.Result{}, err
 			}
 		case thaw:
-			if thawed, err = r.Jobs.Thaw(ctx, seen.attempt); err != nil || !thawed {
+			if thawed, _, err = r.Jobs.Thaw(ctx, seen.attempt); err != nil || !thawed {
 				return ctrl.Result{RequeueAfter: backstop}, err
 			}
 		case kill:

@@ -54,7 +54,10 @@ func (r *Reconciler) underWay(ctx context.Context, key client.ObjectKey) (bool, 
 		return false, err
 	}
 	outcome, err := r.Jobs.Observe(ctx, snapshot)
-	return err == nil && outcome.State == commitjob.Active && !saysMore(snapshot, outcome.Message), err
+	if err != nil || outcome.State != commitjob.Active || outcome.Refused {
+		return false, err
+	}
+	return !saysMore(snapshot, v1alpha1.ReasonCommitting, news(snapshot, outcome)), nil
 }
 
 // follow watches over a commit until it has ended, and what it froze is thawed where it failed.
@@ -64,9 +67,12 @@ func (r *Reconciler) underWay(ctx context.Context, key client.ObjectKey) (bool, 
 // can only fail, and it says Failed only when nothing is frozen any more.
 func (r *Reconciler) follow(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (ctrl.Result, error) {
 	if ending := meta.FindStatusCondition(snapshot.Status.Conditions, v1alpha1.ConditionFailed); ending != nil {
-		ended, err := r.stopAndThaw(ctx, snapshot)
-		if err != nil || !ended {
-			return ctrl.Result{RequeueAfter: backstop}, err
+		ended, why, err := r.stopAndThaw(ctx, snapshot)
+		if err != nil {
+			return ctrl.Result{}, err
+		}
+		if !ended {
+			return ctrl.Result{RequeueAfter: backstop}, r.progress(ctx, snapshot, v1alpha1.ReasonThawing, why)
 		}
 		r.Recorder.Eventf(snapshot, nil, corev1.EventTypeNormal, v1alpha1.EventThawed, "Thaw", "nothing that the commit froze is frozen any more")
 		return ctrl.Result{}, r.fail(ctx, snapshot, ending.Reason, ending.Message)
@@ -85,8 +91,10 @@ func (r *Reconciler) follow(ctx context.Context, snapshot *v1alpha1.SandboxSnaps
 		return ctrl.Result{}, err
 	}
 	switch {
+	case outcome.Refused:
+		return r.refused(ctx, snapshot, outcome.Message)
 	case outcome.State == commitjob.Active:
-		return ctrl.Result{RequeueAfter: backstop}, r.progress(ctx, snapshot, outcome.Message)
+		return ctrl.Result{RequeueAfter: backstop}, r.progress(ctx, snapshot, v1alpha1.ReasonCommitting, news(snapshot, outcome))
 	case outcome.State == commitjob.Succeeded:
 		if err := adopt(&snapshot.Status, outcome.Result); err != nil {
 			return ctrl.Result{}, r.ending(ctx, snapshot, v1alpha1.ReasonResultMissing, err.Error())
@@ -98,35 +106,64 @@ func (r *Reconciler) follow(ctx context.Context, snapshot *v1alpha1.SandboxSnaps
 	return ctrl.Result{}, r.ending(ctx, snapshot, outcome.Reason, outcome.Message)
 }
 
-// stopAndThaw ends the commit Job and says whether it runs no more and left nothing frozen.
-func (r *Reconciler) stopAndThaw(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (bool, error) {
+// stopAndThaw ends the commit Job and says whether it runs no more and left nothing frozen, or
+// what is in the way of that.
+func (r *Reconciler) stopAndThaw(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (ended bool, why string, err error) {
 	outcome, err := r.Jobs.Observe(ctx, snapshot)
 	if err != nil {
-		return false, err
+		return false, "", err
 	}
-	if outcome.State == commitjob.Active {
-		return false, r.Jobs.Stop(ctx, snapshot)
-	}
-	if outcome.Thawed {
-		return true, nil
+	switch {
+	case outcome.Refused:
+		// Its end proves that nothing was ever frozen. A Job to thaw would be refused its Pod as well.
+		return false, outcome.Message, r.Jobs.GiveUp(ctx, snapshot)
+	case outcome.State == commitjob.Active:
+		return false, "", r.Jobs.Stop(ctx, snapshot)
+	case outcome.Thawed:
+		return true, "", nil
 	}
 	return r.Jobs.Thaw(ctx, snapshot)
 }
 
-// progress tells of a commit Pod that does not start: its Job's deadline ends it, but the
-// reason is wanted before.
-func (r *Reconciler) progress(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, problem string) error {
-	if !saysMore(snapshot, problem) {
+// refusedLimit is for how long a commit Job may go without a Pod that the API refuses. A quota may
+// have room in a moment, and kube-controller-manager tries again by itself; but an attempt holds a
+// slot, and whoever waits for the pause is better served by the next.
+const refusedLimit = 30 * time.Second
+
+// refused tells why the Job gets no Pod, and ends it after a while.
+func (r *Reconciler) refused(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, why string) (ctrl.Result, error) {
+	if err := r.progress(ctx, snapshot, v1alpha1.ReasonCommitPodRejected, why); err != nil {
+		return ctrl.Result{}, err
+	}
+	if left := refusedLimit - r.Clock.Since(snapshot.Status.StartTime.Time); left > 0 {
+		return ctrl.Result{RequeueAfter: left}, nil
+	}
+	return ctrl.Result{RequeueAfter: backstop}, r.Jobs.GiveUp(ctx, snapshot)
+}
+
+// progress tells of a commit or unpause Pod that does not start: its Job's deadline ends it, but
+// the reason is wanted before.
+func (r *Reconciler) progress(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, reason, problem string) error {
+	if !saysMore(snapshot, reason, problem) {
 		return nil
 	}
-	r.setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonCommitting, "%s", problem)
+	r.setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, reason, "%s", problem)
 	return r.writeStatus(ctx, snapshot)
 }
 
-// saysMore says whether the snapshot does not tell of that problem yet.
-func saysMore(snapshot *v1alpha1.SandboxSnapshot, problem string) bool {
+// news is what there is to say of an active commit Job, empty where that is nothing.
+func news(snapshot *v1alpha1.SandboxSnapshot, outcome commitjob.Outcome) string {
 	ready := meta.FindStatusCondition(snapshot.Status.Conditions, v1alpha1.ConditionReady)
-	return problem != "" && (ready == nil || ready.Message != problem)
+	if outcome.Message == "" && ready != nil && ready.Reason == v1alpha1.ReasonCommitPodRejected {
+		return "the commit Job has got its Pod"
+	}
+	return outcome.Message
+}
+
+// saysMore says whether the snapshot does not tell of that problem yet.
+func saysMore(snapshot *v1alpha1.SandboxSnapshot, reason, problem string) bool {
+	ready := meta.FindStatusCondition(snapshot.Status.Conditions, v1alpha1.ConditionReady)
+	return problem != "" && (ready == nil || ready.Reason != reason || ready.Message != problem)
 }
 
 // adopt takes the committer's report over, if it has a digest for every container and no other.

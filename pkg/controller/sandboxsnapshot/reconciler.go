@@ -158,7 +158,7 @@ func (r *Reconciler) abandon(ctx context.Context, snapshot *v1alpha1.SandboxSnap
 			return false, err
 		}
 	}
-	if ended, err := r.stopAndThaw(ctx, snapshot); err != nil || !ended {
+	if ended, _, err := r.stopAndThaw(ctx, snapshot); err != nil || !ended {
 		return false, err
 	}
 	// Written down, or the next visit would thaw once more with the Jobs that are deleted now.
@@ -188,7 +188,7 @@ func (r *Reconciler) giveUp(ctx context.Context, snapshot *v1alpha1.SandboxSnaps
 	case sandbox.Status.SnapshotName == snapshot.Name && sandbox.DeletionTimestamp == nil:
 		return false, nil // in use since just now: the cache that user asks does not know yet
 	}
-	if thawed, err := r.Jobs.Thaw(ctx, snapshot); err != nil || !thawed {
+	if thawed, _, err := r.Jobs.Thaw(ctx, snapshot); err != nil || !thawed {
 		return false, err
 	}
 	r.setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonCanceled,

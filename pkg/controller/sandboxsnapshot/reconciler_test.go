@@ -28,6 +28,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	clocktesting "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
@@ -223,6 +224,88 @@ func TestACommitPodThatDoesNotStart(t *testing.T) {
 	if !strings.Contains(snapshot.Status.Conditions[0].Message, "no such image") {
 		t.Errorf("the snapshot says %q", snapshot.Status.Conditions[0].Message)
 	}
+}
+
+// refuses makes kube-controller-manager tell that the API refuses the Job's Pod.
+func (f *fixture) refuses(job *batchv1.Job) {
+	f.Helper()
+	if err := f.host.Create(f.Context(), &corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{Namespace: job.Namespace, Name: job.Name + ".1"},
+		InvolvedObject: corev1.ObjectReference{Kind: "Job", Namespace: job.Namespace, Name: job.Name, UID: job.UID},
+		Reason:         "FailedCreate", Message: "pods is forbidden: exceeded quota: small",
+	}); err != nil {
+		f.Fatal(err)
+	}
+}
+
+// failsLate makes kube-controller-manager end a Job at its deadline, with so many Pods behind it.
+func (f *fixture) failsLate(job *batchv1.Job, pods int32) {
+	f.Helper()
+	job.Status.Failed = pods
+	job.Status.Conditions = []batchv1.JobCondition{{Type: batchv1.JobFailed, Status: corev1.ConditionTrue, Reason: batchv1.JobReasonDeadlineExceeded}}
+	if err := f.host.Status().Update(f.Context(), job); err != nil {
+		f.Fatal(err)
+	}
+}
+
+func TestACommitPodThatIsRefused(t *testing.T) {
+	const refused = "Committing Ready=False/CommitPodRejected"
+	start := func(t *testing.T) *fixture {
+		f := newFixture(t, pausing("demo"), podOf("demo"), attemptOf("demo"))
+		f.visits("demo-gen1")
+		f.refuses(f.hasJobs(commit))
+		return f
+	}
+	t.Run("at once it is told", func(t *testing.T) {
+		f := start(t)
+		snapshot := f.visits("demo-gen1")
+		f.is(snapshot, refused)
+		if message := snapshot.Status.Conditions[0].Message; !strings.Contains(message, "exceeded quota: small") {
+			t.Errorf("the snapshot says %q", message)
+		}
+		if job := f.hasJobs(commit); *job.Spec.ActiveDeadlineSeconds == 1 {
+			t.Error("the Job is given up at once")
+		}
+	})
+	t.Run("the Pod is taken after all", func(t *testing.T) {
+		f := start(t)
+		f.is(f.visits("demo-gen1"), refused)
+		f.runs(f.hasJobs(commit))
+		f.is(f.visits("demo-gen1"), committing)
+	})
+	t.Run("in the end it fails, and nothing is thawed", func(t *testing.T) {
+		f := start(t)
+		f.r.Clock = clocktesting.NewFakePassiveClock(epoch.Add(refusedLimit))
+		f.is(f.visits("demo-gen1"), refused)
+		job := f.hasJobs(commit)
+		if *job.Spec.ActiveDeadlineSeconds != 1 {
+			t.Fatalf("the Job's deadline is %d s after its start", *job.Spec.ActiveDeadlineSeconds)
+		}
+		f.failsLate(job, 0)
+		f.is(f.visits("demo-gen1"), "Failed Ready=False/CommitPodRejected Failed=True/CommitPodRejected")
+		f.hasJobs(commit)
+	})
+	t.Run("there was a Pod after all", func(t *testing.T) {
+		f := start(t)
+		f.failsLate(f.hasJobs(commit), 1)
+		f.is(f.visits("demo-gen1"), "Committing Ready=False/Thawing Failed=Unknown/DeadlineExceeded")
+		f.visits("demo-gen1")
+		f.refuses(f.hasJobs(commit, unpause))
+		snapshot := f.visits("demo-gen1")
+		f.is(snapshot, "Committing Ready=False/Thawing Failed=Unknown/DeadlineExceeded")
+		if message := snapshot.Status.Conditions[0].Message; !strings.Contains(message, "-unpause-") || !strings.Contains(message, "gets no Pod") {
+			t.Errorf("of the Job that thaws the snapshot says %q", message)
+		}
+	})
+	t.Run("a cancelled one needs no thaw", func(t *testing.T) {
+		f := start(t)
+		f.change("demo", canceling)
+		f.visits("demo-gen1") // says so
+		f.visits("demo-gen1") // gives the Job up
+		job := f.hasJobs(commit)
+		f.failsLate(job, 0)
+		f.is(f.visits("demo-gen1"), "Failed Ready=False/Canceled Failed=True/Canceled")
+	})
 }
 
 func TestCancelWhileCommitting(t *testing.T) {

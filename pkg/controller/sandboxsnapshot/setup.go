@@ -90,7 +90,8 @@ func needed(sandbox *v1alpha1.Sandbox) []string {
 // of its time, and one that deletes images for a registry: a slow one must not hold up the commits.
 const workers = 32
 
-// Add adds the controller to the manager. host is the cache of the host cluster's Pods and Jobs.
+// Add adds the controller to the manager. host is the cache of the host cluster's
+// Pods and Jobs, and of the Events that commitjob.Refusals selects.
 func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueue.TypedRateLimiter[reconcile.Request]) error {
 	r.wake = make(chan event.GenericEvent, 1024)
 	return builder.ControllerManagedBy(mgr).
@@ -101,6 +102,7 @@ func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueu
 			func(_ context.Context, job *batchv1.Job) []reconcile.Request { return served(job) }), unlessKill[*batchv1.Job]())).
 		WatchesRawSource(source.Kind(host, &corev1.Pod{}, handler.TypedEnqueueRequestsFromMapFunc(
 			func(_ context.Context, pod *corev1.Pod) []reconcile.Request { return served(pod) }), unlessKill[*corev1.Pod]())).
+		WatchesRawSource(source.Kind(host, &corev1.Event{}, handler.TypedEnqueueRequestsFromMapFunc(r.refusedOf))).
 		WatchesRawSource(source.Channel(r.wake, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: limiter}).
 		Complete(conflict.Repeat(r))
@@ -174,6 +176,17 @@ func unlessKill[T client.Object]() predicate.TypedFuncs[T] {
 		CreateFunc: func(e event.TypedCreateEvent[T]) bool { return other(e.Object) },
 		UpdateFunc: func(e event.TypedUpdateEvent[T]) bool { return other(e.ObjectNew) },
 	}
+}
+
+// refusedOf is the snapshot whose Job an Event is about.
+func (r *Reconciler) refusedOf(ctx context.Context, event *corev1.Event) []reconcile.Request {
+	job := &batchv1.Job{}
+	key := client.ObjectKey{Namespace: event.InvolvedObject.Namespace, Name: event.InvolvedObject.Name}
+	// From the cache, which may not know it yet; the Job's own arrival there is another visit.
+	if err := r.Jobs.Client.Get(ctx, key, job); err != nil {
+		return nil
+	}
+	return served(job)
 }
 
 // served is the snapshot that a Job or its Pod serves.
