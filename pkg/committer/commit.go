@@ -104,7 +104,9 @@ type CommitOptions struct {
 	SpoolDir string
 	// LeaseTTL is after what time containerd may forget an attempt that was killed.
 	LeaseTTL time.Duration
-	Log      *slog.Logger
+	// Clock is what changes of files are told by; nil stands for the kernel's.
+	Clock overlay.Clock
+	Log   *slog.Logger
 }
 
 // ContainerImage is a container and the tag that it is pushed to.

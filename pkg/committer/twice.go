@@ -51,7 +51,9 @@ func (c *commit) copyFirst(ctx context.Context, p *part) error {
 		return ctx.Err()
 	}
 	began := time.Now()
-	copied, err := overlay.BeginCopy(ctx, p.files.Upperdir, p.readOptions())
+	options := p.readOptions()
+	options.Clock = c.Clock
+	copied, err := overlay.BeginCopy(ctx, p.files.Upperdir, options)
 	if err != nil {
 		c.Log.Info("the container will be read at once, while it is frozen", "container", p.Name, "because", err)
 		return ctx.Err()

@@ -18,6 +18,7 @@ package committer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -106,6 +107,61 @@ func TestTwiceWithoutChanges(t *testing.T) {
 		if got := s.last().Containers[0]; got.Layers != 1 {
 			t.Errorf("result %+v", got)
 		}
+	}
+}
+
+// steppedClock is a clock that is set back once stepped is true: what it said before is
+// after all that files are stamped with from then on.
+type steppedClock struct {
+	ahead   time.Duration
+	stepped bool
+	closed  int
+}
+
+func (c *steppedClock) Past() (time.Time, error) { return time.Now().Add(c.ahead), nil }
+func (c *steppedClock) Close()                   { c.closed++ }
+func (c *steppedClock) WasSet() error {
+	if c.stepped {
+		return errors.New("the clock was set")
+	}
+	return nil
+}
+
+// TestAClockThatIsSetBack steps it back by an hour between the passes: what changes then is
+// stamped as if it were older than the first, so that all has to be read again.
+func TestAClockThatIsSetBack(t *testing.T) {
+	for _, leave := range []bool{true, false} {
+		t.Run(fmt.Sprintf("leaveFrozen=%v", leave), func(t *testing.T) {
+			s := newScene(t)
+			clock := &steppedClock{ahead: time.Hour}
+			s.options.LeaveFrozen, s.options.SpoolDir, s.options.Clock = leave, t.TempDir(), clock
+			c := s.node.containers["main-id"]
+			s.enlarge(c)
+			c.onPause = func() error {
+				clock.stepped = true
+				return os.WriteFile(filepath.Join(c.upper, "many7"), []byte("at the last moment"), 0o600)
+			}
+			if err := s.commit(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			main := s.last().Containers[0]
+			img := pull(t, main)
+			if err := validate.Image(img, validate.Fast); err != nil {
+				t.Error(err)
+			}
+			base := baseOf(t, img, strings.TrimSuffix(main.Image, ":tag"))
+			// One layer, which has all: that of the first pass is not in the image.
+			if main.Layers != 1 || len(base.Manifest.Layers) != 2 || main.LayerBytes != base.Manifest.Layers[1].Size {
+				t.Errorf("result %+v, layers %+v", main, base.Manifest.Layers)
+			}
+			files := unpack(t, base)
+			if files["many7"] != "at the last moment" || files["file"] != "of main" || len(files) != largeEntries+2 {
+				t.Errorf("%d files, the changed one has %q", len(files), files["many7"])
+			}
+			if clock.closed == 0 {
+				t.Error("the clock is still watched")
+			}
+		})
 	}
 }
 

@@ -70,7 +70,7 @@ type Copy struct {
 	path    string
 	options Options
 	limit   unix.Timespec // who is stamped before has not changed
-	clock   int           // a timer that the clock's being set ends
+	clock   Clock
 	// eachFile is whether files have still to be written back, one by one.
 	eachFile bool
 
@@ -102,20 +102,23 @@ func BeginCopy(ctx context.Context, path string, o Options) (_ *Copy, err error)
 	if !magics[int64(fs.Type)] {
 		return nil, fmt.Errorf("%w: the file system (type %#x) is none of ext4, XFS and Btrfs", ErrNoPromise, fs.Type)
 	}
-	c := &Copy{path: path, options: o, together: map[inode]bool{}}
-	if c.clock, err = watchClock(); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNoPromise, err)
+	c := &Copy{path: path, options: o, clock: o.Clock, together: map[inode]bool{}}
+	if c.clock == nil {
+		if c.clock, err = watchClock(); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrNoPromise, err)
+		}
 	}
 	defer func() {
 		if err != nil {
 			c.Close()
 		}
 	}()
-	var now, tick unix.Timespec
-	if err := errors.Join(unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now), unix.ClockGetres(unix.CLOCK_REALTIME_COARSE, &tick)); err != nil {
+	// Before the first file is looked at, and after the clock is watched.
+	past, err := c.clock.Past()
+	if err != nil {
 		return nil, fmt.Errorf("%w: asking for the time: %w", ErrNoPromise, err)
 	}
-	c.limit = unix.NsecToTimespec(now.Nano() - tick.Nano())
+	c.limit = unix.NsecToTimespec(past.UnixNano())
 	synced, err := syncFS(ctx, dir.fd, syncTime)
 	c.eachFile = !synced
 	return c, err
@@ -147,36 +150,64 @@ func syncFS(ctx context.Context, fd int, limit time.Duration) (bool, error) {
 	}
 }
 
-// watchClock returns a timer that ends when the clock is set.
-func watchClock() (int, error) {
+// Clock is what files are stamped with.
+type Clock interface {
+	// Past is before every stamp from now on, unless the clock is set.
+	Past() (time.Time, error)
+	// WasSet fails when the clock was set since it is watched.
+	WasSet() error
+	Close()
+}
+
+// kernelClock is a timer that the clock's being set ends.
+type kernelClock struct{ timer int }
+
+func watchClock() (Clock, error) {
 	fd, err := unix.TimerfdCreate(unix.CLOCK_REALTIME, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
 	if err != nil {
-		return -1, fmt.Errorf("timerfd_create: %w", err)
+		return nil, fmt.Errorf("timerfd_create: %w", err)
 	}
 	never := unix.ItimerSpec{Value: unix.Timespec{Sec: 1 << 33}} // the year 2242
 	if err := unix.TimerfdSettime(fd, unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET, &never, nil); err != nil {
 		_ = unix.Close(fd)
-		return -1, fmt.Errorf("timerfd_settime: %w", err)
+		return nil, fmt.Errorf("timerfd_settime: %w", err)
 	}
-	return fd, nil
+	return &kernelClock{fd}, nil
+}
+
+func (*kernelClock) Past() (time.Time, error) {
+	var now, tick unix.Timespec
+	err := errors.Join(unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now), unix.ClockGetres(unix.CLOCK_REALTIME_COARSE, &tick))
+	return time.Unix(0, now.Nano()-tick.Nano()), err
+}
+
+func (k *kernelClock) WasSet() error {
+	var buf [8]byte
+	_, err := retry(func() (int, error) { return unix.Read(k.timer, buf[:]) })
+	if errors.Is(err, unix.EAGAIN) {
+		return nil
+	}
+	return fmt.Errorf("the clock was set: %w", err)
+}
+
+func (k *kernelClock) Close() {
+	if k.timer >= 0 {
+		_ = unix.Close(k.timer)
+		k.timer = -1
+	}
 }
 
 // Valid fails with ErrNoPromise when the clock was set since the beginning.
 func (c *Copy) Valid() error {
-	var buf [8]byte
-	_, err := retry(func() (int, error) { return unix.Read(c.clock, buf[:]) })
-	if errors.Is(err, unix.EAGAIN) {
-		return nil
+	if err := c.clock.WasSet(); err != nil {
+		return fmt.Errorf("%w: %w", ErrNoPromise, err)
 	}
-	return fmt.Errorf("%w: the clock was set: %w", ErrNoPromise, err)
+	return nil
 }
 
 // Close frees what the copy holds.
 func (c *Copy) Close() {
-	if c.clock >= 0 {
-		_ = unix.Close(c.clock)
-		c.clock = -1
-	}
+	c.clock.Close()
 	c.record = nil
 }
 

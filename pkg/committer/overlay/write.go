@@ -83,6 +83,9 @@ type Options struct {
 
 	// MaxPath is the longest path in bytes; 0 stands for the constant MaxPath.
 	MaxPath int
+
+	// Clock is what a Copy tells changes by; nil stands for the kernel's.
+	Clock Clock
 }
 
 // Stats count what was written.
