@@ -28,6 +28,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/overlay"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/squash"
 )
 
@@ -59,14 +60,14 @@ func (c *commit) merge(ctx context.Context, p *part) error {
 		dirs, whole, err = p.unpacked(ctx, from)
 	}
 	if err != nil {
-		return err
+		return c.unmerged(ctx, p, err)
 	}
 	if !whole {
-		return c.unmerged(p, fmt.Errorf("%w: the node has no directories for the %d layers below", squash.ErrNotMergeable, from))
+		return c.unmerged(ctx, p, fmt.Errorf("%w: the node has no directories for the %d layers below", squash.ErrNotMergeable, from))
 	}
 	below, err := overlay.OpenLower(dirs, p.readOptions())
 	if err != nil {
-		return err
+		return c.unmerged(ctx, p, err)
 	}
 	defer below.Close()
 	var parts []squash.Layer
@@ -79,11 +80,11 @@ func (c *commit) merge(ctx context.Context, p *part) error {
 	}
 	plan, err := squash.Plan(ctx, parts, below)
 	if err != nil {
-		return c.unmerged(p, err)
+		return c.unmerged(ctx, p, err)
 	}
 	l, err := upload(ctx, p.target, plan.Write, c.Log)
 	if err != nil {
-		return c.unmerged(p, err)
+		return c.unmerged(ctx, p, err)
 	}
 	merged, err := describe(l)
 	if err != nil {
@@ -100,13 +101,15 @@ func (c *commit) merge(ctx context.Context, p *part) error {
 }
 
 // unmerged goes on with the layers as they are when they are no tar that we would
-// have written: an image of many layers is better than none for ever.
-func (c *commit) unmerged(p *part, err error) error {
-	if errors.Is(err, squash.ErrNotMergeable) {
-		c.Log.Warn("the layers of earlier snapshots stay as they are", "container", p.Name, "layers", p.base.OwnLayers(), "error", err)
-		return nil
+// have written, or cannot be read: an image of many layers is better than none for
+// ever. Only a registry that refuses to serve now would do so later, too.
+func (c *commit) unmerged(ctx context.Context, p *part, err error) error {
+	var reasoned *result.Error
+	if ctx.Err() != nil || errors.As(err, &reasoned) {
+		return fmt.Errorf("merging the layers of earlier snapshots: %w", err)
 	}
-	return fmt.Errorf("merging the layers of earlier snapshots: %w", err)
+	c.Log.Warn("the layers of earlier snapshots stay as they are", "container", p.Name, "layers", p.base.OwnLayers(), "error", err)
+	return nil
 }
 
 // toMerge is how many of the topmost own layers are to become one, given their

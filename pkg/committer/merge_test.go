@@ -29,6 +29,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -139,6 +140,102 @@ func TestCyclesStayBounded(t *testing.T) {
 		if sizes[cycle] > sizes[5]*3/2 {
 			t.Errorf("at cycle %d the image has %d bytes, at 5 %d", cycle, sizes[cycle], sizes[5])
 		}
+	}
+}
+
+// TestMergedLayersTellTheirContent commits the same files again and again until layers are
+// merged: the merged layer is the same where all is the same, and another where one file
+// of one merged layer was another, however small.
+func TestMergedLayersTellTheirContent(t *testing.T) {
+	one, imageOne := mergedLayer(t, "a", "x")
+	again, imageAgain := mergedLayer(t, "b", "x")
+	other, imageOther := mergedLayer(t, "c", "y")
+	if one != again {
+		t.Errorf("of the same content there are the merged layers %s and %s", one, again)
+	}
+	if one == other {
+		t.Errorf("of different content there is one merged layer, %s", one)
+	}
+	if imageOne == imageAgain || imageOne == imageOther || imageAgain == imageOther {
+		t.Errorf("of three snapshots the images are %s, %s and %s", imageOne, imageAgain, imageOther)
+	}
+}
+
+// mergedLayer is the layer that the first merge made, and the image with it. What tells it
+// is in a file of the second layer.
+func mergedLayer(t *testing.T, uid, tells string) (merged digest.Digest, img v1.Hash) {
+	t.Helper()
+	s := newScene(t)
+	delete(s.node.containers, "side-id")
+	s.options.Containers = s.options.Containers[:1]
+	c := s.node.containers["main-id"]
+	repository := strings.TrimSuffix(s.options.Containers[0].Image, ":tag")
+	then := time.Unix(1_700_000_000, 0)
+	for layers, cycle := 0, 1; cycle <= 2*maxOwnLayers; cycle++ {
+		c.upper = t.TempDir()
+		for name, content := range map[string]string{"live": fmt.Sprint("of cycle ", cycle), fmt.Sprint("of", cycle): tells} {
+			if content == tells && cycle != 2 {
+				content = "-"
+			}
+			path := filepath.Join(c.upper, name)
+			if err := errors.Join(os.WriteFile(path, []byte(content), 0o600), os.Chtimes(path, then, then)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Chtimes(c.upper, then, then); err != nil {
+			t.Fatal(err)
+		}
+		s.options.SnapshotUID = fmt.Sprint(uid, cycle)
+		s.options.Containers[0].Image = fmt.Sprint(repository, ":cycle", cycle)
+		s.reports = nil
+		if err := s.commit(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		got := s.last().Containers[0]
+		pulled := pull(t, got)
+		c.base = baseOf(t, pulled, repository)
+		c.lower = slices.Repeat([]string{t.TempDir()}, len(c.base.Manifest.Layers))
+		if got.Layers < layers {
+			hash, err := pulled.Digest()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return c.base.Manifest.Layers[1].Digest, hash
+		}
+		layers = got.Layers
+	}
+	t.Fatal("nothing was merged")
+	return "", v1.Hash{}
+}
+
+// TestAMergeThatCannotBeIsNoFailure has as many layers as there may be, and what a merge
+// needs is not there: on snapshotters without an overlay nobody knows the directories below.
+func TestAMergeThatCannotBeIsNoFailure(t *testing.T) {
+	for name, lower := range map[string]func(dirs []string) []string{
+		"no directories are known":  func([]string) []string { return nil },
+		"one of them cannot be had": func(dirs []string) []string { dirs[len(dirs)-1] += "/none"; return dirs },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			delete(s.node.containers, "side-id")
+			s.options.Containers = s.options.Containers[:1]
+			c := s.node.containers["main-id"]
+			repository := strings.TrimSuffix(s.options.Containers[0].Image, ":tag")
+			for cycle := 1; cycle <= maxOwnLayers+2; cycle++ {
+				s.options.SnapshotUID = fmt.Sprint("uid", cycle)
+				s.options.Containers[0].Image = fmt.Sprint(repository, ":cycle", cycle)
+				s.reports = nil
+				if err := s.commit(context.Background()); err != nil {
+					t.Fatalf("cycle %d: %v", cycle, err)
+				}
+				got := s.last().Containers[0]
+				if got.Layers != cycle {
+					t.Errorf("cycle %d: %d layers", cycle, got.Layers)
+				}
+				c.base = baseOf(t, pull(t, got), repository)
+				c.lower = lower(slices.Repeat([]string{t.TempDir()}, len(c.base.Manifest.Layers)))
+			}
+		})
 	}
 }
 
