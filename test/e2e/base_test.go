@@ -52,7 +52,10 @@ import (
 	"github.com/opencontainers/go-digest"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/util/cert"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
@@ -315,6 +318,43 @@ func TestABaseOfAPrivateRegistry(t *testing.T) {
 	if mine == 0 {
 		t.Error("no Secret was handed to the commit Job")
 	}
+	for i := range handed.Items {
+		r.mustGoWithItsJob(&handed.Items[i])
+	}
+}
+
+// mustGoWithItsJob removes the Job that a Secret was handed to, as its time to live does after five minutes, and watches
+// the garbage collector remove the Secret.
+func (r *room) mustGoWithItsJob(secret *corev1.Secret) {
+	r.t.Helper()
+	owner := metav1.GetControllerOf(secret)
+	if owner == nil {
+		return // said already
+	}
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	defer cancel()
+	watcher, err := r.kube.CoreV1().Secrets(secret.Namespace).Watch(ctx, metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, secret.Name).String(), ResourceVersion: secret.ResourceVersion,
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer watcher.Stop()
+	background := metav1.DeletePropagationBackground
+	if err := r.kube.BatchV1().Jobs(secret.Namespace).Delete(ctx, owner.Name, metav1.DeleteOptions{
+		PropagationPolicy: &background, Preconditions: metav1.NewUIDPreconditions(string(owner.UID)),
+	}); err != nil {
+		r.t.Fatalf("delete Job %s: %v", owner.Name, err)
+	}
+	for event := range watcher.ResultChan() {
+		switch event.Type {
+		case watch.Deleted:
+			return
+		case watch.Error:
+			r.t.Fatalf("watching Secret %s: %v", secret.Name, apierrors.FromObject(event.Object))
+		}
+	}
+	r.t.Errorf("Secret %s outlives its Job", secret.Name)
 }
 
 // allowServerToReadPullSecret is artifacts/examples/pull-secret-reader.yaml for the room.
