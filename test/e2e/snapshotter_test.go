@@ -23,16 +23,20 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/google/go-cmp/cmp"
@@ -52,14 +56,93 @@ import (
 func TestASnapshotterWithoutAnOverlay(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t)
+	r.commitOn(strings.TrimPrefix(os.Getenv("CONTAINERD_ADDRESS"), "unix://"), "native", "native gives no single overlay mount (bind)")
+}
+
+// TestBtrfs does the same with containerd's btrfs snapshotter, on a file system in a file. It is for nights, and for who
+// asks for it: containerd has to be compiled with cgo for it, which takes minutes and a C compiler.
+func TestBtrfs(t *testing.T) {
+	if os.Getenv("NIGHTLY") == "" {
+		t.Skip("only with NIGHTLY=true")
+	}
+	for program, debian := range map[string]string{"mkfs.btrfs": "btrfs-progs", "gcc": "gcc"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Fatalf("%v: apt-get install %s", err, debian)
+		}
+	}
+	r := newRoom(t)
+	r.commitOn(startBtrfsContainerd(t), "btrfs", "btrfs gives no single overlay mount (btrfs)")
+}
+
+// startBtrfsContainerd starts a containerd whose files are on btrfs, and returns its socket.
+func startBtrfsContainerd(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	program := filepath.Join(dir, "containerd")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "github.com/containerd/containerd/v2/cmd/containerd")
+	build.Dir, build.Env = "../../hack/cluster", append(os.Environ(), "CGO_ENABLED=1")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", build, err, out)
+	}
+	disk, root := filepath.Join(dir, "disk"), filepath.Join(dir, "root")
+	run := func(name string, args ...string) {
+		t.Helper()
+		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil { //nolint:noctx // also in cleanups
+			t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+		}
+	}
+	run("truncate", "--size=512M", disk)
+	run("mkfs.btrfs", "--quiet", disk)
+	if err := os.Mkdir(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run("mount", "-o", "loop", disk, root)
+	t.Cleanup(func() { run("umount", root) })
+
+	socket, config := filepath.Join(dir, "containerd.sock"), filepath.Join(dir, "containerd.toml")
+	settings := fmt.Sprintf("version = 3\nroot = %q\nstate = %q\ndisabled_plugins = ['io.containerd.cri.v1.images', 'io.containerd.cri.v1.runtime', 'io.containerd.grpc.v1.cri']\n"+
+		"[grpc]\naddress = %q\n[ttrpc]\naddress = %q\n", root, filepath.Join(dir, "state"), socket, socket+".ttrpc")
+	if err := os.WriteFile(config, []byte(settings), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	daemon := exec.Command(program, "--config", config) //nolint:noctx // it is ended in order
+	daemon.Stdout, daemon.Stderr = &log, &log
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = daemon.Process.Signal(syscall.SIGTERM)
+		_ = daemon.Wait() // it was told to end
+		if t.Failed() {
+			t.Logf("containerd's log:\n%s", log.String())
+		}
+	})
+	eventually(t, "containerd answers", patience, func(ctx context.Context) (bool, string) {
+		client, err := containerd.New(socket, containerd.WithTimeout(time.Second))
+		if err != nil {
+			return false, err.Error()
+		}
+		defer func() { _ = client.Close() }()
+		_, err = client.Version(ctx)
+		return err == nil, fmt.Sprint(err)
+	})
+	return socket
+}
+
+// commitOn commits a container on a snapshotter, and checks that the new layer has what it changed and that the log says
+// why containerd had to compare.
+func (r *room) commitOn(address, snapshotter, says string) {
+	t := r.t
+	t.Helper()
 	image := r.ownImage()
-	const id, snapshotter = "e2e-native", "native"
+	id := "e2e-" + snapshotter
 	ctx := namespaces.WithNamespace(t.Context(), r.namespace)
-	node, err := containerd.New(strings.TrimPrefix(os.Getenv("CONTAINERD_ADDRESS"), "unix://"), containerd.WithDefaultNamespace(r.namespace))
+	node, err := containerd.New(address, containerd.WithDefaultNamespace(r.namespace))
 	if err != nil {
 		t.Fatal(err)
 	}
-	tag, err := name.NewTag("127.0.0.1:1/native/base:" + r.namespace)
+	tag, err := name.NewTag("127.0.0.1:1/nowhere/base:" + r.namespace)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,15 +183,13 @@ func TestASnapshotterWithoutAnOverlay(t *testing.T) {
 	if err != nil || len(mounts) != 1 {
 		t.Fatalf("mounts %v, %v", mounts, err)
 	}
-	files := mounts[0].Source
-	if err := os.WriteFile(filepath.Join(files, "new"), []byte("here"), 0o640); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Remove(filepath.Join(files, "own")); err != nil {
+	if err := mount.WithTempMount(ctx, mounts, func(files string) error {
+		return errors.Join(os.WriteFile(filepath.Join(files, "new"), []byte("here"), 0o640), os.Remove(filepath.Join(files, "own")))
+	}); err != nil {
 		t.Fatal(err)
 	}
 
-	client, err := runtime.Dial(t.Context(), strings.TrimPrefix(os.Getenv("CONTAINERD_ADDRESS"), "unix://"), r.namespace)
+	client, err := runtime.Dial(t.Context(), address, r.namespace)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,17 +198,17 @@ func TestASnapshotterWithoutAnOverlay(t *testing.T) {
 	var reported result.Result
 	err = committer.Commit(t.Context(), committer.OnContainerd(client), committer.CommitOptions{
 		PodUID: "pod", SnapshotUID: r.namespace, LeaseTTL: time.Minute,
-		Containers: []committer.ContainerImage{{Ref: runtime.Ref{Name: "main", ID: id}, Image: r.registry + "/" + r.namespace + "/native:snap"}},
+		Containers: []committer.ContainerImage{{Ref: runtime.Ref{Name: "main", ID: id}, Image: r.registry + "/" + r.namespace + "/" + snapshotter + ":snap"}},
 		Registry:   registry.Options{Insecure: true},
 		Log:        slog.New(slog.NewTextHandler(&log, nil)),
 	}, func(said result.Result) error { reported = said; return nil })
 	if err != nil {
 		t.Fatalf("%v; it logged:\n%s", err, log.String())
 	}
-	if len(reported.Containers) != 1 || reported.Containers[0].Differ != result.DifferContainerd || !strings.Contains(log.String(), "native gives no single overlay mount (bind)") {
+	if len(reported.Containers) != 1 || reported.Containers[0].Differ != result.DifferContainerd || !strings.Contains(log.String(), says) {
 		t.Errorf("reported %+v and logged:\n%s", reported, log.String())
 	}
-	committed, err := name.NewDigest(r.registry+"/"+r.namespace+"/native@"+reported.Containers[0].Digest, name.Insecure)
+	committed, err := name.NewDigest(r.registry+"/"+r.namespace+"/"+snapshotter+"@"+reported.Containers[0].Digest, name.Insecure)
 	if err != nil {
 		t.Fatal(err)
 	}
