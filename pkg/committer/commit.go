@@ -126,7 +126,9 @@ func Commit(ctx context.Context, node Node, o CommitOptions, report func(result.
 		cancel(result.Errorf(result.FrozenTooLong, "containers were frozen for more than %s (--max-frozen)", o.MaxFrozen))
 	}}}
 	defer c.freezer.stop()
-	defer c.letGo(ctx) // after the thawing, which is urgent
+	// After the thawing, which is urgent.
+	defer c.letGo(ctx)
+	defer c.cancelUploads(ctx)
 	return guard(ctx, c.freezer, o.Log, func() error {
 		if err := c.run(ctx); err != nil {
 			return c.interrupted(ctx, err)
@@ -153,6 +155,7 @@ type part struct {
 	ContainerImage
 	container Container
 	target    *registry.Target
+	upload    *registry.Upload // for the configuration; nil once it is ended
 	files     runtime.Files
 	base      *Base
 	// diffIDs are those of the base as it is unpacked on the node.
@@ -345,7 +348,7 @@ func (c *commit) publish(ctx context.Context) (err error) {
 		if p.image, err = image.Extend(p.base.Base, p.layers, c.SnapshotUID); err != nil {
 			return err
 		}
-		if err := p.target.Upload(ctx, static.NewLayer(p.image.Config, types.OCIConfigJSON)); err != nil {
+		if err := c.configure(ctx, p); err != nil {
 			return fmt.Errorf("container %q: %w", p.Name, err)
 		}
 	}
@@ -357,6 +360,33 @@ func (c *commit) publish(ctx context.Context) (err error) {
 		c.Log.Info("image pushed", "container", p.Name, "image", p.Image, "digest", p.image.ManifestDigest, "layers", p.image.Layers)
 	}
 	return nil
+}
+
+// configure pushes a configuration, with the upload that was begun for it if the registry
+// still knows that.
+func (c *commit) configure(ctx context.Context, p *part) error {
+	upload := p.upload
+	p.upload = nil
+	err := upload.Put(ctx, p.image.Config)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	c.Log.Info("pushing the configuration once more", "container", p.Name, "because", err)
+	return p.target.Upload(ctx, static.NewLayer(p.image.Config, types.OCIConfigJSON))
+}
+
+// cancelUploads ends what a commit that failed has begun.
+func (c *commit) cancelUploads(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	for _, p := range c.parts {
+		if p.upload == nil {
+			continue
+		}
+		if err := p.upload.Cancel(ctx); err != nil {
+			c.Log.Info("an upload stays until the registry forgets it", "container", p.Name, "error", err)
+		}
+	}
 }
 
 func (c *commit) result() result.Result {

@@ -49,9 +49,9 @@ func TestCommit(t *testing.T) {
 	order := map[bool][]string{
 		// The first two uploads are the base's layers, before anything is frozen.
 		true: {"upload main", "upload side", "freeze main", "freeze side", "upload main", "upload side",
-			"upload main", "upload side", "manifest main", "manifest side", "report"},
+			"config main", "config side", "manifest main", "manifest side", "report"},
 		false: {"upload main", "upload side", "freeze main", "freeze side", "upload main", "thaw main", "upload side", "thaw side",
-			"upload main", "upload side", "manifest main", "manifest side", "report"},
+			"config main", "config side", "manifest main", "manifest side", "report"},
 	}
 	for leave, want := range order {
 		t.Run(fmt.Sprintf("leaveFrozen=%v", leave), func(t *testing.T) {
@@ -283,5 +283,31 @@ func TestComparison(t *testing.T) {
 			}
 			s.states(runtime.Running)
 		})
+	}
+}
+
+// TestAForgottenUpload has a registry that no longer knows of an upload that was begun
+// before the layers were pushed.
+func TestAForgottenUpload(t *testing.T) {
+	s := newScene(t)
+	forgotten := 0
+	s.before = func(w http.ResponseWriter, r *http.Request) bool {
+		forgets := r.Method == http.MethodPut && r.ContentLength > 0 && strings.Contains(r.URL.Path, "/uploads/")
+		if forgets {
+			forgotten++
+			w.WriteHeader(http.StatusNotFound)
+		}
+		return forgets
+	}
+	if err := s.commit(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if forgotten != 2 {
+		t.Errorf("%d uploads were put at once, there are 2 configurations", forgotten)
+	}
+	for _, c := range s.last().Containers {
+		if err := validate.Image(pull(t, c), validate.Fast); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -38,7 +38,8 @@ import (
 // meanwhile, so there is no hurry.
 const baseCopies = 3
 
-// mayPush finds out that pushing is allowed.
+// mayPush finds out that pushing is allowed, and leaves an upload for each image's
+// configuration begun.
 func (c *commit) mayPush(ctx context.Context) error {
 	client, err := registry.New(c.Registry)
 	if err != nil {
@@ -48,7 +49,7 @@ func (c *commit) mayPush(ctx context.Context) error {
 		if p.target, err = client.Target(p.Image); err != nil {
 			return err
 		}
-		if err := p.target.CheckPush(ctx); err != nil {
+		if p.upload, err = p.target.Begin(ctx); err != nil {
 			return err
 		}
 	}

@@ -199,6 +199,8 @@ func newScene(t *testing.T) *scene {
 			s.node.note("manifest %s", strings.Split(r.URL.Path, "/")[2])
 		} else if r.Method == http.MethodPatch {
 			s.node.note("upload %s", strings.Split(r.URL.Path, "/")[2])
+		} else if r.Method == http.MethodPut && r.ContentLength > 0 {
+			s.node.note("config %s", strings.Split(r.URL.Path, "/")[2]) // the only blob that is pushed in one request
 		}
 		inner.ServeHTTP(w, r)
 	}))

@@ -58,10 +58,10 @@ func (s *scene) enlarge(c *fakeContainer) {
 func TestTwice(t *testing.T) {
 	order := map[bool][]string{
 		true: {"upload main", "upload side", "upload main", "freeze main", "freeze side", "upload main", "upload side",
-			"upload main", "upload side", "manifest main", "manifest side", "report"},
+			"config main", "config side", "manifest main", "manifest side", "report"},
 		// Both are thawed before anything more is pushed.
 		false: {"upload main", "upload side", "upload main", "freeze main", "freeze side", "thaw main", "thaw side", "upload main", "upload side",
-			"upload main", "upload side", "manifest main", "manifest side", "report"},
+			"config main", "config side", "manifest main", "manifest side", "report"},
 	}
 	for leave, want := range order {
 		t.Run(fmt.Sprintf("leaveFrozen=%v", leave), func(t *testing.T) {

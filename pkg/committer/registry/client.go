@@ -154,15 +154,6 @@ func (c *Client) nameOptions(more ...name.Option) []name.Option {
 // String is the whole reference.
 func (t *Target) String() string { return t.tag.String() }
 
-// CheckPush asks the registry for an upload and cancels it: that the
-// credentials are right shows only there (a token alone proves nothing, see
-// remote.CheckPushPermission).
-func (t *Target) CheckPush(ctx context.Context) error {
-	bound := transport.NewRetry(boundTransport{ctx, t.client.base},
-		transport.WithRetryBackoff(retries), transport.WithRetryPredicate(passing), transport.WithRetryStatusCodes(temporary...))
-	return t.fault("asking to push to", remote.CheckPushPermission(t.tag, t.client.keychain, bound))
-}
-
 // Upload pushes a blob of our own.
 func (t *Target) Upload(ctx context.Context, l v1.Layer) error {
 	return t.fault("pushing a layer to", t.client.pusher.Upload(ctx, t.tag.Context(), l))

@@ -114,7 +114,7 @@ func TestFaults(t *testing.T) {
 				defer s.Close()
 				address = host(s)
 			}
-			err := target(t, Options{Insecure: test.insecure}, address+"/a/b:t").CheckPush(context.Background())
+			_, err := target(t, Options{Insecure: test.insecure}, address+"/a/b:t").Begin(context.Background())
 			if reasonOf(err) != test.reason {
 				t.Fatalf("got %v (%s), want %s", err, reasonOf(err), test.reason)
 			}
@@ -146,10 +146,11 @@ func TestNoDowngrade(t *testing.T) {
 		if to.tag.Scheme() != "http" {
 			t.Errorf("the library does not downgrade for %s any more; is this test of use?", address)
 		}
+		_, begin := to.Begin(context.Background())
 		for what, err := range map[string]error{
-			"CheckPush": to.CheckPush(context.Background()),
-			"Upload":    to.Upload(context.Background(), static.NewLayer([]byte("x"), types.OCILayer)),
-			"Publish":   to.Publish(context.Background(), []byte("{}")),
+			"Begin":   begin,
+			"Upload":  to.Upload(context.Background(), static.NewLayer([]byte("x"), types.OCILayer)),
+			"Publish": to.Publish(context.Background(), []byte("{}")),
 		} {
 			if reasonOf(err) != result.RegistryUnavailable {
 				t.Errorf("%s to %s: %v", what, address, err)
@@ -160,7 +161,7 @@ func TestNoDowngrade(t *testing.T) {
 	redirecting := httptest.NewTLSServer(http.RedirectHandler("http://127.0.0.1:"+port+"/", http.StatusTemporaryRedirect))
 	defer redirecting.Close()
 	to := target(t, Options{CAFile: caFile(t, redirecting)}, host(redirecting)+"/a:t")
-	if err := to.CheckPush(context.Background()); !errors.Is(err, ErrPlainHTTP) {
+	if _, err := to.Begin(context.Background()); !errors.Is(err, ErrPlainHTTP) {
 		t.Errorf("redirected: %v", err)
 	}
 	if n := plain.Load(); n > 0 {
@@ -181,7 +182,7 @@ func caFile(t *testing.T, s *httptest.Server) string {
 func TestCAFile(t *testing.T) {
 	s := httptest.NewTLSServer(inMemory())
 	defer s.Close()
-	if err := target(t, Options{CAFile: caFile(t, s)}, host(s)+"/a:t").CheckPush(context.Background()); err != nil {
+	if _, err := target(t, Options{CAFile: caFile(t, s)}, host(s)+"/a:t").Begin(context.Background()); err != nil {
 		t.Error(err)
 	}
 	empty := filepath.Join(t.TempDir(), "ca.crt")
@@ -209,7 +210,7 @@ func TestBasicAuth(t *testing.T) {
 		if err := os.WriteFile(config, []byte(`{"auths":{"`+host(s)+`":{"username":"u","password":"`+password+`"}}}`), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		err := target(t, Options{ConfigFile: config, Insecure: true}, host(s)+"/a:t").CheckPush(context.Background())
+		_, err := target(t, Options{ConfigFile: config, Insecure: true}, host(s)+"/a:t").Begin(context.Background())
 		if reasonOf(err) != want {
 			t.Errorf("with the password %q: %v", password, err)
 		}

@@ -125,13 +125,3 @@ func (t secureTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	return t.inner().RoundTrip(r)
 }
-
-// boundTransport binds requests to a context, for library calls that take none.
-type boundTransport struct {
-	ctx   context.Context
-	inner http.RoundTripper
-}
-
-func (t boundTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	return t.inner.RoundTrip(r.WithContext(t.ctx))
-}
