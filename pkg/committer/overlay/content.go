@@ -83,13 +83,26 @@ func (t *writer) regular(dir *directory, name, path []byte) error {
 const openFile = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC
 
 func (t *writer) openRegular(dir *directory, name []byte) (int, error) {
+	fd, err := t.open(dir.fd, name)
+	if err != nil || t.record == nil {
+		return fd, err
+	}
+	if err := t.settle(fd); err != nil {
+		_ = unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// open opens a regular file and nothing else.
+func (t *writer) open(dirfd int, name []byte) (int, error) {
 	if t.record == nil {
 		// Not blocking: should the name have become a FIFO, open must not wait for a writer.
-		return openat(dir.fd, name, openFile|unix.O_NOFOLLOW)
+		return openat(dirfd, name, openFile|unix.O_NOFOLLOW)
 	}
 	// While the container runs it may put a device in the place of what was listed,
 	// and opening some devices does things.
-	handle, err := openat(dir.fd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC)
+	handle, err := openat(dirfd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC)
 	if err != nil {
 		return -1, err
 	}
@@ -101,17 +114,9 @@ func (t *writer) openRegular(dir *directory, name []byte) (int, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return -1, unix.ENOENT
 	}
-	fd, err := retry(func() (int, error) {
+	return retry(func() (int, error) {
 		return unix.Open("/proc/self/fd/"+strconv.Itoa(handle), openFile, 0)
 	})
-	if err != nil {
-		return -1, err
-	}
-	if err := t.settle(fd); err != nil {
-		_ = unix.Close(fd)
-		return -1, err
-	}
-	return fd, nil
 }
 
 // settle does what Copy needs before a file is read.
@@ -186,7 +191,7 @@ func (t *writer) copy(fd int, path []byte, offset, end int64) error {
 			return err
 		}
 		room = room[:min(int64(len(room)), end-offset)]
-		n, err := retry(func() (int, error) { return unix.Pread(fd, room, offset) })
+		n, err := t.pread(fd, room, offset)
 		if err != nil {
 			return vanished(path, err)
 		}

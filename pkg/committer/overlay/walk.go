@@ -64,7 +64,10 @@ func (t *writer) walk(root string) (err error) {
 		return err
 	}
 	stack := []*frame{{dir: top, written: true}}
+	t.ahead = newAhead(t.ctx)
 	defer func() {
+		t.here = nil
+		t.ahead.close()
 		for _, f := range stack {
 			f.dir.close()
 		}
@@ -93,6 +96,7 @@ func (t *writer) walk(root string) (err error) {
 
 		name, kind := f.names.raw(f.next), f.names.types[f.next]
 		f.next++
+		t.here = f
 		path = f.join(path, name)
 		dir, err := t.entry(f.dir, name, kind, path)
 		if t.tolerable(err) {

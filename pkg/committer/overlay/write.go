@@ -142,6 +142,11 @@ type writer struct {
 
 	lowerdirs []string
 
+	// here is where the walk is, and what is next there may be read ahead; nil where only
+	// a few files are read.
+	here  *frame
+	ahead *ahead
+
 	// Of a first pass, while the container runs; writeBack is whether each file is to
 	// be written back before it is read.
 	record    *recording
