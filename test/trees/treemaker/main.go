@@ -35,6 +35,7 @@ import (
 const usage = `treemaker make ROOT SEED COUNT [KEEP…]     fill a directory
 treemaker change ROOT SEED COUNT [KEEP…]   change what is in it, but for the paths KEEP
 treemaker inventory ROOT                   describe it, in lines of JSON
+treemaker owned DIR                        make what has owners, for any user namespace
 treemaker many DIR COUNT                   make so many tiny files
 treemaker start DIR SOCKET                 write without pause, and tell the socket
 treemaker written DIR                      say what was written
@@ -77,6 +78,8 @@ func run(ctx context.Context, args []string) error {
 			}
 		}
 		return nil
+	case len(args) == 2 && args[0] == "owned":
+		return trees.Owned(args[1])
 	case len(args) == 3 && args[0] == "many":
 		return many(args[1], args[2])
 	case len(args) == 3 && args[0] == "start":
