@@ -85,10 +85,7 @@ func TestConflictsAreNoErrors(t *testing.T) {
 		t.Errorf("logged as errors: %q, want only %q", got, errOther)
 	}
 	// No hot loop: each visit after a conflict waits longer than the one before, as after an error.
-	want := []time.Duration{1, 2, 4, 4, 4}
-	for i := range want {
-		want[i] *= time.Millisecond
-	}
+	want := []time.Duration{time.Millisecond, 2 * time.Millisecond, 4 * time.Millisecond, 4 * time.Millisecond, 4 * time.Millisecond}
 	if got := limiter.delays(); !slices.Equal(got, want) {
 		t.Errorf("the visits were repeated after %v, want %v", got, want)
 	}
