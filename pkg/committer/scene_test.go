@@ -195,12 +195,14 @@ func newScene(t *testing.T) *scene {
 		if s.before != nil && s.before(w, r) {
 			return
 		}
-		if r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/manifests/") {
-			s.node.note("manifest %s", strings.Split(r.URL.Path, "/")[2])
-		} else if r.Method == http.MethodPatch {
-			s.node.note("upload %s", strings.Split(r.URL.Path, "/")[2])
-		} else if r.Method == http.MethodPut && r.ContentLength > 0 {
-			s.node.note("config %s", strings.Split(r.URL.Path, "/")[2]) // the only blob that is pushed in one request
+		repository := strings.Split(r.URL.Path, "/")[2]
+		switch {
+		case r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/manifests/"):
+			s.node.note("manifest %s", repository)
+		case r.Method == http.MethodPatch:
+			s.node.note("upload %s", repository)
+		case r.Method == http.MethodPut && r.ContentLength > 0:
+			s.node.note("config %s", repository) // the only blob that is pushed in one request
 		}
 		inner.ServeHTTP(w, r)
 	}))

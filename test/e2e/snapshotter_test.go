@@ -87,7 +87,7 @@ func startBtrfsContainerd(t *testing.T) string {
 	disk, root := filepath.Join(dir, "disk"), filepath.Join(dir, "root")
 	run := func(name string, args ...string) {
 		t.Helper()
-		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil { //nolint:noctx // also in cleanups
+		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
 			t.Fatalf("%s %q: %v\n%s", name, args, err, out)
 		}
 	}
@@ -106,7 +106,7 @@ func startBtrfsContainerd(t *testing.T) string {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	daemon := exec.Command(program, "--config", config) //nolint:noctx // it is ended in order
+	daemon := exec.Command(program, "--config", config)
 	daemon.Stdout, daemon.Stderr = &log, &log
 	if err := daemon.Start(); err != nil {
 		t.Fatal(err)

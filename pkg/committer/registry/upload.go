@@ -19,6 +19,7 @@ package registry
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -56,12 +57,13 @@ func (t *Target) begin(ctx context.Context) (*Upload, error) {
 	}
 	u := &Upload{target: t, client: &http.Client{Transport: authorized, CheckRedirect: sameHost}}
 	where := url.URL{Scheme: repo.Scheme(), Host: repo.RegistryStr(), Path: fmt.Sprintf("/v2/%s/blobs/uploads/", repo.RepositoryStr())}
-	answer, err := u.do(ctx, http.MethodPost, &where, nil, http.StatusAccepted)
-	if err != nil {
+	if u.location, err = u.do(ctx, http.MethodPost, &where, nil, http.StatusAccepted); err != nil {
 		return nil, err
 	}
-	u.location, err = answer.Location()
-	return u, err
+	if u.location == nil {
+		return nil, fmt.Errorf("POST %s: %w", &where, http.ErrNoLocation)
+	}
+	return u, nil
 }
 
 // Put ends the upload with a small blob, in one request. Registries forget uploads that
@@ -81,7 +83,8 @@ func (u *Upload) Cancel(ctx context.Context) error {
 	return u.target.fault("cancelling an upload to", err)
 }
 
-func (u *Upload) do(ctx context.Context, method string, where *url.URL, content []byte, want ...int) (*http.Response, error) {
+// do sends a request and returns where the answer leads to, nil where that is nowhere.
+func (u *Upload) do(ctx context.Context, method string, where *url.URL, content []byte, want ...int) (*url.URL, error) {
 	request, err := http.NewRequestWithContext(ctx, method, where.String(), bytes.NewReader(content))
 	if err != nil {
 		return nil, err
@@ -94,7 +97,14 @@ func (u *Upload) do(ctx context.Context, method string, where *url.URL, content 
 		return nil, err
 	}
 	defer func() { _ = answer.Body.Close() }()
-	return answer, transport.CheckError(answer, want...)
+	if err := transport.CheckError(answer, want...); err != nil {
+		return nil, err
+	}
+	location, err := answer.Location()
+	if errors.Is(err, http.ErrNoLocation) {
+		return nil, nil
+	}
+	return location, err
 }
 
 // sameHost lets nobody be led to a server that only this node can reach.
