@@ -24,7 +24,9 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"time"
 
@@ -38,6 +40,13 @@ import (
 // fullPercent is how full the disk may be for something to be kept. The kubelet begins to
 // remove images at 85 % (imageGCHighThresholdPercent).
 const fullPercent = 70
+
+const (
+	// goneTimeout is how long a container that has ended may take to be cleared away.
+	goneTimeout = 10 * time.Second
+	// pollInterval is how often that is asked.
+	pollInterval = 20 * time.Millisecond
+)
 
 // Options say what is kept, and how much.
 type Options struct {
@@ -138,27 +147,34 @@ func (k *Keeper) keep(ctx context.Context, one kept) error {
 	if one.aside.Bytes > k.MaxBytes {
 		return fmt.Errorf("its %d bytes are more than the %d that may be kept on a node", one.aside.Bytes, k.MaxBytes)
 	}
-	files := one.aside.Files
-	if _, err := overlay.Keep(ctx, files.Upperdir, one.aside.Committed, overlay.Options{UserXattr: files.UserXattr, Lowerdirs: files.Lowerdirs}); err != nil {
+	if err := awaitGone(ctx, one.aside); err != nil {
 		return err
 	}
-	// An image that is on the disk before its files would be a broken one after a power failure.
-	if err := syncDisk(files.Upperdir); err != nil {
-		return err
-	}
-	return one.aside.Publish(ctx, one.image.Reference)
+	return one.aside.Publish(ctx, one.image.Reference, func(w io.Writer) (bool, error) {
+		files := one.aside.Files
+		stats, err := overlay.Cover(ctx, w, files.Upperdir, one.aside.Committed, overlay.Options{UserXattr: files.UserXattr})
+		return stats.Entries > 0, err
+	})
 }
 
-func syncDisk(path string) error {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("opening %s: %w", path, err)
+// awaitGone waits for the kubelet's runtime to clear a container away that has ended. There are
+// milliseconds between the two.
+func awaitGone(ctx context.Context, aside *runtime.Aside) error {
+	ctx, cancel := context.WithTimeout(ctx, goneTimeout)
+	defer cancel()
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		gone, err := aside.Gone(ctx)
+		if gone {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("its root filesystem is still mounted: %w", errors.Join(ctx.Err(), err))
+		case <-tick.C:
+		}
 	}
-	defer func() { _ = unix.Close(fd) }()
-	if err := unix.Syncfs(fd); err != nil {
-		return fmt.Errorf("writing the disk of %s: %w", path, err)
-	}
-	return nil
 }
 
 // bound removes what is kept beyond the bound, and what this sandbox needs no more.

@@ -66,6 +66,9 @@ func (t *writer) regular(dir *directory, name, path []byte) error {
 		return err
 	}
 	t.stats.Bytes += st.Size
+	if t.keeping != nil {
+		return nil // it is there already
+	}
 	t.written = 0
 	err = t.content(fd, path, &st)
 	if t.tolerable(err) {
@@ -139,9 +142,6 @@ func (t *writer) tolerable(err error) bool {
 }
 
 func (t *writer) content(fd int, path []byte, st *unix.Stat_t) error {
-	if t.keeping != nil {
-		return nil // it is where it belongs
-	}
 	if st.Blocks*512 >= st.Size {
 		return t.copy(fd, path, 0, st.Size)
 	}

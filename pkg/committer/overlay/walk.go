@@ -19,6 +19,7 @@ package overlay
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -63,7 +64,7 @@ func (t *writer) walk(root string) (err error) {
 	if err != nil {
 		return err
 	}
-	stack := []*frame{{dir: top, written: true}}
+	stack := []*frame{{dir: top, written: t.keeping == nil}}
 	t.ahead = newAhead(t.ctx)
 	defer func() {
 		t.here = nil
@@ -98,6 +99,9 @@ func (t *writer) walk(root string) (err error) {
 		f.next++
 		t.here = f
 		path = f.join(path, name)
+		if t.keeping != nil {
+			t.keeping.above = stack
+		}
 		dir, err := t.entry(f.dir, name, kind, path)
 		if t.tolerable(err) {
 			continue
@@ -108,7 +112,10 @@ func (t *writer) walk(root string) (err error) {
 		if dir == nil {
 			continue
 		}
-		child := &frame{dir: dir.directory, names: dir.names, written: true}
+		child := &frame{dir: dir.directory, names: dir.names, written: t.keeping == nil}
+		if t.keeping != nil {
+			child.whole = slices.Clone(path)
+		}
 		if stack, err = t.push(stack, child, path); err != nil {
 			return err
 		}

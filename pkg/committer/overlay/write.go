@@ -153,7 +153,7 @@ type writer struct {
 	writeBack bool
 	// Of a second pass.
 	changes *changes
-	// Of a layer that is kept where it lies.
+	// Of a directory that is kept as the layer that it would be.
 	keeping *keeping
 }
 
@@ -200,7 +200,7 @@ func (t *writer) entry(dir *directory, name []byte, kind uint8, path []byte) (*l
 	}
 	format := st.Mode & unix.S_IFMT
 	if format == unix.S_IFSOCK {
-		return nil, t.socket(dir, name, path)
+		return nil, t.socket(path)
 	}
 	if bytes.HasPrefix(name, []byte(whiteoutPrefix)) {
 		return nil, fmt.Errorf("%q %w: names that begin with %q mean deletions there", "/"+string(path), ErrUnrepresentable, whiteoutPrefix)
@@ -230,34 +230,23 @@ func (t *writer) remember(kind byte, name []byte, st *unix.Stat_t) error {
 }
 
 // socket leaves a socket out, and what it hides.
-func (t *writer) socket(dir *directory, name, path []byte) error {
+func (t *writer) socket(path []byte) error {
 	t.stats.Sockets++
-	hides, err := t.overLower(path)
-	if err != nil {
-		return err
-	}
 	if t.keeping != nil {
-		if err := takeOut(dir, name, hides); err != nil {
-			return fmt.Errorf("taking the socket %q out: %w", "/"+string(path), err)
-		}
+		return t.cover(path)
 	}
-	if !hides {
-		return nil
-	}
-	return t.whiteout(path)
-}
-
-// overLower is whether there is something at path in the layers below.
-func (t *writer) overLower(path []byte) (bool, error) {
 	if len(t.lowerdirs) == 0 {
-		return false, nil
+		return nil
 	}
 	lower, err := OpenLower(t.lowerdirs, Options{UserXattr: t.marks == userMarks})
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer lower.Close()
-	return lower.Has(string(path))
+	if hides, err := lower.Has(string(path)); err != nil || !hides {
+		return err
+	}
+	return t.whiteout(path)
 }
 
 // whiteout writes the deletion of path.
@@ -432,6 +421,9 @@ func (t *writer) header(h *header) (err error) {
 }
 
 func (t *writer) put(h *header) error {
+	if t.keeping != nil && !t.keeping.covers {
+		return nil // it is there already
+	}
 	// Only PAX keeps nanoseconds, names of any bytes, and extended attributes.
 	blocks, err := t.encoder.encode(h)
 	if err != nil {

@@ -21,16 +21,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
+	tasks "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
 )
@@ -87,6 +91,7 @@ type Aside struct {
 	Bytes int64
 
 	client      *Client
+	containerID string
 	snapshotter string
 	key         string
 	sandboxUID  string
@@ -110,7 +115,7 @@ func (c *Container) SetAside(ctx context.Context, sandboxUID, snapshotUID string
 	case len(files.Users)+len(files.Groups) > 0:
 		return nil, errors.New("its owners are those of a user namespace (hostUsers: false), not those of its image")
 	}
-	a := &Aside{Files: files, client: c.client, snapshotter: c.record.Snapshotter, key: "resume-cache-" + c.ref.ID, sandboxUID: sandboxUID, snapshotUID: snapshotUID}
+	a := &Aside{Files: files, client: c.client, containerID: c.ref.ID, snapshotter: c.record.Snapshotter, key: "resume-cache-" + c.ref.ID, sandboxUID: sandboxUID, snapshotUID: snapshotUID}
 	ctx = a.in(ctx)
 	if err := a.read(ctx, manifest); err != nil {
 		return nil, err
@@ -190,22 +195,15 @@ func (a *Aside) measure(ctx context.Context) (int64, error) {
 }
 
 // Publish makes the layer, whose container has ended, that of an image on this node, under the
-// reference that a resumed Pod asks for.
-func (a *Aside) Publish(ctx context.Context, reference string) error {
+// reference that a resumed Pod asks for. cover writes what is to be put above the layer, as
+// overlay.Cover does, and says whether it wrote something.
+func (a *Aside) Publish(ctx context.Context, reference string, cover func(io.Writer) (bool, error)) error {
 	ctx = a.in(ctx)
-	sn, chainID := a.client.snapshots(a.snapshotter), a.pushed.ChainID().String()
-	// A committed snapshot cannot be renamed; an empty one above it gets the name that is
-	// looked for.
-	labels := snapshots.WithLabels(map[string]string{LabelCached: a.sandboxUID})
-	top := a.key + "-top"
-	if _, err := sn.Prepare(ctx, top, a.key, labels); err != nil {
-		return fmt.Errorf("preparing the snapshot %s: %w", top, err)
+	chainID, err := a.name(ctx, cover)
+	if err != nil {
+		return err
 	}
-	if err := sn.Commit(ctx, chainID, top, labels); err != nil {
-		return fmt.Errorf("committing the snapshot %s: %w", chainID, err)
-	}
-	config := a.pushed.Manifest.Config.Digest
-	label := labelRefSnapshot + a.snapshotter
+	config, label := a.pushed.Manifest.Config.Digest, labelRefSnapshot+a.snapshotter
 	if _, err := a.client.content.Update(ctx, content.Info{Digest: config, Labels: map[string]string{label: chainID}}, "labels."+label); err != nil {
 		return fmt.Errorf("tying the snapshot %s to the configuration %s: %w", chainID, config, err)
 	}
@@ -219,4 +217,75 @@ func (a *Aside) Publish(ctx context.Context, reference string) error {
 		made.Names = append(made.Names, name)
 	}
 	return nil
+}
+
+// name gives the layer the name that is looked for, its image's chain ID. A committed snapshot
+// cannot be renamed: so it is one above it, with what covers it.
+func (a *Aside) name(ctx context.Context, cover func(io.Writer) (bool, error)) (chainID string, err error) {
+	sn, key := a.client.snapshots(a.snapshotter), a.key+"-cover"
+	labels := snapshots.WithLabels(map[string]string{LabelCached: a.sandboxUID})
+	mounts, err := sn.Prepare(ctx, key, a.key, labels)
+	if err != nil {
+		return "", fmt.Errorf("preparing the snapshot %s: %w", key, err)
+	}
+	layer, err := a.ingest(ctx, key, cover)
+	if err != nil {
+		return "", err
+	}
+	if layer != nil {
+		if _, err := a.client.applier.Apply(ctx, *layer, mounts); err != nil {
+			return "", fmt.Errorf("letting containerd unpack what covers it: %w", err)
+		}
+	}
+	// With its name before its files, it would be a broken image after a power failure.
+	if err := syncDisk(a.Files.Upperdir); err != nil {
+		return "", err
+	}
+	chainID = a.pushed.ChainID().String()
+	if err := sn.Commit(ctx, chainID, key, labels); err != nil {
+		return "", fmt.Errorf("committing the snapshot %s: %w", chainID, err)
+	}
+	return chainID, nil
+}
+
+// ingest writes what covers the layer into containerd; nil where that is nothing.
+func (a *Aside) ingest(ctx context.Context, reference string, cover func(io.Writer) (bool, error)) (_ *ocispec.Descriptor, err error) {
+	writer, err := content.OpenWriter(ctx, a.client.content, content.WithRef(reference))
+	if err != nil {
+		return nil, fmt.Errorf("writing into containerd: %w", err)
+	}
+	defer func() { err = errors.Join(err, writer.Close()) }()
+	some, err := cover(writer)
+	if err != nil || !some {
+		return nil, errors.Join(err, a.client.content.Abort(ctx, reference))
+	}
+	if err := writer.Commit(ctx, 0, ""); err != nil && !errdefs.IsAlreadyExists(err) {
+		return nil, fmt.Errorf("writing into containerd: %w", err)
+	}
+	info, err := a.client.content.Info(ctx, writer.Digest())
+	if err != nil {
+		return nil, fmt.Errorf("looking for what was written into containerd: %w", err)
+	}
+	return &ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: info.Digest, Size: info.Size}, nil
+}
+
+func syncDisk(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("opening %s: %w", path, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.Syncfs(fd); err != nil {
+		return fmt.Errorf("writing the disk of %s: %w", path, err)
+	}
+	return nil
+}
+
+// Gone is whether the container's task is, and with it the mount of its root filesystem.
+func (a *Aside) Gone(ctx context.Context) (bool, error) {
+	_, err := a.client.tasks.Get(a.client.in(ctx), &tasks.GetRequest{ContainerID: a.containerID})
+	if err = errgrpc.ToNative(err); isNotFound(err) {
+		return true, nil
+	}
+	return false, err
 }

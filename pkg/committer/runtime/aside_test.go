@@ -17,10 +17,12 @@ limitations under the License.
 package runtime
 
 import (
+	"archive/tar"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,6 +33,7 @@ import (
 	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/diff/apply"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -83,6 +86,7 @@ func newOverlays(t *testing.T) *overlays {
 	n.client.content, n.client.leases = meta.ContentStore(), metadata.NewLeaseManager(meta)
 	n.client.images, n.client.containers = metadata.NewImageStore(meta), metadata.NewContainerStore(meta)
 	n.client.snapshots = meta.Snapshotter
+	n.client.applier = apply.NewFileSystemApplier(meta.ContentStore())
 	o := &overlays{node: n, meta: meta, sn: meta.Snapshotter("overlayfs")}
 
 	config := ocispec.Image{RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromString("base")}}}
@@ -239,20 +243,34 @@ const sandbox = "sandbox-uid"
 // TestKept pauses a container twice: each time its layers become an image, as which they are
 // found, and nothing else stays.
 func TestKept(t *testing.T) {
-	for _, layers := range []int{1, 2} {
-		t.Run(fmt.Sprintf("%d layers", layers), func(t *testing.T) {
+	for name, test := range map[string]struct {
+		layers int
+		cover  func(io.Writer) (bool, error)
+	}{
+		"one layer":         {1, nothing},
+		"two layers":        {2, nothing},
+		"something covered": {1, covers("socket")},
+	} {
+		t.Run(name, func(t *testing.T) {
 			o, ctx := newOverlays(t), context.Background()
 			from, want := o.base, []string{"of-the-base"}
 			for _, id := range []string{"1", "2"} {
 				c := o.start(id, from)
-				made := o.commit(from, "snap"+id, layers)
+				if name == "something covered" {
+					files, err := c.Files(ctx)
+					if err != nil {
+						t.Fatal(err)
+					}
+					o.write(files.Upperdir, "socket", "stands for one")
+				}
+				made := o.commit(from, "snap"+id, test.layers)
 				aside, err := c.SetAside(ctx, sandbox, "snap"+id, made.ManifestDigest)
 				if err != nil {
 					t.Fatal(err)
 				}
 				o.end(id)
 				reference := "registry.example.com/demo@" + made.ManifestDigest.String()
-				if err := aside.Publish(ctx, reference); err != nil {
+				if err := aside.Publish(ctx, reference, test.cover); err != nil {
 					t.Fatal(err)
 				}
 				if err := o.client.Forget(ctx, "snap"+id); err != nil {
@@ -316,6 +334,16 @@ func TestKept(t *testing.T) {
 	}
 }
 
+func nothing(io.Writer) (bool, error) { return false, nil }
+
+// covers deletes a file.
+func covers(name string) func(io.Writer) (bool, error) {
+	return func(w io.Writer) (bool, error) {
+		layer := tar.NewWriter(w)
+		return true, errors.Join(layer.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: ".wh." + name, Mode: 0o600}), layer.Close())
+	}
+}
+
 // TestNotKept has what is not set aside, what is not published, and what is then left: nothing.
 func TestNotKept(t *testing.T) {
 	tests := map[string]struct {
@@ -355,7 +383,7 @@ func TestNotKept(t *testing.T) {
 				t.Fatalf("set aside: %v, want %q", err, test.fails)
 			}
 			if test.publish != "" {
-				if err := aside.Publish(ctx, "reference"); err == nil || !strings.Contains(err.Error(), test.publish) {
+				if err := aside.Publish(ctx, "reference", nothing); err == nil || !strings.Contains(err.Error(), test.publish) {
 					t.Errorf("published: %v, want %q", err, test.publish)
 				}
 			}

@@ -47,6 +47,7 @@ type Client struct {
 	images     images.Store
 	leases     leases.Manager
 	diff       diff.Comparer
+	applier    diff.Applier
 	snapshots  func(name string) snapshots.Snapshotter
 	closer     io.Closer
 
@@ -73,6 +74,7 @@ func Dial(ctx context.Context, address, namespace string) (*Client, error) {
 		images:     c.ImageService(),
 		leases:     c.LeasesService(),
 		diff:       c.DiffService(),
+		applier:    c.DiffService(),
 		snapshots:  c.SnapshotService,
 		closer:     c,
 	}, nil

@@ -17,52 +17,64 @@ limitations under the License.
 package overlay
 
 import (
+	"archive/tar"
+	"bytes"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/google/go-cmp/cmp"
 )
 
-func TestKeep(t *testing.T) {
+func TestCover(t *testing.T) {
 	asRoot(t)
-	lower := newTree(t)
-	lower.file("hidden", "of the image", 0o600)
 	upper := func() tree {
 		f := newTree(t)
-		f.dir("d", 0o755)
+		f.dir("d", 0o750)
+		f.dir("d/e", 0o755)
 		f.file("d/f", "x", 0o600)
-		for _, socket := range []string{"hidden", "d/s"} {
-			l, err := net.ListenUnix("unix", &net.UnixAddr{Name: f.path(socket), Net: "unix"})
-			must(t, err)
-			l.SetUnlinkOnClose(false)
-			must(t, l.Close())
-		}
-		must(t, os.Chtimes(f.path("d"), time.Time{}, time.Unix(1000, 7)))
+		f.dir("other", 0o755)
+		must(t, os.Chown(f.path("d"), 3, 4))
+		f.xattr("d", "user.mine", "1")
 		return f
 	}
-	o := Options{Lowerdirs: []string{lower.root}}
+	listen := func(path string) {
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		must(t, err)
+		l.SetUnlinkOnClose(false)
+		must(t, l.Close())
+	}
 
 	t.Run("what a layer leaves out", func(t *testing.T) {
 		f := upper()
-		stats, err := Keep(t.Context(), f.root, time.Now(), o)
+		listen(f.path("d/s1"))
+		listen(f.path("d/s2"))
+		must(t, os.Chtimes(f.path("d"), time.Time{}, time.Unix(1000, 7)))
+		var layer bytes.Buffer
+		stats, err := Cover(t.Context(), &layer, f.root, time.Now(), Options{})
 		must(t, err)
-		if stats.Sockets != 2 {
+		if stats.Sockets != 2 || stats.Entries != 4 {
 			t.Errorf("stats %+v", stats)
 		}
-		var st unix.Stat_t
-		if err := unix.Lstat(f.path("d/s"), &st); !errors.Is(err, unix.ENOENT) {
-			t.Errorf("the socket is still there (%v)", err)
+		want := []entry{
+			rootDir,
+			{Type: tar.TypeDir, Name: "d/", Mode: 0o750, UID: 3, GID: 4, Xattrs: map[string]string{"user.mine": "1"}},
+			{Type: tar.TypeReg, Name: "d/.wh.s1"},
+			{Type: tar.TypeReg, Name: "d/.wh.s2"},
 		}
-		must(t, unix.Lstat(f.path("hidden"), &st))
-		if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != 0 {
-			t.Errorf("what the socket hid is not hidden: mode %o", st.Mode)
+		if diff := cmp.Diff(want, read(t, layer.Bytes())); diff != "" {
+			t.Errorf("layer (-want +got):\n%s", diff)
 		}
-		must(t, unix.Lstat(f.path("d"), &st))
-		if st.Mtim.Sec != 1000 || st.Mtim.Nsec != 7 {
-			t.Errorf("the directory's time is %v", st.Mtim)
+	})
+	t.Run("nothing", func(t *testing.T) {
+		f := upper()
+		var layer bytes.Buffer
+		stats, err := Cover(t.Context(), &layer, f.root, time.Now(), Options{})
+		if err != nil || stats.Entries != 0 || layer.Len() > 0 {
+			t.Errorf("stats %+v, %d bytes (%v)", stats, layer.Len(), err)
 		}
 	})
 	t.Run("what was changed since", func(t *testing.T) {
@@ -77,7 +89,7 @@ func TestKeep(t *testing.T) {
 			committed := time.Now()
 			time.Sleep(20 * time.Millisecond) // longer than a tick of the kernel's clock
 			must(t, change(f))
-			if _, err := Keep(t.Context(), f.root, committed, o); !errors.Is(err, ErrChanged) {
+			if _, err := Cover(t.Context(), io.Discard, f.root, committed, Options{}); !errors.Is(err, ErrChanged) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -85,10 +97,10 @@ func TestKeep(t *testing.T) {
 	t.Run("what is no layer by itself", func(t *testing.T) {
 		f := upper()
 		f.xattr("d", "trusted.overlay.redirect", "/other")
-		if _, err := Keep(t.Context(), f.root, time.Now(), o); !errors.Is(err, ErrNotSelfContained) {
+		if _, err := Cover(t.Context(), io.Discard, f.root, time.Now(), Options{}); !errors.Is(err, ErrNotSelfContained) {
 			t.Errorf("got %v", err)
 		}
-		if _, err := Keep(t.Context(), f.root, time.Now(), Options{Owners: Owners{Users: []IDs{{0, 1000, 1}}}}); err == nil {
+		if _, err := Cover(t.Context(), io.Discard, f.root, time.Now(), Options{Owners: Owners{Users: []IDs{{0, 1000, 1}}}}); err == nil {
 			t.Error("owners of a user namespace were kept")
 		}
 	})
