@@ -45,6 +45,7 @@ func TestPoliciesMeetWhatTheyAreFor(t *testing.T) {
 		"commit":  commit.Spec.Template.Labels,
 		"unpause": jobs.Unpause(snapshot, &commitjob.Source{}).Spec.Template.Labels,
 		"kill":    jobs.Kill(snapshot, &commitjob.Source{}).Spec.Template.Labels,
+		"uncache": jobs.Uncache(snapshot, &commitjob.Source{}).Spec.Template.Labels,
 		"server":  {"app.kubernetes.io/name": "sandbox-apiserver"},
 	}
 	selected := map[string]int{}

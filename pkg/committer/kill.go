@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
@@ -30,7 +31,20 @@ import (
 type KillOptions struct {
 	PodUID     string
 	Containers []runtime.Ref
-	Log        *slog.Logger
+	// Cache is nil where nothing is to be kept on the node.
+	Cache Cache
+	Log   *slog.Logger
+}
+
+// Cache keeps what containers have written, for a resume on their node. It tells the log what it
+// cannot do: that is no failure of the kill.
+type Cache interface {
+	// SetAside is for a container of the Pod that is frozen, just before it is killed.
+	SetAside(ctx context.Context, podUID string, ref runtime.Ref)
+	// Keep is for one that was, and of which no process has run again.
+	Keep(ctx context.Context, ref runtime.Ref)
+	// Done comes last.
+	Done(ctx context.Context)
 }
 
 // Kill ends the containers that a commit left frozen, in such a way that none of their processes
@@ -41,13 +55,19 @@ type KillOptions struct {
 // that is gone or has ended is as it should be; so is one that runs, because then somebody else
 // has begun to end it.
 func Kill(ctx context.Context, node Node, o KillOptions, report func(result.Result) error) error {
+	var killed []runtime.Ref
 	err := recovered(func() error {
 		var failed []error
 		for _, ref := range o.Containers {
-			failed = append(failed, kill(ctx, node, o, ref))
+			ended, err := kill(ctx, node, o, ref)
+			if ended {
+				killed = append(killed, ref)
+			}
+			failed = append(failed, err)
 		}
 		return errors.Join(failed...)
 	}, o.Log)
+	keep(ctx, o, killed)
 	if err == nil {
 		return report(result.Result{Thawed: true})
 	}
@@ -58,28 +78,67 @@ func Kill(ctx context.Context, node Node, o KillOptions, report func(result.Resu
 	return errors.Join(err, report(result.Result{Error: result.From(err)}))
 }
 
-func kill(ctx context.Context, node Node, o KillOptions, ref runtime.Ref) error {
+// keep keeps what was killed when all is: nobody waits for it to die.
+func keep(ctx context.Context, o KillOptions, killed []runtime.Ref) {
+	if o.Cache == nil {
+		return
+	}
+	if err := recovered(func() error {
+		defer func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+			defer cancel()
+			o.Cache.Done(ctx)
+		}()
+		for _, ref := range killed {
+			o.Cache.Keep(ctx, ref)
+		}
+		return nil
+	}, o.Log); err != nil {
+		o.Log.Error("nothing is kept for a resume on this node", "error", err)
+	}
+}
+
+// asideTimeout is how long a container may live on for the cache's sake.
+const asideTimeout = 5 * time.Second
+
+func setAside(ctx context.Context, o KillOptions, ref runtime.Ref) {
+	if o.Cache == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, asideTimeout)
+	defer cancel()
+	if err := recovered(func() error { o.Cache.SetAside(ctx, o.PodUID, ref); return nil }, o.Log); err != nil {
+		o.Log.Error("not set aside for a resume on this node", "container", ref.Name, "error", err)
+	}
+}
+
+// kill says whether the container was frozen until every process had its signal, and has ended.
+func kill(ctx context.Context, node Node, o KillOptions, ref runtime.Ref) (ended bool, err error) {
 	container, err := node.Find(ctx, o.PodUID, ref)
 	var reasoned *result.Error
 	if errors.As(err, &reasoned) && reasoned.Reason == result.ContainerNotFound {
 		o.Log.Info("nothing to kill", "container", ref.Name, "why", err.Error())
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	state, err := container.State(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if state != runtime.Paused && state != runtime.Pausing {
 		o.Log.Info("nothing to kill", "container", ref.Name, "state", state.String())
-		return nil
+		return false, nil
+	}
+	if state == runtime.Paused {
+		setAside(ctx, o, ref)
 	}
 	if err := signalAll(ctx, container, o.Log); err != nil {
-		return err
+		return false, err
 	}
-	return letDie(ctx, container, o.Log)
+	err = letDie(ctx, container, o.Log)
+	return err == nil, err
 }
 
 // signalAll returns when every process of a frozen container has its signal. A frozen process has

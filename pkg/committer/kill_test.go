@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
@@ -129,6 +130,86 @@ func TestKillThawsNobodyWhoCouldRun(t *testing.T) {
 
 func (s *scene) kill(ctx context.Context) (got result.Result, err error) {
 	refs := []runtime.Ref{s.options.Containers[0].Ref, s.options.Containers[1].Ref}
-	err = Kill(ctx, s.node, KillOptions{PodUID: "pod", Containers: refs, Log: s.options.Log}, func(r result.Result) error { got = r; return nil })
+	err = Kill(ctx, s.node, KillOptions{PodUID: "pod", Containers: refs, Cache: s.cache, Log: s.options.Log}, func(r result.Result) error { got = r; return nil })
 	return got, err
+}
+
+// noting is a cache that notes what it is told, between the calls to the node.
+type noting struct {
+	*fakeNode
+	panics string
+}
+
+func (c noting) tell(what string) {
+	c.note("%s", what)
+	if c.panics == what {
+		panic("the cache is broken")
+	}
+}
+
+func (c noting) SetAside(_ context.Context, podUID string, ref runtime.Ref) {
+	c.tell("set aside " + ref.Name + " of " + podUID)
+}
+func (c noting) Keep(_ context.Context, ref runtime.Ref) { c.tell("keep " + ref.Name) }
+func (c noting) Done(ctx context.Context) {
+	if ctx.Err() != nil {
+		panic("it has no time left")
+	}
+	c.tell("done")
+}
+
+// TestKillKeepsForAResume sets aside what is frozen before it is killed, and keeps what was frozen
+// until all of it had its signal, once nobody is left to be killed. The cache's failures are its own.
+func TestKillKeepsForAResume(t *testing.T) {
+	tests := map[string]struct {
+		prepare func(main, side *fakeContainer)
+		panics  string
+		calls   []string
+		fails   bool
+	}{
+		"both frozen": {calls: []string{
+			"set aside main of pod", "kill main 10", "thaw main", "set aside side of pod", "kill side 20", "thaw side", "keep main", "keep side", "done"}},
+		"one is being frozen": {prepare: func(main, _ *fakeContainer) {
+			main.state = runtime.Pausing
+			main.onKill = func(int) error { main.state = runtime.Paused; return nil }
+		}, calls: []string{"kill main 10", "thaw main", "set aside side of pod", "kill side 20", "thaw side", "keep main", "keep side", "done"}},
+		"one has ended": {prepare: func(main, _ *fakeContainer) { main.state = runtime.Ended },
+			calls: []string{"set aside side of pod", "kill side 20", "thaw side", "keep side", "done"}},
+		"one runs": {prepare: func(main, _ *fakeContainer) { main.state = runtime.Running },
+			calls: []string{"set aside side of pod", "kill side 20", "thaw side", "keep side", "done"}},
+		"one does not end": {prepare: func(main, _ *fakeContainer) {
+			main.onResume = func() error { return errors.New("broken") }
+		}, fails: true, calls: []string{"set aside main of pod", "kill main 10", "done"}},
+		"it breaks before the kill": {panics: "set aside main of pod", calls: []string{
+			"set aside main of pod", "kill main 10", "thaw main", "set aside side of pod", "kill side 20", "thaw side", "keep main", "keep side", "done"}},
+		"it breaks after the kill": {panics: "keep main", calls: []string{
+			"set aside main of pod", "kill main 10", "thaw main", "set aside side of pod", "kill side 20", "thaw side", "keep main", "done"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			main, side := s.node.containers["main-id"], s.node.containers["side-id"]
+			for _, c := range []*fakeContainer{main, side} {
+				c.state = runtime.Paused
+				c.onResume = func() error { c.killed = true; return nil }
+			}
+			main.pids, side.pids = []int{10}, []int{20}
+			if test.prepare != nil {
+				test.prepare(main, side)
+			}
+			s.cache = noting{s.node, test.panics}
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			defer cancel()
+			if _, err := s.kill(ctx); (err != nil) != test.fails {
+				t.Errorf("%v", err)
+			}
+			got := s.node.calls
+			if test.fails { // it is tried again and again until the time is up, for the other one, too
+				got = slices.DeleteFunc(got, func(call string) bool { return call == "thaw main" })
+			}
+			if !slices.Equal(got, test.calls) {
+				t.Errorf("calls\n     %q\nwant %q", got, test.calls)
+			}
+		})
+	}
 }

@@ -183,6 +183,7 @@ type scene struct {
 	t       *testing.T
 	node    *fakeNode
 	options CommitOptions
+	cache   Cache
 	reports []result.Result
 	// before is called with each request to the registry; it may answer it.
 	before func(w http.ResponseWriter, r *http.Request) bool

@@ -17,7 +17,11 @@ limitations under the License.
 // Package controller holds what the sandbox and the snapshot controllers share.
 package controller
 
-import "time"
+import (
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+)
 
 // Options configures the controllers. Every field has a flag of the same name.
 type Options struct {
@@ -49,6 +53,9 @@ type Options struct {
 	CommitJobTimeout time.Duration
 	// MaxFrozen is for how long a commit may keep containers frozen; zero is no limit.
 	MaxFrozen time.Duration
+	// ResumeCache is how many bytes of images of paused sandboxes a node may keep for their resume;
+	// zero keeps none.
+	ResumeCache resource.QuantityValue
 	// CommitRuntimes are the runtime handlers whose files a commit can see. A Pod without a
 	// runtime class has the handler "".
 	CommitRuntimes []string

@@ -184,6 +184,9 @@ func (o *Options) addSnapshotFlags(fs *pflag.FlagSet) {
 		"How long a commit may take, counted from the start of its container.")
 	fs.DurationVar(&c.MaxFrozen, "max-frozen", c.MaxFrozen,
 		"For how long a commit may keep containers frozen before it is given up and they are thawed. 0: as long as it takes.")
+	fs.Var(&c.ResumeCache, "resume-cache",
+		"How many bytes of images of paused sandboxes each node may keep, so that a resume there has nothing to pull (10Gi, say). "+
+			"0: none. Every Pod on the node that names such an image by its digest can use it without credentials: see docs/security.md.")
 	fs.StringSliceVar(&c.CommitRuntimes, "commit-runtimes", c.CommitRuntimes,
 		"Runtime handlers whose files a commit can see; the empty one is that of Pods without a runtime class.")
 	fs.StringVar(&c.ContainerdSocketPath, "containerd-socket-path", c.ContainerdSocketPath,

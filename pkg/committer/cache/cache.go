@@ -28,6 +28,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -51,6 +52,9 @@ const (
 // Options say what is kept, and how much.
 type Options struct {
 	SandboxUID, SnapshotUID string
+	// Images are what a resumed Pod will ask for, each by its digest (REPOSITORY@DIGEST), by the
+	// names of the containers that were committed to them.
+	Images map[string]string
 	// MaxBytes is how much the images that are kept may take on this node.
 	MaxBytes int64
 	// Root is containerd's root directory.
@@ -58,45 +62,42 @@ type Options struct {
 	Log  *slog.Logger
 }
 
-// Image is an image that a container was committed to.
-type Image struct {
-	// Reference is what a resumed Pod asks for, by digest.
-	Reference string
-	Digest    digest.Digest
-}
-
 // Keeper keeps the images of one Pod's containers.
 type Keeper struct {
 	Options
 	client *runtime.Client
-	kept   []kept
-}
-
-type kept struct {
-	name  string
-	image Image
-	aside *runtime.Aside
+	aside  map[string]*runtime.Aside // by the container's name
 }
 
 // New returns a Keeper that keeps nothing yet.
-func New(client *runtime.Client, o Options) *Keeper { return &Keeper{Options: o, client: client} }
-
-// SetAside takes the layer of a container that was committed to image, and is still frozen since.
-// From here on the container has to end.
-func (k *Keeper) SetAside(ctx context.Context, container *runtime.Container, image Image) {
-	aside, err := k.setAside(ctx, container, image)
-	if err != nil {
-		k.Log.Info("not kept for a resume on this node", "container", container.Name(), "because", err)
-		return
-	}
-	k.kept = append(k.kept, kept{container.Name(), image, aside})
+func New(client *runtime.Client, o Options) *Keeper {
+	return &Keeper{Options: o, client: client, aside: map[string]*runtime.Aside{}}
 }
 
-func (k *Keeper) setAside(ctx context.Context, container *runtime.Container, image Image) (*runtime.Aside, error) {
+// SetAside takes the layer of a container that is still frozen since it was committed. From here
+// on the container has to end.
+func (k *Keeper) SetAside(ctx context.Context, podUID string, ref runtime.Ref) {
+	aside, err := k.setAside(ctx, podUID, ref)
+	if err != nil {
+		k.Log.Info("not kept for a resume on this node", "container", ref.Name, "because", err)
+		return
+	}
+	k.aside[ref.Name] = aside
+}
+
+func (k *Keeper) setAside(ctx context.Context, podUID string, ref runtime.Ref) (*runtime.Aside, error) {
+	manifest, err := digestOf(k.Images[ref.Name])
+	if err != nil {
+		return nil, err
+	}
 	if full, err := fullness(k.Root); err != nil || full > fullPercent {
 		if err == nil {
 			err = fmt.Errorf("the disk of %s is %d %% full; nothing is kept above %d %%", k.Root, full, fullPercent)
 		}
+		return nil, err
+	}
+	container, err := k.client.Find(ctx, podUID, ref)
+	if err != nil {
 		return nil, err
 	}
 	state, err := container.State(ctx)
@@ -106,7 +107,16 @@ func (k *Keeper) setAside(ctx context.Context, container *runtime.Container, ima
 	if state != runtime.Paused {
 		return nil, fmt.Errorf("it is %s", state)
 	}
-	return container.SetAside(ctx, k.SandboxUID, k.SnapshotUID, image.Digest)
+	return container.SetAside(ctx, k.SandboxUID, k.SnapshotUID, manifest)
+}
+
+func digestOf(reference string) (digest.Digest, error) {
+	_, text, _ := strings.Cut(reference, "@")
+	found, err := digest.Parse(text)
+	if err != nil {
+		return "", fmt.Errorf("its image %q is not named by a digest: %w", reference, err)
+	}
+	return found, nil
 }
 
 // fullness is how many percent of a disk are used, as df counts.
@@ -127,32 +137,30 @@ func percent(part, whole uint64) int {
 	return int((part*100 + whole - 1) / whole) //nolint:gosec // at most 100
 }
 
-// Keep makes images of what was set aside, whose containers have ended and had nothing to do
-// with it since they were frozen.
-func (k *Keeper) Keep(ctx context.Context) {
-	for _, one := range k.kept {
-		began := time.Now()
-		if err := k.keep(ctx, one); err != nil {
-			k.Log.Warn("not kept for a resume on this node", "container", one.name, "because", err)
-			continue
-		}
-		k.Log.Info("kept for a resume on this node", "container", one.name, "image", one.image.Reference, "bytes", one.aside.Bytes, "took", time.Since(began))
+// Keep makes an image of what was set aside of a container that has ended and that nobody has
+// written to since it was frozen.
+func (k *Keeper) Keep(ctx context.Context, ref runtime.Ref) {
+	aside, ok := k.aside[ref.Name]
+	if !ok {
+		return
 	}
-	if err := k.bound(ctx); err != nil {
-		k.Log.Warn("the cache may be larger than it should be", "error", err)
+	began := time.Now()
+	if err := k.keep(ctx, aside, k.Images[ref.Name]); err != nil {
+		k.Log.Warn("not kept for a resume on this node", "container", ref.Name, "because", err)
+		return
 	}
+	k.Log.Info("kept for a resume on this node", "container", ref.Name, "image", k.Images[ref.Name], "bytes", aside.Bytes, "took", time.Since(began))
 }
 
-func (k *Keeper) keep(ctx context.Context, one kept) error {
-	if one.aside.Bytes > k.MaxBytes {
-		return fmt.Errorf("its %d bytes are more than the %d that may be kept on a node", one.aside.Bytes, k.MaxBytes)
+func (k *Keeper) keep(ctx context.Context, aside *runtime.Aside, reference string) error {
+	if aside.Bytes > k.MaxBytes {
+		return fmt.Errorf("its %d bytes are more than the %d that may be kept on a node", aside.Bytes, k.MaxBytes)
 	}
-	if err := awaitGone(ctx, one.aside); err != nil {
+	if err := awaitGone(ctx, aside); err != nil {
 		return err
 	}
-	return one.aside.Publish(ctx, one.image.Reference, func(w io.Writer) (bool, error) {
-		files := one.aside.Files
-		stats, err := overlay.Cover(ctx, w, files.Upperdir, one.aside.Committed, overlay.Options{UserXattr: files.UserXattr})
+	return aside.Publish(ctx, reference, func(w io.Writer) (bool, error) {
+		stats, err := overlay.Cover(ctx, w, aside.Files.Upperdir, aside.Committed, overlay.Options{UserXattr: aside.Files.UserXattr})
 		return stats.Entries > 0, err
 	})
 }
@@ -177,26 +185,29 @@ func awaitGone(ctx context.Context, aside *runtime.Aside) error {
 	}
 }
 
-// bound removes what is kept beyond the bound, and what this sandbox needs no more.
+// Done removes what is beyond the bound, and lets go of what has not become an image.
+func (k *Keeper) Done(ctx context.Context) {
+	if err := k.bound(ctx); err != nil {
+		k.Log.Warn("more may be kept on this node than should be", "error", err)
+	}
+	if err := k.client.Forget(ctx, k.SnapshotUID); err != nil {
+		k.Log.Warn("what was set aside stays until its lease expires", "error", err)
+	}
+}
+
 func (k *Keeper) bound(ctx context.Context) error {
 	all, err := k.client.Cached(ctx)
 	if err != nil {
 		return err
 	}
 	for _, old := range beyond(all, k.SandboxUID, k.SnapshotUID, k.MaxBytes) {
-		if err := k.client.Drop(ctx, old); err != nil {
+		dropped, err := k.client.Drop(ctx, old)
+		if err != nil {
 			return err
 		}
-		k.Log.Info("no longer kept for a resume on this node", "image", old.Digest, "sandboxUID", old.SandboxUID, "bytes", old.Bytes)
+		k.Log.Info("no longer kept for a resume on this node", "image", old.Digest, "sandboxUID", old.SandboxUID, "bytes", old.Bytes, "inUseAfterAll", !dropped)
 	}
 	return nil
-}
-
-// Done lets go of what is not part of an image.
-func (k *Keeper) Done(ctx context.Context) {
-	if err := k.client.Forget(ctx, k.SnapshotUID); err != nil {
-		k.Log.Warn("what was set aside stays until its lease expires", "error", err)
-	}
 }
 
 // beyond are the images to be removed, given all from the oldest to the newest: those of
@@ -228,24 +239,22 @@ func beyond(all []*runtime.Cached, sandboxUID, snapshotUID string, most int64) [
 	return old
 }
 
-// Drop removes what is kept for a sandbox. What a container lies on is left to the kubelet,
+// Drop removes what is kept for a snapshot. What a container lies on is left to the kubelet,
 // which removes images that nobody uses.
-func Drop(ctx context.Context, client *runtime.Client, sandboxUID string, log *slog.Logger) error {
+func Drop(ctx context.Context, client *runtime.Client, snapshotUID string, log *slog.Logger) error {
 	all, err := client.Cached(ctx)
 	if err != nil {
 		return err
 	}
 	for _, one := range all {
-		switch {
-		case one.SandboxUID != sandboxUID:
-		case one.InUse:
-			log.Info("a container lies on it: it stays", "image", one.Digest)
-		default:
-			if err := client.Drop(ctx, one); err != nil {
-				return err
-			}
-			log.Info("removed", "image", one.Digest, "bytes", one.Bytes)
+		if one.SnapshotUID != snapshotUID {
+			continue
 		}
+		dropped, err := client.Drop(ctx, one)
+		if err != nil {
+			return err
+		}
+		log.Info("what was kept for the snapshot", "image", one.Digest, "bytes", one.Bytes, "removed", dropped)
 	}
 	return nil
 }

@@ -34,6 +34,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/cache"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
 )
@@ -55,7 +56,8 @@ func Run(version string, start time.Time, args []string, stdout, stderr io.Write
 		Long: `image-committer runs on the node of a Pod, with containerd's socket and root directory at hand.
 
 "commit" freezes containers, streams what they changed to a registry and pushes images.
-"thaw" thaws containers that a commit left frozen, "kill" ends them.
+"thaw" thaws containers that a commit left frozen, "kill" ends them. "uncache" removes what a
+kill has kept on the node for the next resume.
 
 All log to standard error and write one line of JSON to the termination log: what was
 pushed, or the reason of the failure and whether everything is thawed again.
@@ -64,7 +66,7 @@ Exit codes: 0 success, 1 failure (see the termination log), 2 wrong arguments.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(*cobra.Command, []string) error {
-			return errors.New(`no command given: it is "commit", "thaw" or "kill"`)
+			return errors.New(`no command given: it is "commit", "thaw", "kill" or "uncache"`)
 		},
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
@@ -77,7 +79,7 @@ Exit codes: 0 success, 1 failure (see the termination log), 2 wrong arguments.`,
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	ran := false
-	for _, add := range []func(*flags) *cobra.Command{commitCommand, thawCommand, killCommand} {
+	for _, add := range []func(*flags) *cobra.Command{commitCommand, thawCommand, killCommand, uncacheCommand} {
 		f := &flags{start: start, stdout: stdout, log: log, ran: &ran}
 		root.AddCommand(add(f))
 	}
@@ -119,12 +121,12 @@ what the node has unpacked.`,
 				return err
 			}
 			o.PodUID, o.Containers, o.LeaseTTL, o.Log = f.podUID, containers, f.timeout+5*time.Minute, f.log
-			return f.run(func(ctx context.Context, node committer.Node) error {
-				return committer.Commit(ctx, node, o, f.report)
+			return f.run(func(ctx context.Context, client *runtime.Client) error {
+				return committer.Commit(ctx, committer.OnContainerd(client), o, f.report)
 			}, false)
 		},
 	}
-	f.add(cmd, "name=NAME,id=ID,image=REGISTRY/REPOSITORY:TAG", 10*time.Minute)
+	f.addPod(cmd, "name=NAME,id=ID,image=REGISTRY/REPOSITORY:TAG", 10*time.Minute)
 	addCommit(cmd.Flags(), &o)
 	return cmd
 }
@@ -133,6 +135,7 @@ what the node has unpacked.`,
 func addCommit(fs *pflag.FlagSet, o *committer.CommitOptions) {
 	fs.StringVar(&o.SnapshotUID, "snapshot-uid", "", "UID of the snapshot; it makes the images unique and names the lease")
 	fs.BoolVar(&o.LeaveFrozen, "leave-frozen", false, "leave the containers frozen on success, for a Pod that is about to be removed")
+	fs.BoolVar(&o.ResumeCache, "resume-cache", false, `leave on the node what "kill --resume-cache" needs to keep the images there`)
 	fs.DurationVar(&o.MaxFrozen, "max-frozen", 0, "give up, and thaw, when containers would be frozen for longer; 0 is as long as it takes")
 	fs.StringVar(&o.SpoolDir, "spool-dir", "", "directory for what is read of containers that are to be thawed, until it is pushed; without it they stay frozen until then")
 	fs.StringVar(&o.Registry.ConfigFile, "registry-config", "", "file with registry credentials (.dockerconfigjson); anonymous without it")
@@ -155,22 +158,26 @@ command can be repeated.`,
 			if err != nil {
 				return err
 			}
-			return f.run(func(ctx context.Context, node committer.Node) error {
-				return committer.Thaw(ctx, node, committer.ThawOptions{PodUID: f.podUID, Containers: containers, Log: f.log}, f.report)
+			return f.run(func(ctx context.Context, client *runtime.Client) error {
+				return committer.Thaw(ctx, committer.OnContainerd(client), committer.ThawOptions{PodUID: f.podUID, Containers: containers, Log: f.log}, f.report)
 			}, true)
 		},
 	}
-	f.add(cmd, "name=NAME,id=ID", time.Minute)
+	f.addPod(cmd, "name=NAME,id=ID", time.Minute)
 	return cmd
 }
 
 func killCommand(f *flags) *cobra.Command {
+	var keep cache.Options
 	cmd := &cobra.Command{
 		Use:   "kill",
 		Short: "End containers that a commit left frozen, without letting them run again",
 		Long: `Kill containers of one Pod whose files are saved. All their processes get SIGKILL while they are
 frozen, so that none of them runs again. One that is gone, has ended or runs is left alone; so the
-command can be repeated. It has to share the node's PID namespace.`,
+command can be repeated. It has to share the node's PID namespace.
+
+With --resume-cache, what they have written is kept on the node as the images that they were
+committed to, unless the disk is more than 70 % full.`,
 		Example: `  image-committer kill --pod-uid=5d2c… --container=name=main,id=0f3a…`,
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -178,18 +185,59 @@ command can be repeated. It has to share the node's PID namespace.`,
 			if err != nil {
 				return err
 			}
-			return f.run(func(ctx context.Context, node committer.Node) error {
-				return committer.Kill(ctx, node, committer.KillOptions{PodUID: f.podUID, Containers: containers, Log: f.log}, f.report)
+			if keep.MaxBytes > 0 && (keep.SandboxUID == "" || keep.SnapshotUID == "") {
+				return errors.New("--resume-cache needs --sandbox-uid and --snapshot-uid")
+			}
+			return f.run(func(ctx context.Context, client *runtime.Client) error {
+				o := committer.KillOptions{PodUID: f.podUID, Containers: containers, Log: f.log}
+				if keep.MaxBytes > 0 {
+					keep.Log = f.log
+					o.Cache = cache.New(client, keep)
+				}
+				return committer.Kill(ctx, committer.OnContainerd(client), o, f.report)
 			}, true)
 		},
 	}
-	f.add(cmd, "name=NAME,id=ID", time.Minute)
+	f.addPod(cmd, "name=NAME,id=ID", time.Minute)
+	fs := cmd.Flags()
+	fs.Int64Var(&keep.MaxBytes, "resume-cache", 0, "how many bytes of images may be kept on this node; 0 keeps nothing")
+	fs.StringToStringVar(&keep.Images, "keep", nil, "NAME=REPOSITORY@DIGEST: the image of a container, as the resumed Pod asks for it; may be repeated")
+	fs.StringVar(&keep.SandboxUID, "sandbox-uid", "", "UID of the sandbox that images are kept for")
+	fs.StringVar(&keep.SnapshotUID, "snapshot-uid", "", "UID of the snapshot whose images they are")
+	fs.StringVar(&keep.Root, "containerd-root", "/var/lib/containerd", "containerd's root directory, for how full its disk is")
+	return cmd
+}
+
+func uncacheCommand(f *flags) *cobra.Command {
+	var snapshotUID string
+	cmd := &cobra.Command{
+		Use:   "uncache",
+		Short: "Remove what is kept on the node for a snapshot",
+		Long: `Remove the images that were kept on this node for a snapshot. One that a container lies on is
+left to the kubelet, which removes images that nobody uses. Where nothing is kept, all is well.`,
+		Example: `  image-committer uncache --snapshot-uid=77ab…`,
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if snapshotUID == "" {
+				return errors.New("--snapshot-uid is needed")
+			}
+			return f.run(func(ctx context.Context, client *runtime.Client) error {
+				if err := cache.Drop(ctx, client, snapshotUID, f.log); err != nil {
+					f.log.Error("failed", "error", err)
+					return errors.Join(err, f.report(result.Result{Error: result.From(err), Thawed: true}))
+				}
+				return f.report(result.Result{Thawed: true})
+			}, false)
+		},
+	}
+	f.add(cmd, time.Minute)
+	cmd.Flags().StringVar(&snapshotUID, "snapshot-uid", "", "UID of the snapshot")
 	return cmd
 }
 
 // run connects to containerd and does the work until it is done, SIGTERM comes
 // or the time is up. frozen says that the work is on what is frozen already.
-func (f *flags) run(work func(context.Context, committer.Node) error, frozen bool) error {
+func (f *flags) run(work func(context.Context, *runtime.Client) error, frozen bool) error {
 	if err := f.check(); err != nil {
 		return err
 	}
@@ -207,7 +255,7 @@ func (f *flags) run(work func(context.Context, committer.Node) error, frozen boo
 		return errors.Join(err, f.report(result.Result{Error: result.From(err), Thawed: !frozen}))
 	}
 	defer func() { _ = client.Close() }()
-	err = work(ctx, committer.OnContainerd(client))
+	err = work(ctx, client)
 	f.log.Info("done", "took", time.Since(f.start), "peakMemoryBytes", committer.PeakMemory())
 	return err
 }

@@ -50,7 +50,7 @@ func TestMisuse(t *testing.T) {
 		args []string
 		says string
 	}{
-		"no command":              {nil, `"commit", "thaw" or "kill"`},
+		"no command":              {nil, `"commit", "thaw", "kill" or "uncache"`},
 		"unknown command":         {[]string{"freeze"}, "freeze"},
 		"unknown flag":            {commit("--force"), "--force"},
 		"argument":                {commit(good, "x"), "x"},
@@ -67,6 +67,9 @@ func TestMisuse(t *testing.T) {
 		"image twice":             {commit(good, "--container=name=b,id=2,image=r/x:t"), "same image"},
 		"thaw with an image":      {[]string{"thaw", "--pod-uid=p", good}, "image"},
 		"kill with an image":      {[]string{"kill", "--pod-uid=p", good}, "image"},
+		"kill for nobody's cache": {[]string{"kill", "--pod-uid=p", "--container=name=a,id=1", "--resume-cache=1", "--snapshot-uid=s"}, "--sandbox-uid"},
+		"uncache nothing":         {[]string{"uncache"}, "--snapshot-uid"},
+		"uncache a container":     {[]string{"uncache", "--snapshot-uid=s", "--container=name=a,id=1"}, "--container"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, stdout, stderr := run(test.args...)
@@ -94,7 +97,7 @@ func TestEveryFlagCounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := committer.CommitOptions{
-		SnapshotUID: "the-snapshot-uid", LeaveFrozen: true, MaxFrozen: 10 * time.Second, SpoolDir: "the-spool-dir",
+		SnapshotUID: "the-snapshot-uid", LeaveFrozen: true, ResumeCache: true, MaxFrozen: 10 * time.Second, SpoolDir: "the-spool-dir",
 		Registry:        registry.Options{ConfigFile: "the-registry-config", CAFile: "the-registry-ca", Insecure: true},
 		BaseCredentials: []string{"the-base-registry-config"}, BaseHint: "the-base-registry-hint",
 	}

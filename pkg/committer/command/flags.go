@@ -34,6 +34,7 @@ import (
 // flags are those that both commands have.
 type flags struct {
 	address, namespace string
+	ofPod              bool
 	podUID             string
 	containers         []string
 	timeout            time.Duration
@@ -45,20 +46,26 @@ type flags struct {
 	ran    *bool // whether the arguments were good enough to begin
 }
 
-func (f *flags) add(cmd *cobra.Command, container string, timeout time.Duration) {
+// add is for every command, addPod for those that do something with a Pod's containers.
+func (f *flags) add(cmd *cobra.Command, timeout time.Duration) {
 	fs := cmd.Flags()
 	fs.StringVar(&f.address, "containerd-address", "/run/containerd/containerd.sock", "containerd's socket")
 	fs.StringVar(&f.namespace, "containerd-namespace", "k8s.io", "containerd's namespace of the Pod's containers")
-	fs.StringVar(&f.podUID, "pod-uid", "", "UID of the Pod; a container of another Pod is refused")
-	fs.StringArrayVar(&f.containers, "container", nil, container+"; may be repeated")
 	fs.DurationVar(&f.timeout, "timeout", timeout, "how long the whole run may take, from the start of the process")
 	fs.StringVar(&f.terminationLog, "termination-log", "/dev/termination-log", `file that the result is written to; "-" is standard output`)
 	fs.SortFlags = false
 }
 
+func (f *flags) addPod(cmd *cobra.Command, container string, timeout time.Duration) {
+	f.ofPod = true
+	cmd.Flags().StringVar(&f.podUID, "pod-uid", "", "UID of the Pod; a container of another Pod is refused")
+	cmd.Flags().StringArrayVar(&f.containers, "container", nil, container+"; may be repeated")
+	f.add(cmd, timeout)
+}
+
 func (f *flags) check() error {
 	switch {
-	case f.podUID == "":
+	case f.ofPod && f.podUID == "":
 		return errors.New("--pod-uid is needed")
 	case f.timeout <= 0:
 		return fmt.Errorf("--timeout=%s has to be positive", f.timeout)

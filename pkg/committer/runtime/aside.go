@@ -128,7 +128,7 @@ func (c *Container) SetAside(ctx context.Context, sandboxUID, snapshotUID string
 	if !a.liesOn(info.Parent) {
 		return nil, errors.New("the layers of its image are not those that it lies on, and one or two more: they were merged, or made again")
 	}
-	if err := sn.Commit(ctx, a.key, c.record.SnapshotKey, snapshots.WithLabels(map[string]string{LabelCached: sandboxUID})); err != nil {
+	if err := sn.Commit(ctx, a.key, c.record.SnapshotKey, snapshots.WithLabels(map[string]string{labelCached: sandboxUID})); err != nil {
 		return nil, fmt.Errorf("setting its snapshot aside: %w", err)
 	}
 	a.Bytes, err = a.measure(ctx)
@@ -182,7 +182,7 @@ func (a *Aside) measure(ctx context.Context) (int64, error) {
 		if err != nil {
 			return 0, fmt.Errorf("looking for the snapshot %s: %w", key, err)
 		}
-		if info.Labels[LabelCached] != "" {
+		if info.Labels[labelCached] != "" {
 			usage, err := sn.Usage(ctx, key)
 			if err != nil {
 				return 0, fmt.Errorf("asking for the size of the snapshot %s: %w", key, err)
@@ -208,13 +208,13 @@ func (a *Aside) Publish(ctx context.Context, reference string, cover func(io.Wri
 		return fmt.Errorf("tying the snapshot %s to the configuration %s: %w", chainID, config, err)
 	}
 	// Kubernetes' plugin knows an image by its ID, too; each name is one record.
-	made := &Cached{}
+	var made []string
 	for _, name := range []string{config.String(), reference} {
 		_, err := a.client.images.Create(ctx, images.Image{Name: name, Target: a.target, Labels: a.imageLabels()})
 		if err != nil {
-			return errors.Join(fmt.Errorf("creating the image %s: %w", name, err), a.client.Drop(ctx, made))
+			return errors.Join(fmt.Errorf("creating the image %s: %w", name, err), a.client.removeImages(ctx, made))
 		}
-		made.Names = append(made.Names, name)
+		made = append(made, name)
 	}
 	return nil
 }
@@ -223,7 +223,7 @@ func (a *Aside) Publish(ctx context.Context, reference string, cover func(io.Wri
 // cannot be renamed: so it is one above it, with what covers it.
 func (a *Aside) name(ctx context.Context, cover func(io.Writer) (bool, error)) (chainID string, err error) {
 	sn, key := a.client.snapshots(a.snapshotter), a.key+"-cover"
-	labels := snapshots.WithLabels(map[string]string{LabelCached: a.sandboxUID})
+	labels := snapshots.WithLabels(map[string]string{labelCached: a.sandboxUID})
 	mounts, err := sn.Prepare(ctx, key, a.key, labels)
 	if err != nil {
 		return "", fmt.Errorf("preparing the snapshot %s: %w", key, err)

@@ -309,6 +309,9 @@ func TestKept(t *testing.T) {
 				if all[0].InUse || !all[1].InUse || all[1].Bytes <= all[0].Bytes || all[1].SnapshotUID != "snap2" || len(all[1].Names) != 2 {
 					t.Errorf("%+v, %+v", all[0], all[1])
 				}
+				if dropped, err := o.client.Drop(ctx, all[1]); err != nil || dropped {
+					t.Errorf("an image that a container lies on: dropped %v (%v)", dropped, err)
+				}
 				o.end("next")
 			}
 			// What a later one lies on stays with it.
@@ -317,8 +320,8 @@ func TestKept(t *testing.T) {
 				t.Fatal(err)
 			}
 			for i, one := range all {
-				if err := o.client.Drop(ctx, one); err != nil {
-					t.Fatal(err)
+				if dropped, err := o.client.Drop(ctx, one); err != nil || !dropped {
+					t.Fatal(dropped, err)
 				}
 				o.collect()
 				if i == 0 {

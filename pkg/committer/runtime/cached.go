@@ -24,17 +24,18 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/opencontainers/go-digest"
-
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
 )
 
 // Labels of the images and snapshots that are kept for a resume.
 const (
-	// LabelCached is the UID of the sandbox that something is kept for.
-	LabelCached      = "lifecycle.opensandbox.io/resume-cache"
+	// labelCached is the UID of the sandbox that something is kept for.
+	labelCached      = "lifecycle.opensandbox.io/resume-cache"
 	labelCachedBytes = "lifecycle.opensandbox.io/resume-cache-bytes"
+	// labelSnapshotter and labelChainID are where an image is unpacked.
+	labelSnapshotter = "lifecycle.opensandbox.io/resume-cache-snapshotter"
+	labelChainID     = "lifecycle.opensandbox.io/resume-cache-chain-id"
 	// labelSnapshot is the UID of the SandboxSnapshot whose image it is.
 	labelSnapshot = "lifecycle.opensandbox.io/snapshot-uid"
 
@@ -52,90 +53,83 @@ type Cached struct {
 	Since  time.Time
 	// InUse is whether a container lies on it.
 	InUse bool
+
+	snapshotter, chainID string
 }
 
 func (a *Aside) imageLabels() map[string]string {
 	return map[string]string{
 		labelManaged:     managed,
-		LabelCached:      a.sandboxUID,
+		labelCached:      a.sandboxUID,
 		labelSnapshot:    a.snapshotUID,
 		labelCachedBytes: strconv.FormatInt(a.Bytes, 10),
+		labelSnapshotter: a.snapshotter,
+		labelChainID:     a.pushed.ChainID().String(),
 	}
 }
 
 // Cached lists the images that are kept on the node, the oldest first.
 func (c *Client) Cached(ctx context.Context) ([]*Cached, error) {
 	ctx = c.in(ctx)
-	records, err := c.images.List(ctx, fmt.Sprintf("labels.%q", LabelCached))
+	records, err := c.images.List(ctx, fmt.Sprintf("labels.%q", labelCached))
 	if err != nil {
 		return nil, fmt.Errorf("listing containerd's images: %w", err)
-	}
-	if len(records) == 0 {
-		return nil, nil
-	}
-	used, err := c.used(ctx)
-	if err != nil {
-		return nil, err
 	}
 	var all []*Cached
 	for _, record := range records {
 		i := slices.IndexFunc(all, func(known *Cached) bool { return known.Digest == record.Target.Digest })
 		if i < 0 {
-			inUse, err := c.inUse(ctx, record, used)
-			if err != nil {
-				return nil, err
-			}
 			i = len(all)
-			all = append(all, &Cached{SandboxUID: record.Labels[LabelCached], SnapshotUID: record.Labels[labelSnapshot], Digest: record.Target.Digest, Since: record.CreatedAt, InUse: inUse})
+			all = append(all, &Cached{
+				SandboxUID: record.Labels[labelCached], SnapshotUID: record.Labels[labelSnapshot],
+				Digest: record.Target.Digest, Since: record.CreatedAt,
+				snapshotter: record.Labels[labelSnapshotter], chainID: record.Labels[labelChainID],
+			})
 		}
-		// Without the label it is one that somebody has changed: it counts as nothing, and goes.
+		// Without a number it is one that somebody has changed: it counts as nothing, and goes.
 		bytes, _ := strconv.ParseInt(record.Labels[labelCachedBytes], 10, 64)
 		all[i].Bytes = max(all[i].Bytes, bytes)
 		all[i].Names = append(all[i].Names, record.Name)
+	}
+	for _, one := range all {
+		if one.InUse, err = c.inUse(ctx, one); err != nil {
+			return nil, err
+		}
 	}
 	slices.SortStableFunc(all, func(a, b *Cached) int { return a.Since.Compare(b.Since) })
 	return all, nil
 }
 
-// used are the snapshots that containers lie on.
-func (c *Client) used(ctx context.Context) (map[string]bool, error) {
-	containers, err := c.containers.List(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("listing containerd's containers: %w", err)
+// inUse is whether a container lies on the image, or is just being created there. Without the image
+// it could not be paused any more.
+func (c *Client) inUse(ctx context.Context, one *Cached) (bool, error) {
+	if one.snapshotter == "" {
+		return false, nil
 	}
-	used := map[string]bool{}
-	for _, container := range containers {
-		if container.SnapshotKey == "" {
-			continue
-		}
-		info, err := c.snapshots(container.Snapshotter).Stat(ctx, container.SnapshotKey)
-		if isNotFound(err) {
-			continue // it is being removed, or was set aside
-		}
-		if err != nil {
-			return nil, fmt.Errorf("looking for the snapshot of container %s: %w", container.ID, err)
-		}
-		used[info.Parent] = true
+	used := false
+	err := c.snapshots(one.snapshotter).Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+		used = used || info.Kind == snapshots.KindActive && info.Parent == one.chainID
+		return nil
+	})
+	if err != nil {
+		return false, fmt.Errorf("looking for containers of the image %s: %w", one.Digest, err)
 	}
 	return used, nil
 }
 
-func (c *Client) inUse(ctx context.Context, record images.Image, used map[string]bool) (bool, error) {
-	made, err := image.Read(ctx, c.content, record.Target)
-	if isNotFound(err) {
-		return false, nil // it can be of no use
+// Drop removes a kept image from the node, and says whether it did: not where a container lies on
+// it by now. Its layers go with it, unless something else needs them.
+func (c *Client) Drop(ctx context.Context, one *Cached) (bool, error) {
+	ctx = c.in(ctx)
+	if used, err := c.inUse(ctx, one); err != nil || used {
+		return false, err
 	}
-	if err != nil {
-		return false, fmt.Errorf("reading the image %s: %w", record.Name, err)
-	}
-	return used[made.ChainID().String()], nil
+	return true, c.removeImages(ctx, one.Names)
 }
 
-// Drop removes a kept image from the node. Its layers go with it, unless something lies on them.
-func (c *Client) Drop(ctx context.Context, cached *Cached) error {
-	ctx = c.in(ctx)
+func (c *Client) removeImages(ctx context.Context, names []string) error {
 	var failed []error
-	for _, name := range cached.Names {
+	for _, name := range names {
 		if err := c.images.Delete(ctx, name); err != nil && !isNotFound(err) {
 			failed = append(failed, fmt.Errorf("removing the image %s: %w", name, err))
 		}

@@ -40,6 +40,7 @@ const (
 	ComponentCommit  = "commit"
 	ComponentUnpause = "unpause"
 	ComponentKill    = "kill"
+	ComponentUncache = "uncache"
 )
 
 const (
@@ -88,6 +89,9 @@ type Config struct {
 	PushSecret string
 	// RegistryCA is a ConfigMap of Namespace with the key ca.crt, or empty.
 	RegistryCA string
+	// ResumeCache is how many bytes of images of paused sandboxes a node may keep for their
+	// resume; 0 keeps nothing.
+	ResumeCache int64
 	// RegistryInsecure allows plain HTTP and certificates that do not verify.
 	RegistryInsecure bool
 }
@@ -136,6 +140,9 @@ func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leav
 	}
 	if leaveFrozen {
 		args = append(args, "--leave-frozen")
+		if c.ResumeCache > 0 {
+			args = append(args, "--resume-cache")
+		}
 	} else {
 		args = append(args, "--spool-dir="+spoolDir)
 	}
@@ -162,20 +169,26 @@ func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leav
 			Items:                []corev1.KeyToPath{{Key: caFile, Path: caFile}},
 		}})
 	}
-	// Upperdirs are read where containerd says they are, so the path is the node's. Trusted
-	// extended attributes (the overlay's own) can be read with CAP_SYS_ADMIN alone.
-	mount(pod, "containerd-root", c.ContainerdRoot, corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{
-		Path: c.ContainerdRoot, Type: ptr.To(corev1.HostPathDirectory),
-	}})
+	c.readsUpperdirs(pod)
 	if !leaveFrozen {
 		// What was read of a frozen container waits here until it is pushed; the committer
 		// bounds it, and keeps no file with a name there.
 		mount(pod, "spool", spoolDir, corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}})
 		container.VolumeMounts[len(container.VolumeMounts)-1].ReadOnly = false
 	}
-	container.SecurityContext.Capabilities.Add = []corev1.Capability{"DAC_READ_SEARCH", "SYS_ADMIN"}
 	container.Args = args
 	return job, nil
+}
+
+// readsUpperdirs gives a Pod what it takes to read what containers have written: where containerd
+// says that it is, so the path is the node's. Trusted extended attributes (the overlay's own) can
+// be read with CAP_SYS_ADMIN alone.
+func (c *Config) readsUpperdirs(pod *corev1.PodSpec) {
+	mount(pod, "containerd-root", c.ContainerdRoot, corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{
+		Path: c.ContainerdRoot, Type: ptr.To(corev1.HostPathDirectory),
+	}})
+	add := &pod.Containers[0].SecurityContext.Capabilities.Add
+	*add = append(*add, "DAC_READ_SEARCH", "SYS_ADMIN")
 }
 
 // Unpause is the Job that thaws the source of a snapshot.
@@ -193,7 +206,38 @@ func (c *Config) Kill(snapshot *v1alpha1.SandboxSnapshot, source *Source) *batch
 	// The processes are signalled one by one, by the kernel's PIDs; they may belong to any user.
 	pod.HostPID = true
 	pod.Containers[0].SecurityContext.Capabilities.Add = []corev1.Capability{"KILL"}
-	pod.Containers[0].Args = append([]string{"kill", "--timeout=" + killTimeout.String()}, c.sourceArgs(source, false)...)
+	args := append([]string{"kill", "--timeout=" + killTimeout.String()}, c.sourceArgs(source, false)...)
+	if c.ResumeCache > 0 {
+		args = append(args, c.cacheArgs(snapshot, source)...)
+		c.readsUpperdirs(pod)
+	}
+	pod.Containers[0].Args = args
+	return job
+}
+
+// cacheArgs are what a kill Job needs to keep the images on the node. One that a resume could not
+// ask for is not kept.
+func (c *Config) cacheArgs(snapshot *v1alpha1.SandboxSnapshot, source *Source) []string {
+	args := []string{
+		fmt.Sprintf("--resume-cache=%d", c.ResumeCache),
+		"--containerd-root=" + c.ContainerdRoot,
+		"--sandbox-uid=" + string(snapshot.Status.SandboxUID),
+		"--snapshot-uid=" + string(snapshot.UID),
+	}
+	for _, container := range source.Containers {
+		if image, err := naming.ByDigest(container.ImageURI, container.ImageDigest); err == nil {
+			args = append(args, "--keep="+container.ContainerName+"="+image)
+		}
+	}
+	return args
+}
+
+// Uncache is the Job that removes from the source's node what was kept there for a snapshot.
+func (c *Config) Uncache(snapshot *v1alpha1.SandboxSnapshot, source *Source) *batchv1.Job {
+	job := c.job(snapshot, ComponentUncache, naming.UncacheJob(snapshot.Namespace, snapshot.Name, snapshot.UID), source, unpauseTimeout+startupAllowance)
+	job.Spec.Template.Spec.Containers[0].Args = []string{
+		"uncache", "--timeout=" + unpauseTimeout.String(), "--containerd-address=" + c.ContainerdSocket, "--snapshot-uid=" + string(snapshot.UID),
+	}
 	return job
 }
 

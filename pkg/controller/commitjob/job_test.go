@@ -40,6 +40,12 @@ func config() *Config {
 	}
 }
 
+func caching() *Config {
+	c := config()
+	c.ResumeCache = 1000
+	return c
+}
+
 func snapshotNamed(name string) *v1alpha1.SandboxSnapshot {
 	return &v1alpha1.SandboxSnapshot{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: "snapshot-1"},
@@ -66,16 +72,20 @@ func commitOf(t *testing.T, c *Config, name string, leaveFrozen bool) *batchv1.J
 
 func TestArgs(t *testing.T) {
 	const (
-		main   = "--container=name=main,id=c1"
-		side   = "--container=name=side,id=c2"
-		mainTo = main + ",image=registry.example.com/default/demo-main:snap-gen1-abc"
-		sideTo = side + ",image=registry.example.com/default/demo-side:snap-gen1-abc"
-		socket = "--containerd-address=/run/containerd/containerd.sock"
+		main       = "--container=name=main,id=c1"
+		side       = "--container=name=side,id=c2"
+		mainTo     = main + ",image=registry.example.com/default/demo-main:snap-gen1-abc"
+		sideTo     = side + ",image=registry.example.com/default/demo-side:snap-gen1-abc"
+		mainDigest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+		socket     = "--containerd-address=/run/containerd/containerd.sock"
 	)
 	bare := config()
 	bare.PushSecret, bare.RegistryCA, bare.RegistryInsecure = "", "", false
-	short := *bare
+	short, caching := *bare, *bare
 	short.MaxFrozen = 10 * time.Second
+	caching.ResumeCache = 1000
+	committed := demoSource() // but for one container
+	committed.Containers[0].ImageDigest = mainDigest
 	tests := map[string]struct {
 		job  *batchv1.Job
 		want []string
@@ -91,6 +101,15 @@ func TestArgs(t *testing.T) {
 			"thaw", socket, "--pod-uid=pod-1", main, side, "--timeout=1m0s"}},
 		"kill": {config().Kill(snapshotNamed("demo-gen1"), demoSource()), []string{
 			"kill", socket, "--pod-uid=pod-1", main, side, "--timeout=1m0s"}},
+		"pause for a resume cache": {commitOf(t, &caching, "demo-gen1", true), []string{
+			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--resume-cache"}},
+		"snapshot of a user beside a resume cache": {commitOf(t, &caching, "mine", false), []string{
+			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--spool-dir=/var/spool/image-committer"}},
+		"kill for a resume cache": {caching.Kill(snapshotNamed("demo-gen1"), committed), []string{
+			"kill", socket, "--pod-uid=pod-1", main, side, "--timeout=1m0s", "--resume-cache=1000", "--containerd-root=/var/lib/containerd",
+			"--sandbox-uid=sandbox-1", "--snapshot-uid=snapshot-1", "--keep=main=registry.example.com/default/demo-main@" + mainDigest}},
+		"uncache": {caching.Uncache(snapshotNamed("demo-gen1"), demoSource()), []string{
+			"uncache", socket, "--timeout=1m0s", "--snapshot-uid=snapshot-1"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -118,6 +137,8 @@ func TestVolumes(t *testing.T) {
 		"snapshot of a user":         {commitOf(t, bare, "mine", false), "containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd spool:/var/spool/image-committer"},
 		"unpause":                    {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), "containerd-socket:/run/containerd/containerd.sock"},
 		"kill":                       {config().Kill(snapshotNamed("demo-gen1"), demoSource()), "containerd-socket:/run/containerd/containerd.sock"},
+		"kill for a resume cache":    {caching().Kill(snapshotNamed("demo-gen1"), demoSource()), "containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd"},
+		"uncache":                    {caching().Uncache(snapshotNamed("demo-gen1"), demoSource()), "containerd-socket:/run/containerd/containerd.sock"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -152,9 +173,11 @@ func TestPrivileges(t *testing.T) {
 		job  *batchv1.Job
 		want []corev1.Capability
 	}{
-		"commit":  {commitOf(t, config(), "demo-gen1", true), []corev1.Capability{"DAC_READ_SEARCH", "SYS_ADMIN"}},
-		"unpause": {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), nil},
-		"kill":    {config().Kill(snapshotNamed("demo-gen1"), demoSource()), []corev1.Capability{"KILL"}},
+		"commit":                  {commitOf(t, config(), "demo-gen1", true), []corev1.Capability{"DAC_READ_SEARCH", "SYS_ADMIN"}},
+		"unpause":                 {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), nil},
+		"kill":                    {config().Kill(snapshotNamed("demo-gen1"), demoSource()), []corev1.Capability{"KILL"}},
+		"kill for a resume cache": {caching().Kill(snapshotNamed("demo-gen1"), demoSource()), []corev1.Capability{"KILL", "DAC_READ_SEARCH", "SYS_ADMIN"}},
+		"uncache":                 {caching().Uncache(snapshotNamed("demo-gen1"), demoSource()), nil},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -173,7 +196,7 @@ func TestPrivileges(t *testing.T) {
 			if most := resource.MustParse("256Mi"); resources.Limits.Memory().IsZero() || resources.Limits.Memory().Cmp(most) > 0 || resources.Requests.Cpu().IsZero() || resources.Requests.Memory().IsZero() {
 				t.Errorf("resources %+v", resources)
 			}
-			if pod.HostPID != (name == "kill") || pod.HostNetwork || pod.HostIPC || ptr.Deref(pod.AutomountServiceAccountToken, true) || ptr.Deref(pod.EnableServiceLinks, true) {
+			if pod.HostPID != strings.HasPrefix(name, "kill") || pod.HostNetwork || pod.HostIPC || ptr.Deref(pod.AutomountServiceAccountToken, true) || ptr.Deref(pod.EnableServiceLinks, true) {
 				t.Errorf("the Pod may do more than it needs: %+v", pod)
 			}
 			if pod.ServiceAccountName != ServiceAccount || pod.SecurityContext.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
@@ -192,7 +215,8 @@ func TestWhereAndHowLong(t *testing.T) {
 		"commit":  {commitOf(t, config(), "demo-gen1", true), 15 * time.Minute},
 		"unpause": {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), 6 * time.Minute},
 		// As the Pod's grace: then the kubelet has killed.
-		"kill": {config().Kill(snapshotNamed("demo-gen1"), demoSource()), time.Minute},
+		"kill":    {config().Kill(snapshotNamed("demo-gen1"), demoSource()), time.Minute},
+		"uncache": {caching().Uncache(snapshotNamed("demo-gen1"), demoSource()), 6 * time.Minute},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -268,6 +268,16 @@ func (r *Runner) Killing(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot
 	return Observe(job.UID, job, pods, "").State == Active, nil
 }
 
+// Uncache has removed from its node what was kept there for a snapshot that is going away. Nobody
+// waits for it: the node may be gone. It has to come after Cleanup.
+func (r *Runner) Uncache(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) error {
+	job := r.Config.Uncache(snapshot, SourceIn(snapshot))
+	if err := r.Client.Create(ctx, job); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create Job %s/%s: %w", job.Namespace, job.Name, err)
+	}
+	return nil
+}
+
 // sourceGone says whether the Pod that was committed exists no more: with it went whatever was
 // frozen.
 func (r *Runner) sourceGone(ctx context.Context, namespace string, source *Source) (bool, error) {

@@ -48,6 +48,11 @@ func KillJob(namespace, snapshot string, uid types.UID) string {
 	return job(namespace, snapshot, uid, "kill")
 }
 
+// UncacheJob is the name of the Job that removes from a node what was kept there for a snapshot.
+func UncacheJob(namespace, snapshot string, uid types.UID) string {
+	return job(namespace, snapshot, uid, "uncache")
+}
+
 // job ends in a hash of namespace and UID, because the Jobs of all namespaces lie in one. The
 // readable part is cut so that the whole fits a label value: the Job controller labels Pods
 // with it.

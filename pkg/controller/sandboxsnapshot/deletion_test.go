@@ -31,6 +31,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
 )
 
 // album is a registry that notes what it is asked for.
@@ -228,4 +229,48 @@ func (f *fixture) deletionTime(name string) time.Time {
 		f.Fatal(err)
 	}
 	return snapshot.DeletionTimestamp.Time
+}
+
+// TestDeletionReachesTheNode: with a resume cache the node drops what it keeps of a snapshot that goes, where a later
+// pause has not replaced it. Nothing waits for that.
+func TestDeletionReachesTheNode(t *testing.T) {
+	later := func(changes ...func(*v1alpha1.SandboxSnapshot)) *v1alpha1.SandboxSnapshot {
+		second := attemptOf("demo", append([]func(*v1alpha1.SandboxSnapshot){saved}, changes...)...)
+		second.Name, second.UID = "demo-gen2", "demo-gen2-uid"
+		return second
+	}
+	for name, test := range map[string]struct {
+		off     bool
+		deleted *v1alpha1.SandboxSnapshot
+		other   *v1alpha1.SandboxSnapshot
+		refuses error
+		want    []string
+	}{
+		"of a pause":      {deleted: attemptOf("demo", saved), want: []string{commitjob.ComponentUncache}},
+		"without a cache": {deleted: attemptOf("demo", saved), off: true},
+		"of a user":       {deleted: snapshotOf("demo", "mine", saved)},
+		"failed":          {deleted: attemptOf("demo", saved, func(s *v1alpha1.SandboxSnapshot) { s.Status.Phase = v1alpha1.SnapshotFailed })},
+		"replaced":        {deleted: attemptOf("demo", saved), other: later()},
+		"not replaced, for the next pause failed": {deleted: attemptOf("demo", saved), want: []string{commitjob.ComponentUncache},
+			other: later(func(s *v1alpha1.SandboxSnapshot) { s.Status.Phase = v1alpha1.SnapshotFailed })},
+		"not replaced, for the next pause was elsewhere": {deleted: attemptOf("demo", saved), want: []string{commitjob.ComponentUncache},
+			other: later(func(s *v1alpha1.SandboxSnapshot) { s.Status.SourceNodeName = "node-2" })},
+		"the last, before an earlier one": {deleted: later(), other: attemptOf("demo", saved), want: []string{commitjob.ComponentUncache}},
+		"refused":                         {deleted: attemptOf("demo", saved), refuses: errors.New("no Jobs today")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			objects := []client.Object{test.deleted}
+			if test.other != nil {
+				objects = append(objects, test.other)
+			}
+			f := newFixture(t, objects...)
+			if !test.off {
+				f.r.Jobs.ResumeCache = 1000
+			}
+			f.refuseJob = test.refuses
+			f.deletes(test.deleted)
+			f.is(f.visits(test.deleted.Name), "gone")
+			f.hasJobs(test.want...)
+		})
+	}
 }

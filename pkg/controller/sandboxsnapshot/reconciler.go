@@ -132,6 +132,7 @@ func (r *Reconciler) finalize(ctx context.Context, snapshot *v1alpha1.SandboxSna
 	if again, err := r.deleteImages(ctx, snapshot); err != nil || again > 0 {
 		return ctrl.Result{RequeueAfter: again}, err
 	}
+	r.uncache(ctx, snapshot)
 	controllerutil.RemoveFinalizer(snapshot, v1alpha1.SnapshotFinalizer)
 	if err := client.IgnoreNotFound(r.Client.Update(ctx, snapshot)); err != nil {
 		return ctrl.Result{}, fmt.Errorf("remove the finalizer of snapshot %s/%s: %w", snapshot.Namespace, snapshot.Name, err)

@@ -91,6 +91,32 @@ func (n *node) measure(ctx context.Context, c testCase, measured *result) error 
 	return n.delete(ctx, c.name)
 }
 
+// measureCached takes one sandbox of the case around, beside a bare Pod, of a server that keeps its
+// image on the node.
+func (n *node) measureCached(ctx context.Context, c testCase, measured *result) error {
+	took, err := n.barePod(ctx, c)
+	if err != nil {
+		return fmt.Errorf("bare Pod: %w", err)
+	}
+	measured.add(c.name, methodBarePod, took)
+
+	if err := n.start(ctx, c); err != nil {
+		return err
+	}
+	snapshot := c.name + "-gen1"
+	if _, _, err := n.pause(ctx, c.name, snapshot); err != nil {
+		return fmt.Errorf("pause: %w", err)
+	}
+	if err := n.mustBeKept(ctx, snapshot); err != nil {
+		return err
+	}
+	if took, err = n.resume(ctx, c.name); err != nil {
+		return fmt.Errorf("%s: %w", methodResumeCached, err)
+	}
+	measured.add(c.name, methodResumeCached, took)
+	return n.delete(ctx, c.name)
+}
+
 func (n *node) barePod(ctx context.Context, c testCase) (time.Duration, error) {
 	name := "bare-" + c.name
 	isReady, err := see(ctx, n.pods().Watch, name, podReady)

@@ -173,3 +173,21 @@ func (n *node) removeImages(ctx context.Context) error {
 	}
 	return nil
 }
+
+// mustBeKept fails where the node has not kept the image of a snapshot by the time that its sandbox
+// is paused.
+func (n *node) mustBeKept(ctx context.Context, name string) error {
+	snapshot, err := n.snapshots().Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	digest := snapshot.Status.Containers[0].ImageDigest
+	found, err := n.containerd.ImageService().List(ctx, "target.digest=="+digest)
+	if err != nil {
+		return fmt.Errorf("look for image %s on the node: %w", digest, err)
+	}
+	if len(found) == 0 {
+		return fmt.Errorf("the node has not kept image %s: is the server's --resume-cache set, and the disk less than 70 %% full?", digest)
+	}
+	return nil
+}

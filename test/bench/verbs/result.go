@@ -19,8 +19,10 @@ package main
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -42,9 +44,11 @@ const (
 	// methodResumeElsewhere: the same after all that the node had of the snapshots' images was
 	// removed from it, as on another node.
 	methodResumeElsewhere = "resume-image-removed"
+	// methodResumeCached: as methodResume, of a server with a resume cache.
+	methodResumeCached = "resume-cached"
 )
 
-var methods = []string{methodBarePod, methodCommit, methodPause, methodResume, methodResumeElsewhere}
+var methods = []string{methodBarePod, methodCommit, methodPause, methodResume, methodResumeElsewhere, methodResumeCached}
 
 // result collects times by case and method.
 type result struct {
@@ -97,7 +101,9 @@ func median(times []time.Duration) float64 {
 	return (sorted[middle-1] + sorted[middle]).Seconds() / 2
 }
 
-func (r *result) write(path string, table io.Writer) error {
+// write prints what was measured, and writes it to a file: to the rows of an earlier run where they
+// are to be added. Each ratio is to the bare Pods of its own run.
+func (r *result) write(path string, add bool, table io.Writer) error {
 	rows := r.rows()
 	lines := tabwriter.NewWriter(table, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(lines, "CASE\tMETHOD\tSECONDS\tRATIO")
@@ -107,6 +113,13 @@ func (r *result) write(path string, table io.Writer) error {
 	if err := lines.Flush(); err != nil {
 		return err
 	}
+	if add {
+		before, err := read(path)
+		if err != nil {
+			return err
+		}
+		rows = append(before, slices.DeleteFunc(rows, func(r row) bool { return r.Method == methodBarePod })...)
+	}
 	content, err := json.MarshalIndent(rows, "", "  ")
 	if err != nil {
 		return err
@@ -115,4 +128,20 @@ func (r *result) write(path string, table io.Writer) error {
 		return err
 	}
 	return os.WriteFile(path, append(content, '\n'), 0o644)
+}
+
+// read reads what write wrote, but for what another run has added.
+func read(path string) ([]row, error) {
+	content, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var rows []row
+	if err := json.Unmarshal(content, &rows); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return slices.DeleteFunc(rows, func(r row) bool { return r.Method == methodResumeCached }), nil
 }

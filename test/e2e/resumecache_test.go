@@ -1,0 +1,211 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
+	"github.com/opensandbox-io/sandbox-apiserver/test/trees"
+)
+
+// TestResumeCache pauses with the cache on. What a resume finds on the node is what was there before the pause, and the
+// same as the registry gives; and it goes with its sandbox.
+func TestResumeCache(t *testing.T) {
+	theCluster(t).withServerArgs(t, "--resume-cache=2Gi")
+
+	for seed := 1; seed <= repetitions(t, 3, 20); seed++ {
+		t.Run("random tree "+strconv.Itoa(seed), func(t *testing.T) {
+			r := newRoom(t)
+			r.start("demo", makesTrees(r.treemakerImage(t, fmt.Sprintf("cached-%d", seed), treeLayer(t, uint64(seed)))))
+			for cycle := 1; cycle <= 2; cycle++ {
+				r.program("demo", "/treemaker", "change", "/", strconv.Itoa(seed<<8+cycle), "80", "treemaker")
+				before := r.inventory("demo")
+				reference := r.pauseInCache("demo")
+				r.resume("demo")
+				r.awaitReady("demo")
+				r.mustNotHavePulled("demo", reference)
+				cached := r.inventory("demo")
+				if lines := trees.Differences(trees.Kept(before), trees.Kept(cached)); len(lines) > 0 {
+					t.Fatalf("cycle %d: before the pause there was (-), after the resume (+):\n%s", cycle, trees.Shorten(lines))
+				}
+
+				r.forgetImage(reference)
+				snapshot := naming.PauseSnapshot("demo", int64(cycle))
+				clone := fmt.Sprintf("clone%d", cycle)
+				r.create(clone, restoring(snapshot))
+				r.awaitReady(clone)
+				pulled := r.inventory(clone)
+				if lines := trees.Differences(trees.Kept(cached), trees.Kept(pulled)); len(lines) > 0 {
+					t.Fatalf("cycle %d: the node has kept (-), the registry has (+):\n%s", cycle, trees.Shorten(lines))
+				}
+			}
+		})
+	}
+
+	t.Run("large changes again and again", func(t *testing.T) {
+		r := newRoom(t)
+		r.start("demo")
+		var want, reference string
+		// Enough to be read twice, into two layers, and for layers to be merged.
+		for cycle := range 6 {
+			r.sh("demo", fmt.Sprintf("head -c 40000000 /dev/urandom > /root/big%d; rm -rf /root/d; mkdir /root/d; echo %d > /root/d/%d; rm -f /root/big%d", cycle%2, cycle, cycle, (cycle+1)%2))
+			want = r.sh("demo", "cd /root; find . | sort; find . -type f -exec md5sum {} + | sort")
+			snapshot := r.pauseLetting("demo")
+			reference = r.reference(snapshot)
+			layers := snapshot.Status.Containers[0].Layers
+			if layers > 8 {
+				t.Errorf("cycle %d: the image has %d layers", cycle, layers)
+			}
+			kept := layers == 2*(cycle+1) // or some were merged
+			if kept {
+				r.awaitCached(reference)
+			}
+			r.resume("demo")
+			r.awaitReady("demo")
+			if kept {
+				r.mustNotHavePulled("demo", reference)
+			} else if cycle < 3 {
+				t.Errorf("cycle %d: the image has %d layers, which says nothing of two at a time", cycle, layers)
+			}
+			if got := r.sh("demo", "cd /root; find . | sort; find . -type f -exec md5sum {} + | sort"); got != want {
+				t.Fatalf("cycle %d: there is\n%s\nwant\n%s", cycle, got, want)
+			}
+		}
+		r.forgetImage(reference)
+		r.create("clone", restoring("demo-gen6"))
+		r.awaitReady("clone")
+		if got := r.sh("clone", "cd /root; find . | sort; find . -type f -exec md5sum {} + | sort"); got != want {
+			t.Errorf("the registry has\n%s\nwant\n%s", got, want)
+		}
+	})
+
+	t.Run("it goes with its sandbox", func(t *testing.T) {
+		r := newRoom(t)
+		r.start("demo")
+		first := r.pauseInCache("demo")
+		r.resume("demo")
+		r.awaitReady("demo")
+		second := r.pauseInCache("demo")
+		r.awaitUncached(first) // replaced
+		r.deleteSandbox("demo")
+		r.awaitUncached(second)
+	})
+}
+
+// TestWithoutAResumeCacheNothingIsKept is the default.
+func TestWithoutAResumeCacheNothingIsKept(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	r.start("demo")
+	reference := r.reference(r.pauseLetting("demo"))
+	if _, err := r.containerd.ImageService().Get(namespaces.WithNamespace(t.Context(), "k8s.io"), reference); !errdefs.IsNotFound(err) {
+		t.Errorf("the node has %s (%v)", reference, err)
+	}
+}
+
+// pauseLetting pauses a sandbox and waits until it is.
+func (r *room) pauseLetting(sandbox string) *v1alpha1.SandboxSnapshot {
+	r.t.Helper()
+	r.pause(sandbox)
+	_, snapshot := r.awaitPaused(sandbox)
+	return snapshot
+}
+
+// pauseInCache pauses a sandbox and waits until the node has its image, which a resume asks for by the name returned.
+func (r *room) pauseInCache(sandbox string) string {
+	r.t.Helper()
+	reference := r.reference(r.pauseLetting(sandbox))
+	r.awaitCached(reference)
+	return reference
+}
+
+func (r *room) awaitCached(reference string) {
+	r.t.Helper()
+	eventually(r.t, "the node has kept "+reference, patience, func(ctx context.Context) (bool, string) {
+		_, err := r.containerd.ImageService().Get(namespaces.WithNamespace(ctx, "k8s.io"), reference)
+		return err == nil, fmt.Sprint(err)
+	})
+}
+
+func (r *room) reference(snapshot *v1alpha1.SandboxSnapshot) string {
+	r.t.Helper()
+	saved := snapshot.Status.Containers[0]
+	reference, err := naming.ByDigest(saved.ImageURI, saved.ImageDigest)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return reference
+}
+
+func (r *room) awaitUncached(reference string) {
+	r.t.Helper()
+	eventually(r.t, "the node has dropped "+reference, patience, func(ctx context.Context) (bool, string) {
+		_, err := r.containerd.ImageService().Get(namespaces.WithNamespace(ctx, "k8s.io"), reference)
+		return errdefs.IsNotFound(err), fmt.Sprint(err)
+	})
+}
+
+// forgetImage removes an image from the node, whatever it is called.
+func (r *room) forgetImage(reference string) {
+	r.t.Helper()
+	ctx := namespaces.WithNamespace(r.t.Context(), "k8s.io")
+	store := r.containerd.ImageService()
+	all, err := store.List(ctx)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	_, digest, _ := strings.Cut(reference, "@")
+	for _, image := range all {
+		if image.Target.Digest.String() != digest {
+			continue
+		}
+		if err := store.Delete(ctx, image.Name, images.SynchronousDelete()); err != nil && !errdefs.IsNotFound(err) {
+			r.t.Fatal(err)
+		}
+	}
+}
+
+// mustNotHavePulled checks that the kubelet found the image of a sandbox's Pod on the node.
+func (r *room) mustNotHavePulled(sandbox, reference string) {
+	r.t.Helper()
+	eventually(r.t, "the kubelet tells of image "+reference, patience, func(ctx context.Context) (bool, string) {
+		events, err := r.kube.CoreV1().Events(r.namespace).List(ctx, metav1.ListOptions{FieldSelector: "reason=Pulled,involvedObject.name=" + sandbox})
+		if err != nil {
+			return false, err.Error()
+		}
+		for _, event := range events.Items {
+			if strings.Contains(event.Message, reference) {
+				if !strings.Contains(event.Message, "already present") {
+					r.t.Errorf("it was pulled: %s", event.Message)
+				}
+				return true, ""
+			}
+		}
+		return false, fmt.Sprintf("%d other events", len(events.Items))
+	})
+}
