@@ -1,3 +1,5 @@
+//go:build e2e
+
 /*
 Copyright The Sandbox API Server Authors.
 
@@ -81,7 +83,7 @@ func TestResumeCache(t *testing.T) {
 			if layers > 8 {
 				t.Errorf("cycle %d: the image has %d layers", cycle, layers)
 			}
-			kept := layers == 2*(cycle+1) // or some were merged
+			kept := layers == int32(2*(cycle+1)) // or some were merged
 			if kept {
 				r.awaitCached(reference)
 			}
