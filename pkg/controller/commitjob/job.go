@@ -235,6 +235,8 @@ func (c *Config) cacheArgs(snapshot *v1alpha1.SandboxSnapshot, source *Source) [
 // Uncache is the Job that removes from the source's node what was kept there for a snapshot.
 func (c *Config) Uncache(snapshot *v1alpha1.SandboxSnapshot, source *Source) *batchv1.Job {
 	job := c.job(snapshot, ComponentUncache, naming.UncacheJob(snapshot.Namespace, snapshot.Name, snapshot.UID), source, unpauseTimeout+startupAllowance)
+	// Nobody asks what came of it, and what it was for is gone.
+	job.Spec.TTLSecondsAfterFinished = ptr.To[int32](0)
 	job.Spec.Template.Spec.Containers[0].Args = []string{
 		"uncache", "--timeout=" + unpauseTimeout.String(), "--containerd-address=" + c.ContainerdSocket, "--snapshot-uid=" + string(snapshot.UID),
 	}

@@ -224,7 +224,11 @@ func TestWhereAndHowLong(t *testing.T) {
 			if got := time.Duration(*spec.ActiveDeadlineSeconds) * time.Second; got != test.deadline {
 				t.Errorf("deadline %s, want %s", got, test.deadline)
 			}
-			if *spec.TTLSecondsAfterFinished != 300 || *spec.BackoffLimit != 0 || *spec.PodReplacementPolicy != batchv1.Failed || pod.RestartPolicy != corev1.RestartPolicyNever {
+			ttl := int32(300)
+			if name == "uncache" {
+				ttl = 0
+			}
+			if *spec.TTLSecondsAfterFinished != ttl || *spec.BackoffLimit != 0 || *spec.PodReplacementPolicy != batchv1.Failed || pod.RestartPolicy != corev1.RestartPolicyNever {
 				t.Errorf("one Pod, kept for five minutes: %+v", spec)
 			}
 			if len(pod.Tolerations) != 1 || pod.Tolerations[0] != (corev1.Toleration{Operator: corev1.TolerationOpExists}) {
