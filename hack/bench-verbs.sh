@@ -21,15 +21,18 @@ trap finish EXIT
 
 "${cluster}" up --dir "${CLUSTER_DIR}"
 HINTS=false hack/deploy.sh apply
-set -o allexport
-# shellcheck source=/dev/null
-source "${CLUSTER_DIR}/cluster.env"
-set +o allexport
-# shellcheck disable=SC2086
-go run ./test/bench/verbs ${BENCH_FLAGS:-}
+
+# cluster.env names a registry, too, which would be another cluster's to hack/deploy.sh.
+measure() (
+    set -o allexport
+    # shellcheck source=/dev/null
+    source "${CLUSTER_DIR}/cluster.env"
+    # shellcheck disable=SC2086
+    go run ./test/bench/verbs "$@" ${BENCH_FLAGS:-}
+)
+measure
 
 # Once more with what the node may keep, for what that changes.
 HINTS=false EXTRA_ARGS="${EXTRA_ARGS:-} --resume-cache=10Gi" hack/deploy.sh apply
-# shellcheck disable=SC2086
-go run ./test/bench/verbs --resume-cache ${BENCH_FLAGS:-}
+measure --resume-cache
 [[ ${ours} == true ]] || HINTS=false hack/deploy.sh apply
