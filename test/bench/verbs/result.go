@@ -118,7 +118,7 @@ func (r *result) write(path string, add bool, table io.Writer) error {
 		if err != nil {
 			return err
 		}
-		rows = append(before, slices.DeleteFunc(rows, func(r row) bool { return r.Method == methodBarePod })...)
+		rows = slices.Concat(before, slices.DeleteFunc(rows, func(r row) bool { return r.Method == methodBarePod }))
 	}
 	content, err := json.MarshalIndent(rows, "", "  ")
 	if err != nil {
