@@ -112,37 +112,12 @@ func TestAPauseEndsWithoutItsKillJob(t *testing.T) {
 // forbidKills has the API refuse the kill Jobs of the room's sandboxes.
 func (r *room) forbidKills() {
 	r.t.Helper()
-	name := r.namespace + "-kill"
-	policies, bindings := r.kube.AdmissionregistrationV1().ValidatingAdmissionPolicies(), r.kube.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings()
-	if _, err := policies.Create(r.t.Context(), &admissionregistrationv1.ValidatingAdmissionPolicy{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: admissionregistrationv1.ValidatingAdmissionPolicySpec{
-			MatchConstraints: &admissionregistrationv1.MatchResources{
-				ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{RuleWithOperations: admissionregistrationv1.RuleWithOperations{
-					Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
-					Rule:       admissionregistrationv1.Rule{APIGroups: []string{"batch"}, APIVersions: []string{"v1"}, Resources: []string{"jobs"}},
-				}}},
-			},
-			Validations: []admissionregistrationv1.Validation{{
-				Expression: fmt.Sprintf("object.metadata.?labels[?'%s'].orValue('') != 'kill' || object.metadata.?annotations[?'%s'].orValue('') != '%s'",
-					v1alpha1.LabelComponent, v1alpha1.AnnotationNamespace, r.namespace),
-				Message: "no kills here",
-			}},
-		},
-	}, metav1.CreateOptions{}); err != nil {
-		r.t.Fatal(err)
-	}
-	r.t.Cleanup(func() { _ = policies.Delete(context.Background(), name, metav1.DeleteOptions{}) })
-	if _, err := bindings.Create(r.t.Context(), &admissionregistrationv1.ValidatingAdmissionPolicyBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: admissionregistrationv1.ValidatingAdmissionPolicyBindingSpec{
-			PolicyName: name, ValidationActions: []admissionregistrationv1.ValidationAction{admissionregistrationv1.Deny},
-		},
-	}, metav1.CreateOptions{}); err != nil {
-		r.t.Fatal(err)
-	}
-	r.t.Cleanup(func() { _ = bindings.Delete(context.Background(), name, metav1.DeleteOptions{}) })
-
+	r.deny(systemNamespace, admissionregistrationv1.Rule{APIGroups: []string{"batch"}, APIVersions: []string{"v1"}, Resources: []string{"jobs"}},
+		admissionregistrationv1.Validation{
+			Expression: fmt.Sprintf("object.metadata.?labels[?'%s'].orValue('') != 'kill' || object.metadata.?annotations[?'%s'].orValue('') != '%s'",
+				v1alpha1.LabelComponent, v1alpha1.AnnotationNamespace, r.namespace),
+			Message: "no kills here",
+		}, "")
 	job := &batchv1.Job{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: systemNamespace, GenerateName: "policy-",

@@ -33,24 +33,21 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
 
-// forbidPause binds a policy on sandboxes/pause to the room. rule has to be true for a pause;
-// with parameters, `params` is the ConfigMap of that name in the room.
-func (r *room) forbidPause(rule, message, parameters string) {
+// deny has the API refuse to create what is of a resource and in a namespace, unless the expression of a validation is true of
+// it. With parameters, `params` is the ConfigMap of that name in the room. It ends with the room, or when allow is called.
+func (r *room) deny(namespace string, of admissionregistrationv1.Rule, unless admissionregistrationv1.Validation, parameters string) (allow func()) {
 	r.t.Helper()
-	name := r.namespace + "-pause"
+	name := r.namespace + "-" + strings.ReplaceAll(of.Resources[0], "/", "-")
 	policy := &admissionregistrationv1.ValidatingAdmissionPolicy{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: admissionregistrationv1.ValidatingAdmissionPolicySpec{
 			MatchConstraints: &admissionregistrationv1.MatchResources{
-				NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: r.namespace}},
+				NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: namespace}},
 				ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{RuleWithOperations: admissionregistrationv1.RuleWithOperations{
-					Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
-					Rule: admissionregistrationv1.Rule{
-						APIGroups: []string{v1alpha1.GroupName}, APIVersions: []string{"*"}, Resources: []string{"sandboxes/pause"},
-					},
+					Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create}, Rule: of,
 				}}},
 			},
-			Validations: []admissionregistrationv1.Validation{{Expression: rule, Message: message}},
+			Validations: []admissionregistrationv1.Validation{unless},
 		},
 	}
 	binding := &admissionregistrationv1.ValidatingAdmissionPolicyBinding{
@@ -73,7 +70,16 @@ func (r *room) forbidPause(rule, message, parameters string) {
 	if _, err := bindings.Create(r.t.Context(), binding, metav1.CreateOptions{}); err != nil {
 		r.t.Fatal(err)
 	}
-	r.t.Cleanup(func() { _ = bindings.Delete(context.Background(), name, metav1.DeleteOptions{}) })
+	allow = func() { _ = bindings.Delete(context.Background(), name, metav1.DeleteOptions{}) }
+	r.t.Cleanup(allow)
+	return allow
+}
+
+// forbidPause binds a policy on sandboxes/pause to the room. rule has to be true for a pause.
+func (r *room) forbidPause(rule, message, parameters string) {
+	r.t.Helper()
+	r.deny(r.namespace, admissionregistrationv1.Rule{APIGroups: []string{v1alpha1.GroupName}, APIVersions: []string{"*"}, Resources: []string{"sandboxes/pause"}},
+		admissionregistrationv1.Validation{Expression: rule, Message: message}, parameters)
 }
 
 // awaitForbidden waits until a pause is refused with the message. It asks with dry runs, of a

@@ -36,38 +36,10 @@ import (
 // returned function is called.
 func (r *room) refuseJobPods(message string) (allow func()) {
 	r.t.Helper()
-	name := r.namespace + "-job-pods"
-	policies, bindings := r.kube.AdmissionregistrationV1().ValidatingAdmissionPolicies(), r.kube.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings()
-	policy := &admissionregistrationv1.ValidatingAdmissionPolicy{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: admissionregistrationv1.ValidatingAdmissionPolicySpec{
-			MatchConstraints: &admissionregistrationv1.MatchResources{
-				NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: systemNamespace}},
-				ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{RuleWithOperations: admissionregistrationv1.RuleWithOperations{
-					Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
-					Rule:       admissionregistrationv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods"}},
-				}}},
-			},
-			Validations: []admissionregistrationv1.Validation{{
-				Expression: fmt.Sprintf("object.metadata.?annotations[?'%s'].orValue('') != '%s'", v1alpha1.AnnotationNamespace, r.namespace), Message: message,
-			}},
-		},
-	}
-	if _, err := policies.Create(r.t.Context(), policy, metav1.CreateOptions{}); err != nil {
-		r.t.Fatal(err)
-	}
-	r.t.Cleanup(func() { _ = policies.Delete(context.Background(), name, metav1.DeleteOptions{}) })
-	binding := &admissionregistrationv1.ValidatingAdmissionPolicyBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: admissionregistrationv1.ValidatingAdmissionPolicyBindingSpec{
-			PolicyName: name, ValidationActions: []admissionregistrationv1.ValidationAction{admissionregistrationv1.Deny},
-		},
-	}
-	if _, err := bindings.Create(r.t.Context(), binding, metav1.CreateOptions{}); err != nil {
-		r.t.Fatal(err)
-	}
-	allow = func() { _ = bindings.Delete(context.Background(), name, metav1.DeleteOptions{}) }
-	r.t.Cleanup(allow)
+	allow = r.deny(systemNamespace, admissionregistrationv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods"}},
+		admissionregistrationv1.Validation{
+			Expression: fmt.Sprintf("object.metadata.?annotations[?'%s'].orValue('') != '%s'", v1alpha1.AnnotationNamespace, r.namespace), Message: message,
+		}, "")
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: "refused-", Annotations: map[string]string{v1alpha1.AnnotationNamespace: r.namespace}},
 		Spec:       newSandbox("x").Spec.Template.Spec,
