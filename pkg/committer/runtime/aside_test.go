@@ -37,7 +37,6 @@ import (
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
@@ -46,7 +45,6 @@ import (
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	runtimespec "github.com/opencontainers/runtime-spec/specs-go"
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
 )
@@ -65,27 +63,13 @@ func newOverlays(t *testing.T) *overlays {
 		t.Skip("needs root, to mount")
 	}
 	n := newNode(t)
-	db, err := bolt.Open(filepath.Join(t.TempDir(), "meta.db"), 0o600, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	store, err := local.NewStore(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
 	backend, err := overlay.NewSnapshotter(t.TempDir())
 	if err != nil {
 		t.Skip("cannot mount an overlay here:", err)
 	}
 	t.Cleanup(func() { _ = backend.Close() })
-	meta := metadata.NewDB(db, store, map[string]snapshots.Snapshotter{"overlayfs": backend})
-	if err := meta.Init(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	n.client.content, n.client.leases = meta.ContentStore(), metadata.NewLeaseManager(meta)
+	meta := n.keeps("overlayfs", backend)
 	n.client.images, n.client.containers = metadata.NewImageStore(meta), metadata.NewContainerStore(meta)
-	n.client.snapshots = meta.Snapshotter
 	n.client.applier = apply.NewFileSystemApplier(meta.ContentStore())
 	o := &overlays{node: n, meta: meta, sn: meta.Snapshotter("overlayfs")}
 

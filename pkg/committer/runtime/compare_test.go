@@ -28,15 +28,12 @@ import (
 
 	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/containers"
-	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/diff/walking"
 	"github.com/containerd/containerd/v2/plugins/snapshots/native"
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
-	bolt "go.etcd.io/bbolt"
 )
 
 // TestCompare has containerd's native snapshotter, which copies and has no overlay, and
@@ -46,26 +43,12 @@ func TestCompare(t *testing.T) {
 		t.Skip("needs root, to mount")
 	}
 	n := newNode(t)
-	db, err := bolt.Open(filepath.Join(t.TempDir(), "meta.db"), 0o600, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	store, err := local.NewStore(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
 	copies, err := native.NewSnapshotter(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	meta := metadata.NewDB(db, store, map[string]snapshots.Snapshotter{"native": copies})
-	if err := meta.Init(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	n.client.content, n.client.leases = meta.ContentStore(), metadata.NewLeaseManager(meta)
+	meta := n.keeps("native", copies)
 	n.client.diff = walking.NewWalkingDiff(meta.ContentStore())
-	n.client.snapshots = meta.Snapshotter
 	ctx := n.client.in(context.Background())
 
 	sn := meta.Snapshotter("native")

@@ -63,6 +63,26 @@ type node struct {
 	mounts    []mount.Mount
 }
 
+// keeps gives the node a metadata store of containerd over a snapshotter that is real.
+func (n *node) keeps(name string, snapshotter snapshots.Snapshotter) *metadata.DB {
+	n.t.Helper()
+	db, err := bolt.Open(filepath.Join(n.t.TempDir(), "meta.db"), 0o600, nil)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() { _ = db.Close() })
+	store, err := local.NewStore(n.t.TempDir())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	meta := metadata.NewDB(db, store, map[string]snapshots.Snapshotter{name: snapshotter})
+	if err := meta.Init(context.Background()); err != nil {
+		n.t.Fatal(err)
+	}
+	n.client.content, n.client.leases, n.client.snapshots = meta.ContentStore(), metadata.NewLeaseManager(meta), meta.Snapshotter
+	return meta
+}
+
 type fakeTasks struct {
 	tasks.TasksClient
 	states map[string]task.Status

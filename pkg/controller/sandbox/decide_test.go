@@ -51,6 +51,22 @@ func summary(status *v1alpha1.SandboxStatus) string {
 	return strings.Join(words, " ")
 }
 
+// decision is what is decided on something seen, and what follows.
+type decision struct {
+	name string
+	sees observed
+	// do is the first action, status what it writes.
+	do     verb
+	status string
+	// then is what follows once all is written that is to be written.
+	then verb
+	// grace is what a deleted Pod gets, nil: what it asks for.
+	grace *int64
+	// event is the reason of the event that the first action tells.
+	event string
+	after time.Duration
+}
+
 func TestDecide(t *testing.T) {
 	const (
 		pending  = v1alpha1.SandboxPending
@@ -65,20 +81,7 @@ func TestDecide(t *testing.T) {
 		unfinished = v1alpha1.SnapshotPending
 		broken     = v1alpha1.SnapshotFailed
 	)
-	tests := []struct {
-		name string
-		sees observed
-		// do is the first action, status what it writes.
-		do     verb
-		status string
-		// then is what follows once all is written that is to be written.
-		then verb
-		// grace is what a deleted Pod gets, nil: what it asks for.
-		grace *int64
-		// event is the reason of the event that the first action tells.
-		event string
-		after time.Duration
-	}{
+	tests := []decision{
 		// The first Pod.
 		{name: "pending: the Pod's name is written before the Pod is created",
 			sees: observation(sandboxIn(pending)),
@@ -322,62 +325,6 @@ func TestDecide(t *testing.T) {
 			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1))),
 			do:   writeStatus, status: "Failed Ready=False/NoSnapshot Paused=False/NoSnapshot DataLost=True/PodLost attempts=1", then: wait, event: v1alpha1.ReasonPodLost},
 
-		// Past the point of no return.
-		{name: "removing: a Pod of which nothing runs is deleted with a short grace",
-			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf()), sees(snapshotIn(succeed))),
-			do:   deletePod, grace: shortGrace},
-		{name: "removing: a long grace that somebody gave is shortened",
-			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(terminating(30))), sees(snapshotIn(succeed))),
-			do:   deletePod, grace: shortGrace},
-		{name: "removing: the Pod is on its way out",
-			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(terminating(1))), sees(snapshotIn(succeed))),
-			do:   wait},
-		{name: "removing: a frozen Pod is deleted with time to kill it",
-			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(runs)), sees(snapshotIn(succeed, mainSaved))),
-			do:   deletePod, grace: killGrace},
-		{name: "removing: what is frozen is killed",
-			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(runs, terminating(30))), sees(snapshotIn(succeed, mainSaved))),
-			do:   kill},
-		{name: "removing: what is frozen is killed, however long somebody gave it",
-			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(runs, terminating(3600))), sees(snapshotIn(succeed, mainSaved))),
-			do:   kill},
-		{name: "removing: the kubelet is about to kill",
-			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(runs, terminating(1))), sees(snapshotIn(succeed, mainSaved))),
-			do:   wait},
-		{name: "removing: the kill is under way",
-			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(runs, terminating(30))), sees(snapshotIn(succeed, mainSaved)), hasKill(killUnderWay)),
-			do:   wait},
-		{name: "removing: killed",
-			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(runs, terminating(30))), sees(snapshotIn(succeed, mainSaved)), hasKill(killed)),
-			do:   wait},
-		{name: "removing: killed, and a container runs that is not kept",
-			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(runs, sidecarRuns, terminating(30))), sees(snapshotIn(succeed, mainSaved)), hasKill(killed)),
-			do:   deletePod, grace: shortGrace},
-		{name: "removing: the kill failed",
-			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(runs, terminating(30))), sees(snapshotIn(succeed, mainSaved)), hasKill(killFailed)),
-			do:   deletePod, grace: shortGrace},
-		{name: "removing: the kill failed, and the kubelet is about to kill",
-			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(runs, terminating(1))), sees(snapshotIn(succeed, mainSaved)), hasKill(killFailed)),
-			do:   wait},
-		{name: "removing: nothing that was kept runs any more",
-			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(sidecarRuns)), sees(snapshotIn(succeed, mainSaved))),
-			do:   deletePod, grace: shortGrace},
-		{name: "removing: what runs is not what was frozen",
-			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(runs, replaced)), sees(snapshotIn(succeed, mainSaved))),
-			do:   deletePod, grace: shortGrace},
-		{name: "removing: the attempt is gone",
-			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(runs))),
-			do:   deletePod, grace: shortGrace},
-		{name: "removing: a resume asked for meanwhile does not stop it",
-			sees: observation(sandboxIn(pausing, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf()), sees(snapshotIn(succeed))),
-			do:   deletePod, grace: shortGrace},
-		{name: "removing: the Pod is gone",
-			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), failures(1), saved("demo-gen1")), sees(snapshotIn(succeed))),
-			do:   writeStatus, status: "Paused Ready=False/Paused Paused=True/Paused saved=demo-gen1 attempts=1", then: wait, event: v1alpha1.ReasonPaused},
-		{name: "removing: the Pod is gone, and a resume was asked for meanwhile",
-			sees: observation(sandboxIn(pausing, onPod, removing, attempts(1), saved("demo-gen1")), sees(snapshotIn(succeed)), comesFrom(snapshotIn(succeed))),
-			do:   writeStatus, status: "Resuming Ready=False/Resuming Paused=False/Resuming saved=demo-gen1 attempts=1", then: createPod, event: v1alpha1.ReasonPaused},
-
 		// Cancelling.
 		{name: "an update of desiredState cancels as the verb does",
 			sees: observation(sandboxIn(pausing, onPod, attempts(1)), sees(podOf()), sees(snapshotIn(committing))),
@@ -457,42 +404,44 @@ func TestDecide(t *testing.T) {
 			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running pod=demo/pod-1", then: wait},
 	}
 	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			before := test.sees.sandbox.DeepCopy()
-			got := decide(test.sees)
-			if got.do != test.do {
-				t.Fatalf("%s, want %s; status: %v", got.do, test.do, got.status)
-			}
-			if summary(&test.sees.sandbox.Status) != summary(&before.Status) {
-				t.Errorf("decide changed what it observed: %s", summary(&test.sees.sandbox.Status))
-			}
-			if got.do == deletePod && !ptr.Equal(got.grace, test.grace) {
-				t.Errorf("grace %v, want %v", ptr.Deref(got.grace, -1), ptr.Deref(test.grace, -1))
-			}
-			if got.after != test.after {
-				t.Errorf("looks again after %s, want %s", got.after, test.after)
-			}
-			event := ""
-			if got.event != nil {
-				event = got.event.reason
-			}
-			if event != test.event {
-				t.Errorf("event %q, want %q", event, test.event)
-			}
-			if got.do != writeStatus {
-				return
-			}
-			if line := summary(got.status); line != test.status {
-				t.Errorf("status\n     %s\nwant %s", line, test.status)
-			}
-			generations(t, got.status, before.Generation)
-			if test.then == "" {
-				return
-			}
-			if then := settled(t, test.sees, got); then != test.then {
-				t.Errorf("then %s, want %s", then, test.then)
-			}
-		})
+		t.Run(test.name, test.holds)
+	}
+}
+
+func (test decision) holds(t *testing.T) {
+	before := test.sees.sandbox.DeepCopy()
+	got := decide(test.sees)
+	if got.do != test.do {
+		t.Fatalf("%s, want %s; status: %v", got.do, test.do, got.status)
+	}
+	if summary(&test.sees.sandbox.Status) != summary(&before.Status) {
+		t.Errorf("decide changed what it observed: %s", summary(&test.sees.sandbox.Status))
+	}
+	if got.do == deletePod && !ptr.Equal(got.grace, test.grace) {
+		t.Errorf("grace %v, want %v", ptr.Deref(got.grace, -1), ptr.Deref(test.grace, -1))
+	}
+	if got.after != test.after {
+		t.Errorf("looks again after %s, want %s", got.after, test.after)
+	}
+	event := ""
+	if got.event != nil {
+		event = got.event.reason
+	}
+	if event != test.event {
+		t.Errorf("event %q, want %q", event, test.event)
+	}
+	if got.do != writeStatus {
+		return
+	}
+	if line := summary(got.status); line != test.status {
+		t.Errorf("status\n     %s\nwant %s", line, test.status)
+	}
+	generations(t, got.status, before.Generation)
+	if test.then == "" {
+		return
+	}
+	if then := settled(t, test.sees, got); then != test.then {
+		t.Errorf("then %s, want %s", then, test.then)
 	}
 }
 

@@ -25,7 +25,6 @@ import (
 	"testing"
 	"time"
 
-	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -254,78 +253,12 @@ func TestAPause(t *testing.T) {
 	f.tells("Normal Pausing snapshot demo-gen1 commits the root filesystems", "Normal Paused saved in snapshot demo-gen1; Pod demo is gone")
 }
 
-// TestWhatIsFrozenIsKilled: by one Job, however often it is asked for, and where there is none to be had the kubelet is
-// told to hurry.
-func TestWhatIsFrozenIsKilled(t *testing.T) {
-	const removed = "Pausing Paused=False/RemovingPod pod=demo/pod-1 saved=demo-gen1 attempts=1"
-	removingPod := func(t *testing.T) *fixture {
-		return newFixture(t, sandboxIn(v1alpha1.SandboxPausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")),
-			snapshotIn(v1alpha1.SnapshotSucceed, mainSaved),
-			podOf(runs, terminating(30), func(p *corev1.Pod) { p.Finalizers = []string{"example.com/kubelet"} }))
-	}
-	t.Run("by a Job", func(t *testing.T) {
-		f := removingPod(t)
-		f.visits(removed)
-		f.visits(removed)
-		jobs := &batchv1.JobList{}
-		if err := f.host.List(t.Context(), jobs); err != nil {
-			t.Fatal(err)
-		}
-		if len(jobs.Items) != 1 || jobs.Items[0].Labels[v1alpha1.LabelComponent] != commitjob.ComponentKill {
-			t.Errorf("there are the Jobs %+v", jobs.Items)
-		}
-		f.tells()
-	})
-	t.Run("by a Job whose Pod is gone", func(t *testing.T) {
-		f := removingPod(t)
-		f.visits(removed)
-		f.endJob(batchv1.JobComplete)
-		f.visits(removed)
-		f.tells()
-	})
-	t.Run("not by a Job that fails", func(t *testing.T) {
-		f := removingPod(t)
-		f.visits(removed)
-		f.endJob(batchv1.JobFailed)
-		f.visits(removed)
-		f.tells("Warning KillFailed the frozen containers of Pod demo could not be killed before they are thawed, so the kubelet ends them: the Job failed: BackoffLimitExceeded: it has failed")
-	})
-	t.Run("not by a Job that is refused", func(t *testing.T) {
-		f := removingPod(t)
-		f.refusal = apierrors.NewForbidden(schema.GroupResource{Group: "batch", Resource: "jobs"}, "demo", errors.New("no kills here"))
-		f.visits(removed)
-		f.tells(`Warning KillFailed the frozen containers of Pod demo could not be killed before they are thawed, so the kubelet ends them: jobs.batch "demo" is forbidden: no kills here`)
-	})
-	t.Run("later, when the API does not answer", func(t *testing.T) {
-		f := removingPod(t)
-		f.refusal = errors.New("connection refused")
-		if _, err := f.r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKey{Namespace: namespace, Name: name}}); err == nil {
-			t.Error("the visit is not repeated")
-		}
-		f.tells()
-	})
-}
-
 // TestWhoWaitsForItsTurnIsLeftAlone: thousands may, and each visit asks two API servers.
 func TestWhoWaitsForItsTurnIsLeftAlone(t *testing.T) {
 	f := newFixture(t, sandboxIn(v1alpha1.SandboxPausing, wantsPaused, onPod, attempts(1)), snapshotIn(v1alpha1.SnapshotPending, queuedSnapshot), podOf())
 	result := f.visits("Pausing Paused=False/Queued pod=demo/pod-1 attempts=1")
 	if result.RequeueAfter != queueBackstop {
 		t.Errorf("is visited again after %s, want %s", result.RequeueAfter, queueBackstop)
-	}
-}
-
-// endJob ends the only Job there is.
-func (f *fixture) endJob(how batchv1.JobConditionType) {
-	f.Helper()
-	jobs := &batchv1.JobList{}
-	if err := f.host.List(f.Context(), jobs); err != nil || len(jobs.Items) != 1 {
-		f.Fatalf("there are the Jobs %v (%v)", jobs.Items, err)
-	}
-	job := &jobs.Items[0]
-	job.Status.Conditions = []batchv1.JobCondition{{Type: how, Status: corev1.ConditionTrue, Reason: "BackoffLimitExceeded", Message: "it has failed"}}
-	if err := f.host.Status().Update(f.Context(), job); err != nil {
-		f.Fatal(err)
 	}
 }
 
