@@ -128,7 +128,10 @@ func TestKillThawsNobodyWhoCouldRun(t *testing.T) {
 	}
 }
 
+// kill ends by itself where a container does not.
 func (s *scene) kill(ctx context.Context) (got result.Result, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
 	refs := []runtime.Ref{s.options.Containers[0].Ref, s.options.Containers[1].Ref}
 	err = Kill(ctx, s.node, KillOptions{PodUID: "pod", Containers: refs, Cache: s.cache, Log: s.options.Log}, func(r result.Result) error { got = r; return nil })
 	return got, err
