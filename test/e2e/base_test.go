@@ -360,19 +360,9 @@ func (r *room) mustGoWithItsJob(secret *corev1.Secret) {
 // allowServerToReadPullSecret is artifacts/examples/pull-secret-reader.yaml for the room.
 func (r *room) allowServerToReadPullSecret(secret string) {
 	r.t.Helper()
-	meta := metav1.ObjectMeta{Name: "sandbox-pull-secret-reader"}
-	if _, err := r.kube.RbacV1().Roles(r.namespace).Create(r.t.Context(), &rbacv1.Role{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{{
+	r.grantTo(serverSubject, serverUser, "sandbox-pull-secret-reader", rbacv1.PolicyRule{
 		APIGroups: []string{""}, Resources: []string{"secrets"}, ResourceNames: []string{secret}, Verbs: []string{"get"},
-	}}}, metav1.CreateOptions{}); err != nil {
-		r.t.Fatal(err)
-	}
-	if _, err := r.kube.RbacV1().RoleBindings(r.namespace).Create(r.t.Context(), &rbacv1.RoleBinding{
-		ObjectMeta: meta,
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: meta.Name},
-		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: systemNamespace, Name: serverName}},
-	}, metav1.CreateOptions{}); err != nil {
-		r.t.Fatal(err)
-	}
+	})
 }
 
 // privateRegistry speaks TLS and wants a password.

@@ -26,6 +26,7 @@ import (
 	"testing"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -41,6 +42,11 @@ const (
 	// busybox is on the node already. Its tag is not "latest", so it is never pulled.
 	busybox = "docker.io/library/busybox:local"
 )
+
+// The server, as roles name it and as the API calls it.
+const serverUser = "system:serviceaccount:" + systemNamespace + ":" + serverName
+
+var serverSubject = rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: systemNamespace, Name: serverName}
 
 // cluster is the way to everything there is: the API, the node's containerd, the registries.
 type cluster struct {

@@ -131,7 +131,7 @@ func TestAPolicyWithParametersForbidsPauses(t *testing.T) {
 	if _, err := r.kube.RbacV1().ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: role.Name},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
-		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: systemNamespace, Name: serverName}},
+		Subjects:   []rbacv1.Subject{serverSubject},
 	}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}

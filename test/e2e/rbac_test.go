@@ -19,8 +19,12 @@ limitations under the License.
 package e2e
 
 import (
+	"context"
+	"fmt"
+	"strings"
 	"testing"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,20 +32,58 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
 
-// grant gives a user rights in the room.
+// grant gives a user rights in the room, and returns when the API knows of them.
 func (r *room) grant(user string, rules ...rbacv1.PolicyRule) {
 	r.t.Helper()
-	rbac := r.kube.RbacV1()
-	if _, err := rbac.Roles(r.namespace).Create(r.t.Context(), &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: user}, Rules: rules}, metav1.CreateOptions{}); err != nil {
+	r.grantTo(rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}, user, user, rules...)
+}
+
+// grantTo is grant for any subject: user is what the API calls it, role the name of the Role and
+// its binding.
+func (r *room) grantTo(subject rbacv1.Subject, user, role string, rules ...rbacv1.PolicyRule) {
+	r.t.Helper()
+	meta := metav1.ObjectMeta{Name: role}
+	if _, err := r.kube.RbacV1().Roles(r.namespace).Create(r.t.Context(), &rbacv1.Role{ObjectMeta: meta, Rules: rules}, metav1.CreateOptions{}); err != nil {
 		r.t.Fatal(err)
 	}
-	if _, err := rbac.RoleBindings(r.namespace).Create(r.t.Context(), &rbacv1.RoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: user},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: user},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
+	if _, err := r.kube.RbacV1().RoleBindings(r.namespace).Create(r.t.Context(), &rbacv1.RoleBinding{
+		ObjectMeta: meta,
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: role},
+		Subjects:   []rbacv1.Subject{subject},
 	}, metav1.CreateOptions{}); err != nil {
 		r.t.Fatal(err)
 	}
+	r.awaitRights(r.t, user, r.namespace, rules...)
+}
+
+// awaitRights waits until the API knows of a user's rights: it learns of roles and bindings by
+// watching them, a moment after they have been written.
+func (c *cluster) awaitRights(t *testing.T, user, namespace string, rules ...rbacv1.PolicyRule) {
+	t.Helper()
+	for _, rule := range rules {
+		resource, subresource, _ := strings.Cut(rule.Resources[0], "/")
+		asked := authorizationv1.ResourceAttributes{
+			Namespace: namespace, Verb: rule.Verbs[0], Group: rule.APIGroups[0], Resource: resource, Subresource: subresource,
+		}
+		if len(rule.ResourceNames) > 0 {
+			asked.Name = rule.ResourceNames[0]
+		}
+		eventually(t, fmt.Sprintf("%s may %s %s", user, asked.Verb, rule.Resources[0]), patience, func(ctx context.Context) (bool, string) {
+			allowed, err := c.may(ctx, user, asked)
+			return allowed, fmt.Sprintf("allowed: %t, %v", allowed, err)
+		})
+	}
+}
+
+// may asks the API whether a user may do something.
+func (c *cluster) may(ctx context.Context, user string, asked authorizationv1.ResourceAttributes) (bool, error) {
+	review, err := c.kube.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
+		Spec: authorizationv1.SubjectAccessReviewSpec{User: user, Groups: []string{"system:authenticated"}, ResourceAttributes: &asked},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return false, err
+	}
+	return review.Status.Allowed, nil
 }
 
 func TestARightToPauseIsNoRightToUpdate(t *testing.T) {

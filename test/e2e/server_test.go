@@ -200,6 +200,7 @@ func (c *cluster) allowServerToRead(t *testing.T, resource, name string) {
 	if err := change(func(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule { return append(rules, rule) }); err != nil {
 		t.Fatalf("allow the server to read %s %s: %v", resource, name, err)
 	}
+	c.awaitRights(t, serverUser, systemNamespace, rule)
 	t.Cleanup(func() {
 		err := change(func(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule {
 			return slices.DeleteFunc(rules, func(r rbacv1.PolicyRule) bool { return slices.Contains(r.ResourceNames, name) })
