@@ -118,15 +118,15 @@ func (r *Runner) Observe(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot
 		return Outcome{}, err
 	}
 	outcome := Observe(snapshot.Status.JobUID, job, pods, refusal)
-	if outcome.State != Failed || job != nil {
+	if outcome.State != Failed {
 		return outcome, nil
 	}
-	// Without the Job, its Pods are all there is to go by: ask for those that the cache may
-	// not know yet.
+	// The cache of Pods may be behind that of Jobs: a Pod that it does not know yet may have left
+	// the result. That a commit has failed is believed only live.
 	if pods, err = r.livePods(ctx, snapshot, ComponentCommit); err != nil {
 		return Outcome{}, err
 	}
-	return Observe(snapshot.Status.JobUID, nil, pods, ""), nil
+	return Observe(snapshot.Status.JobUID, job, pods, refusal), nil
 }
 
 // GiveUp ends a snapshot's commit Job that gets no Pod. kube-controller-manager does that, at the

@@ -20,6 +20,8 @@ import (
 	"context"
 	"testing"
 
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
@@ -84,6 +86,50 @@ func TestACacheThatIsBehindACommit(t *testing.T) {
 	if free, why := f.r.slots.acquire(client.ObjectKey{Namespace: namespace, Name: "next"}, slot{pod: "other", node: "node-1"}, f.r.limits()); !free {
 		t.Errorf("the slot of a commit that has ended is taken: %s", why)
 	}
+}
+
+// TestAJobWhoseEndIsKnownBeforeItsPods: a watch of Jobs may be ahead of that of Pods.
+func TestAJobWhoseEndIsKnownBeforeItsPods(t *testing.T) {
+	for name, ends := range map[string]struct {
+		exitCode  int32
+		report    string
+		condition batchv1.JobConditionType
+		want      string
+	}{
+		"well":  {0, "", batchv1.JobComplete, succeeded},
+		"badly": {1, lastWord, batchv1.JobFailed, "Failed Ready=False/RegistryUnavailable Failed=True/RegistryUnavailable"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, pausing("demo"), podOf("demo"), attemptOf("demo"))
+			snapshot := f.visits("demo-gen1")
+			f.is(snapshot, committing)
+			job := f.hasJobs(commit)
+			behind := newFixture(t)
+			pod := f.runs(job)
+			if ends.report == "" {
+				ends.report = report(snapshot)
+			}
+			f.ends(pod, ends.exitCode, ends.report)
+			job.Status.Conditions = []batchv1.JobCondition{{Type: ends.condition, Status: corev1.ConditionTrue}}
+			if err := f.host.Status().Update(t.Context(), job); err != nil {
+				t.Fatal(err)
+			}
+
+			f.r.Jobs.Client = &podless{f.host, behind.host}
+			f.is(f.visits("demo-gen1"), ends.want)
+			f.hasJobs(commit)
+		})
+	}
+}
+
+// podless lists what another store holds: its cache has not seen a Pod yet.
+type podless struct {
+	client.Client
+	lists client.Reader
+}
+
+func (p *podless) List(ctx context.Context, list client.ObjectList, options ...client.ListOption) error {
+	return p.lists.List(ctx, list, options...)
 }
 
 // copyOf is an object that another store can create.

@@ -173,6 +173,8 @@ func (n *nodes) advance(ctx context.Context, name cache.ObjectName) error {
 		return n.commit(ctx, pod)
 	case pod.Status.Phase == corev1.PodRunning && component == commitjob.ComponentKill:
 		return n.kill(ctx, pod)
+	case pod.Status.Phase == corev1.PodRunning && component == commitjob.ComponentUnpause:
+		return n.thawed(ctx, pod)
 	case pod.Status.Phase == corev1.PodSucceeded && component != "":
 		return n.completeJobOf(ctx, pod)
 	}
@@ -257,11 +259,7 @@ func (n *nodes) commit(ctx context.Context, pod *corev1.Pod) error {
 
 // kill lets the container of a kill end at once, and the Pod whose containers it killed.
 func (n *nodes) kill(ctx context.Context, pod *corev1.Pod) error {
-	report, err := result.Result{Thawed: true}.Encode()
-	if err != nil {
-		return err
-	}
-	if err := n.end(ctx, pod, string(report)); err != nil {
+	if err := n.thawed(ctx, pod); err != nil {
 		return err
 	}
 	uid := ""
@@ -273,6 +271,15 @@ func (n *nodes) kill(ctx context.Context, pod *corev1.Pod) error {
 	return gone(n.kube.CoreV1().Pods(pod.Annotations[v1alpha1.AnnotationNamespace]).Delete(ctx, pod.Labels[v1alpha1.LabelSandbox], metav1.DeleteOptions{
 		GracePeriodSeconds: ptr.To[int64](0), Preconditions: metav1.NewUIDPreconditions(uid),
 	}))
+}
+
+// thawed lets a container end that has left nothing frozen.
+func (n *nodes) thawed(ctx context.Context, pod *corev1.Pod) error {
+	report, err := result.Result{Thawed: true}.Encode()
+	if err != nil {
+		return err
+	}
+	return n.end(ctx, pod, string(report))
 }
 
 // end is the end of a container that reports something.
