@@ -19,8 +19,10 @@ package server
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
@@ -28,6 +30,7 @@ import (
 	"k8s.io/apiserver/pkg/util/feature"
 	cliflag "k8s.io/component-base/cli/flag"
 	logsapi "k8s.io/component-base/logs/api/v1"
+	"k8s.io/klog/v2"
 )
 
 func init() {
@@ -60,6 +63,7 @@ func NewCommand(version string) *cobra.Command {
 			if err := logsapi.ValidateAndApply(options.Logs, feature.DefaultFeatureGate); err != nil {
 				return err
 			}
+			heedMemoryLimit()
 			return Run(cmd.Context(), options)
 		},
 	}
@@ -77,4 +81,16 @@ func NewCommand(version string) *cobra.Command {
 	columns, _, _ := term.GetSize(int(os.Stdout.Fd()))
 	cliflag.SetUsageAndHelpFunc(command, sections, columns)
 	return command
+}
+
+// heedMemoryLimit has the garbage collector keep to nine tenths of the memory that the process's
+// cgroup has: it would let the heap grow to twice of what is in use otherwise, and the kernel would
+// end the server though it did not need that much. GOMEMLIMIT overrides it.
+func heedMemoryLimit() {
+	switch limit, err := memlimit.Set(); {
+	case err != nil:
+		klog.InfoS("The limit of this process's memory is not known, so its garbage collector heeds none", "why", err.Error())
+	case limit < math.MaxInt64:
+		klog.InfoS("The garbage collector heeds a limit of memory", "bytes", limit)
+	}
 }
