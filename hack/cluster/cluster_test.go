@@ -24,12 +24,14 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -131,9 +133,18 @@ func TestAliveAndStop(t *testing.T) {
 	if err != nil {
 		t.Skip("no sleep here")
 	}
+	// A lock, as the caller of a caller may hold it: Dup makes a file descriptor that programs inherit.
+	lock, err := syscall.Dup(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Close(lock) })
 	p, err := start(t.Context(), l, "sleeper", sleep, []string{"1000"}, nil)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if _, err := os.Lstat(fmt.Sprintf("/proc/%d/fd/%d", p.PID, lock)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the process has inherited file descriptor %d (%v)", lock, err)
 	}
 	records, err := recorded(l)
 	if err != nil || records["sleeper"] != p {

@@ -54,6 +54,7 @@ func start(ctx context.Context, l layout, name, exe string, args, env []string) 
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), exe, args...)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = l.dir, env, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	closeInherited()
 	if err := cmd.Start(); err != nil {
 		return process{}, fmt.Errorf("start %s: %w", name, err)
 	}
@@ -71,6 +72,17 @@ func start(ctx context.Context, l layout, name, exe string, args, env []string) 
 	}
 	go func() { _ = cmd.Wait() }() // a child that ends at once must not look alive as a zombie
 	return p, nil
+}
+
+// closeInherited closes for the programs to come what this one has inherited beside its three streams. They outlive whoever
+// has called: a lock that is a file descriptor, as flock(1) has it, would be held until the cluster ends.
+func closeInherited() {
+	open, _ := os.ReadDir("/proc/self/fd") // there is no such directory where a node does not run anyway
+	for _, entry := range open {
+		if fd, err := strconv.Atoi(entry.Name()); err == nil && fd > 2 {
+			syscall.CloseOnExec(fd)
+		}
+	}
 }
 
 func recordFile(l layout, name string) string { return l.path("run", name+".pid.json") }
