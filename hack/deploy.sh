@@ -150,8 +150,8 @@ apply() {
     find_images
     write_kustomization
     "${kubectl[@]}" apply -k "${out}" | { grep -v ' unchanged$' || true; } >&2
-    if ! "${kubectl[@]}" --namespace "${namespace}" rollout status statefulset/sandbox-apiserver --timeout=180s >&2 ||
-        ! "${kubectl[@]}" wait --for=condition=Available "apiservice/${apiservice}" --timeout=60s >&2 ||
+    if ! "${kubectl[@]}" --namespace "${namespace}" rollout status statefulset/sandbox-apiserver --timeout=5m >&2 ||
+        ! "${kubectl[@]}" wait --for=condition=Available "apiservice/${apiservice}" --timeout=3m >&2 ||
         ! answers; then
         diagnose
         die "the server did not come up; what is known is above"
@@ -172,7 +172,7 @@ apply() {
 
 # The condition may still be that of the Pod before this one: asks until the API answers itself.
 answers() {
-    local deadline=$((SECONDS + 60))
+    local deadline=$((SECONDS + 180))
     local ask=("${kubectl[@]}" get sandboxes.lifecycle.opensandbox.io --all-namespaces --request-timeout=5s)
     until "${ask[@]}" >/dev/null 2>&1; do
         if ((SECONDS > deadline)); then

@@ -54,4 +54,4 @@ source "${CLUSTER_DIR}/cluster.env"
 CLUSTER_DIR=$(realpath "${CLUSTER_DIR}")
 set +o allexport
 # shellcheck disable=SC2086
-go test -tags e2e ./test/e2e/... -count=1 -timeout 40m -parallel 3 ${TEST_FLAGS:-} ${E2E_FLAGS:-}
+go test -tags e2e ./test/e2e/... -count=1 -timeout 60m -parallel 3 ${TEST_FLAGS:-} ${E2E_FLAGS:-}

@@ -99,7 +99,7 @@ func installPackages(ctx context.Context, l layout, missing []string, say report
 // aptGet tries with the package lists as they are; only when that fails it fetches new ones.
 func aptGet(ctx context.Context, say reporter, dir string, args ...string) error {
 	run := func(args ...string) error {
-		cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-q"}, args...)...)
+		cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-q", "--option=Acquire::Retries=3"}, args...)...)
 		cmd.Dir = dir
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 		var output tail

@@ -46,7 +46,7 @@ func newKubeAPI(l layout) (*kubeAPI, error) {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(ca)
 	return &kubeAPI{&http.Client{
-		Timeout:   10 * time.Second,
+		Timeout:   30 * time.Second,
 		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{cert}}},
 	}}, nil
 }
@@ -154,7 +154,7 @@ func (k *kubeAPI) ensureVolume(ctx context.Context, l layout, name string) error
 		if err := k.call(ctx, "DELETE", path+"/"+name, nil, nil); err != nil {
 			return fmt.Errorf("give back the volume %s: %w", name, err)
 		}
-		err = poll(ctx, 20*time.Second, 100*time.Millisecond, func() error {
+		err = poll(ctx, patience, 100*time.Millisecond, func() error {
 			if err := k.call(ctx, "GET", path+"/"+name, nil, nil); err != nil {
 				return permanentError{err}
 			}

@@ -131,6 +131,9 @@ func revive(ctx context.Context, l layout, say reporter) error {
 	return nil
 }
 
+// patience is for what takes seconds on an idle machine: a busy one may take much longer.
+const patience = 5 * time.Minute
+
 // waitNode waits until the node takes Pods, and until the API server answers where Pods look for it.
 func waitNode(ctx context.Context, l layout) error {
 	kube, err := newKubeAPI(l)
@@ -144,13 +147,13 @@ func waitNode(ctx context.Context, l layout) error {
 		{"the node is not Ready", "kubelet", kube.nodeReady},
 		{"the API server does not answer at its Service's address", "kube-proxy", answers(l, "https://"+serviceIP+"/readyz")},
 	} {
-		err := poll(ctx, 2*time.Minute, 200*time.Millisecond, func() error { return wait.check(ctx) })
+		err := poll(ctx, patience, 200*time.Millisecond, func() error { return wait.check(ctx) })
 		if errors.Is(err, errInterrupted) {
 			return err
 		}
 		if err != nil {
 			log := l.log(wait.component)
-			return fmt.Errorf("%s after 2 minutes: %w\nthe end of %s:\n%s", wait.what, err, log, lastLines(log, 15))
+			return fmt.Errorf("%s after %s: %w\nthe end of %s:\n%s", wait.what, patience, err, log, lastLines(log, 15))
 		}
 	}
 	return nil
@@ -221,7 +224,7 @@ func startStage(ctx context.Context, l layout, stage []component, say reporter) 
 		started[i] = p
 	}
 	for i, c := range stage {
-		if err := waitReady(ctx, l, c, started[i], 2*time.Minute); err != nil {
+		if err := waitReady(ctx, l, c, started[i], patience); err != nil {
 			return err
 		}
 		say("%s is ready", c.name)
