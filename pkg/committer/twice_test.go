@@ -207,7 +207,8 @@ func TestRegistryGoneBeforeTheFreeze(t *testing.T) {
 // TestMaxFrozen gives up, thaws, and says why.
 func TestMaxFrozen(t *testing.T) {
 	s := newScene(t)
-	s.options.LeaveFrozen, s.options.MaxFrozen = true, 200*time.Millisecond
+	// Long enough to come as far as to push.
+	s.options.LeaveFrozen, s.options.MaxFrozen = true, 2*time.Second
 	over := make(chan struct{})
 	s.before = func(_ http.ResponseWriter, r *http.Request) bool {
 		if r.Method == http.MethodPatch && s.froze() {
@@ -221,7 +222,7 @@ func TestMaxFrozen(t *testing.T) {
 		t.Fatal("it succeeded")
 	}
 	r := s.last()
-	if r.Error.Reason != result.FrozenTooLong || !r.Thawed || !strings.Contains(r.Error.Message, "200ms") || !strings.Contains(r.Error.Message, "pushing the layer") {
+	if r.Error.Reason != result.FrozenTooLong || !r.Thawed || !strings.Contains(r.Error.Message, "2s") || !strings.Contains(r.Error.Message, "pushing the layer") {
 		t.Errorf("result %+v", r)
 	}
 	s.states(runtime.Running)
@@ -230,12 +231,12 @@ func TestMaxFrozen(t *testing.T) {
 // TestMaxFrozenCountsFrozenTime does not count what comes after the thaw.
 func TestMaxFrozenCountsFrozenTime(t *testing.T) {
 	s := newScene(t)
-	s.options.MaxFrozen, s.options.SpoolDir = time.Second, t.TempDir()
+	s.options.MaxFrozen, s.options.SpoolDir = 3*time.Second, t.TempDir()
 	slow := false
 	s.before = func(_ http.ResponseWriter, r *http.Request) bool {
 		if r.Method == http.MethodPatch && s.froze() && !slow {
 			slow = true
-			time.Sleep(1200 * time.Millisecond)
+			time.Sleep(3500 * time.Millisecond)
 		}
 		return false
 	}

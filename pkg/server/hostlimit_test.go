@@ -57,7 +57,7 @@ func TestOneLimitForAllKinds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		before := answered[step.path]
 		_, err = client.Discovery().RESTClient().Get().AbsPath(step.path).DoRaw(ctx)
 		cancel()

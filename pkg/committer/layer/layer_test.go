@@ -214,7 +214,7 @@ func TestGivenUp(t *testing.T) {
 	if _, err := io.Copy(io.Discard, body); !errors.Is(err, context.Canceled) {
 		t.Errorf("after cancelling: %v", err)
 	}
-	for range 100 {
+	for range 1000 {
 		if runtime.NumGoroutine() <= before {
 			return
 		}
