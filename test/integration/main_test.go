@@ -39,7 +39,7 @@ import (
 )
 
 // deadline bounds every wait of these tests.
-const deadline = 30 * time.Second
+const deadline = 2 * time.Minute
 
 // The users of the tests. Their token is their name.
 const (

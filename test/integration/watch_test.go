@@ -104,19 +104,25 @@ func (f *fixture) watchAs(resource, query string, header http.Header) *watching 
 // next returns the next event.
 func (w *watching) next(f *fixture) event {
 	f.Helper()
+	e, open := w.receive(f)
+	if !open {
+		f.Fatal("the watch has ended")
+	}
+	return e
+}
+
+// receive returns the next event, false where the watch has ended.
+func (w *watching) receive(f *fixture) (e event, open bool) {
+	f.Helper()
 	if w.refused != nil {
 		f.Fatalf("the watch was refused: %+v", w.refused)
 	}
 	select {
-	case e, open := <-w.events:
-		if !open {
-			f.Fatal("the watch has ended")
-		}
-		return e
+	case e, open = <-w.events:
 	case <-time.After(deadline):
 		f.Fatalf("no event in %s", deadline)
 	}
-	panic("unreachable")
+	return e, open
 }
 
 // want checks that the next events are these, each as its type and the name of its object.
@@ -149,9 +155,9 @@ func TestBookmarks(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	created := f.create(sandbox("demo"))
-	// The cache sends one two seconds before the end, at the latest.
+	// The cache sends one two seconds before the end, at the latest. The other watch has to last for longer than that.
 	with := f.watch("sandboxes", "watch=true&timeoutSeconds=3&allowWatchBookmarks=true")
-	without := f.watch("sandboxes", "watch=true&timeoutSeconds=3")
+	without := f.watch("sandboxes", "watch=true&timeoutSeconds=15")
 	with.want(f, "ADDED demo")
 	bookmark := with.next(f)
 	if meta := bookmark.meta(f); bookmark.Type != "BOOKMARK" || meta.Kind != "Sandbox" || meta.ResourceVersion < created.ResourceVersion || meta.Name != "" {
