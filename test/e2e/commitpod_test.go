@@ -59,6 +59,12 @@ func TestTheCommitPodMayDoNoMoreThanItNeeds(t *testing.T) {
 		return len(pods) == 1, fmt.Sprintf("%d Pods (error %v)", len(pods), err)
 	})
 	process := r.process(t, systemNamespace, pod.Name+"/image-committer")
+	// For an instant it is still the runtime, which has not given up yet what the container may not do.
+	quickly(t, "it is the committer", patience, func(context.Context) (bool, string) {
+		cmdline := r.procFile(t, process, "cmdline")
+		return strings.HasPrefix(cmdline, "/image-committer\x00"), cmdline
+	})
+	release := r.holdProcess(process)
 	status := r.procFile(t, process, "status")
 	for field, want := range map[string]string{
 		// CAP_DAC_READ_SEARCH is 2, CAP_SYS_ADMIN 21.
@@ -70,6 +76,7 @@ func TestTheCommitPodMayDoNoMoreThanItNeeds(t *testing.T) {
 		}
 	}
 	mounts, cmdline := r.procFile(t, process, "mountinfo"), r.procFile(t, process, "cmdline")
+	release()
 	for _, line := range strings.Split(strings.TrimSpace(mounts), "\n") {
 		fields := strings.Fields(line)
 		// What the runtime mounts by itself, in memory; and where the kubelet reads the result.
@@ -82,7 +89,7 @@ func TestTheCommitPodMayDoNoMoreThanItNeeds(t *testing.T) {
 		}
 	}
 	args := strings.Split(strings.Trim(cmdline, "\x00"), "\x00")
-	if args[0] != "/image-committer" || !slices.Contains(args, "--pod-uid="+string(source.UID)) {
+	if !slices.Contains(args, "--pod-uid="+string(source.UID)) {
 		t.Errorf("the commit runs as %q", args)
 	}
 	id := strings.TrimPrefix(source.Status.ContainerStatuses[0].ContainerID, "containerd://")
@@ -169,6 +176,9 @@ func (r *room) noCredentialIsTold(sandbox string) {
 		note("the events of "+namespace, events, err)
 	}
 	for _, pod := range append(pods, corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: serverPod}}) {
+		if pod.Status.Phase == corev1.PodPending {
+			continue // it has no log yet
+		}
 		log, err := r.kube.CoreV1().Pods(systemNamespace).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(ctx)
 		note("the log of "+pod.Name, string(log), err)
 	}

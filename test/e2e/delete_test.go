@@ -68,8 +68,10 @@ func TestADeletedSandboxLeavesNothingBehind(t *testing.T) {
 			r.sh("demo", bigFile)
 			r.pause("demo")
 			r.awaitFrozen("demo/main")
-			r.kill(r.t, systemNamespace, r.commitPod("demo-gen1"), "image-committer")
+			// The commit does not end before the Pod is lost: neither does it succeed, nor is it tried again.
+			r.holdCommit("demo-gen1")
 			r.deletePod("demo", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)})
+			r.kill(r.t, systemNamespace, r.commitPod("demo-gen1"), "image-committer")
 			r.await("demo", "Failed", func(s *v1alpha1.Sandbox) bool { return s.Status.Phase == v1alpha1.SandboxFailed })
 		}},
 	} {

@@ -21,6 +21,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -94,6 +95,27 @@ func (r *room) awaitFrozen(container string) {
 		names, err := r.frozen(ctx, r.namespace)
 		return slices.Contains(names, container), fmt.Sprintf("frozen: %q, error: %v", names, err)
 	})
+}
+
+// holdCommit stops the process that commits a snapshot until release is called: what a test does
+// meanwhile it does while the commit is under way, whichever of the two is faster.
+func (r *room) holdCommit(snapshot string) (release func()) {
+	r.t.Helper()
+	return r.holdProcess(r.process(r.t, systemNamespace, r.commitPod(snapshot)+"/image-committer"))
+}
+
+func (r *room) holdProcess(pid int) (release func()) {
+	r.t.Helper()
+	process, err := os.FindProcess(pid)
+	if err == nil {
+		err = process.Signal(syscall.SIGSTOP)
+	}
+	if err != nil {
+		r.t.Fatalf("stop process %d: %v", pid, err)
+	}
+	release = func() { _ = process.Signal(syscall.SIGCONT) } // it may have been killed meanwhile
+	r.t.Cleanup(release)
+	return release
 }
 
 // mustNotBeFrozen fails the test if any container of the room is frozen now.

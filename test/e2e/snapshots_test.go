@@ -213,7 +213,7 @@ func TestASnapshotDuringAPauseWaitsForItsEnd(t *testing.T) {
 		t.Parallel()
 		r := newRoom(t)
 		// A finalizer holds the Pod between its mark and its end for as long as the test needs.
-		r.start("demo", func(s *v1alpha1.Sandbox) { s.Spec.Template.Finalizers = []string{"example.com/hold"} })
+		r.start("demo", func(s *v1alpha1.Sandbox) { s.Spec.Template.Finalizers = []string{holdPod} })
 		r.sh("demo", "echo kept > /root/file")
 		r.pause("demo")
 		r.awaitReason("demo", v1alpha1.ConditionPaused, v1alpha1.ReasonRemovingPod)
@@ -247,9 +247,11 @@ func TestASnapshotDuringAPauseWaitsForItsEnd(t *testing.T) {
 		w := r.startWriter("demo")
 		r.pause("demo")
 		r.awaitFrozen("demo/main")
+		release := r.holdCommit("demo-gen1")
 		r.takeSnapshot("mine", "demo")
 		r.awaitSnapshotReason("mine", v1alpha1.ConditionReady, v1alpha1.ReasonQueued)
 		r.resume("demo")
+		release()
 		snapshot := r.awaitSucceed("mine")
 		if snapshot.Status.SourcePodUID != before.Status.PodUID || snapshot.Status.JobUID == "" {
 			t.Errorf("it was made of Pod %q by Job %q", snapshot.Status.SourcePodUID, snapshot.Status.JobUID)

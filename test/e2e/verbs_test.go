@@ -20,8 +20,10 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,6 +33,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
@@ -115,6 +118,9 @@ func TestVerbsTakeAnEmptyObjectOrNoBodyAtAll(t *testing.T) {
 	}
 }
 
+// holdPod holds a Pod, as its scheduling gate or its finalizer, for as long as a test needs.
+const holdPod = "example.com/hold"
+
 func TestVerbsOfTheTypedClientFollowTheStateTable(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t)
@@ -149,14 +155,21 @@ func TestVerbsOfTheTypedClientFollowTheStateTable(t *testing.T) {
 	}
 
 	// Resuming: a second resume is the same resume, and a pause has to wait.
+	r.edit("demo", func(s *v1alpha1.Sandbox) {
+		s.Spec.Template.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: holdPod}}
+	})
 	if resumed := r.resume("demo"); resumed.Status.Phase != v1alpha1.SandboxResuming {
 		t.Errorf("the resume answers with %s", describe(resumed))
 	}
 	_, err := r.sandboxes().Pause(t.Context(), "demo", &v1alpha1.SandboxPause{}, metav1.CreateOptions{})
 	r.mustRefuse("pause while resuming", err)
-	if resumed := r.resume("demo"); resumed.Status.Phase != v1alpha1.SandboxResuming && resumed.Status.Phase != v1alpha1.SandboxRunning {
+	if resumed := r.resume("demo"); resumed.Status.Phase != v1alpha1.SandboxResuming {
 		t.Errorf("the second resume answers with %s", describe(resumed))
 	}
+	eventually(t, "the Pod is let go", patience, func(ctx context.Context) (bool, string) {
+		_, err := r.kube.CoreV1().Pods(r.namespace).Patch(ctx, "demo", types.MergePatchType, []byte(`{"spec":{"schedulingGates":null}}`), metav1.PatchOptions{})
+		return err == nil, fmt.Sprint(err)
+	})
 	r.awaitReady("demo")
 	if snapshots, err := r.snapshots().List(t.Context(), metav1.ListOptions{}); err != nil || len(snapshots.Items) != 1 {
 		t.Errorf("there are %d snapshots (error %v), want 1", len(snapshots.Items), err)

@@ -113,6 +113,7 @@ func TestAResumeBeforeThePodIsRemovedCancelsThePause(t *testing.T) {
 
 	r.pause("demo")
 	r.awaitFrozen("demo/main")
+	release := r.holdCommit("demo-gen1")
 	answer := r.resume("demo")
 	if answer.Status.Phase != v1alpha1.SandboxPausing || reasonOf(answer.Status.Conditions, v1alpha1.ConditionPaused) != v1alpha1.ReasonCanceling {
 		t.Errorf("the resume answers with %s, want it to be cancelling", describe(answer))
@@ -122,6 +123,7 @@ func TestAResumeBeforeThePodIsRemovedCancelsThePause(t *testing.T) {
 	if again := r.resume("demo"); again.Status.Phase == v1alpha1.SandboxPaused {
 		t.Errorf("the second resume answers with %s", describe(again))
 	}
+	release()
 
 	after := r.awaitReady("demo")
 	r.mustNotBeFrozen()
@@ -141,8 +143,7 @@ func TestAResumeAfterThePodIsMarkedFinishesThePauseFirst(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t)
 	// A finalizer holds the Pod between its mark and its end for as long as the test needs.
-	const hold = "example.com/hold"
-	before := r.start("demo", func(s *v1alpha1.Sandbox) { s.Spec.Template.Finalizers = []string{hold} })
+	before := r.start("demo", func(s *v1alpha1.Sandbox) { s.Spec.Template.Finalizers = []string{holdPod} })
 	r.sh("demo", "echo kept > /root/file")
 	release := func() {
 		t.Helper()
