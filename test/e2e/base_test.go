@@ -30,6 +30,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -287,6 +288,12 @@ func TestABaseOfAPrivateRegistry(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.allowServerToReadPullSecret(secret)
+	// Whoever gives it to Pods has the accounts by a watch.
+	eventually(t, "a Pod gets the service account's pull secret", patience, func(ctx context.Context) (bool, string) {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: "probe-"}, Spec: newSandbox("probe").Spec.Template.Spec}
+		pod, err := r.kube.CoreV1().Pods(r.namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		return err == nil && slices.Contains(pod.Spec.ImagePullSecrets, corev1.LocalObjectReference{Name: secret}), fmt.Sprint(err)
+	})
 
 	r.start("demo", from(reference))
 	base.served.Store(0)

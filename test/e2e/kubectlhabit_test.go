@@ -27,6 +27,8 @@ import (
 	"strings"
 	"testing"
 
+	rbacv1 "k8s.io/api/rbac/v1"
+
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
 
@@ -88,9 +90,10 @@ func TestKubectlShowsAPauseAndAResume(t *testing.T) {
 	if events := k.do("events", "--for=sandbox/demo", "--no-headers"); strings.Count(events, "\n") != 6 {
 		t.Errorf("kubectl events --for=sandbox/demo lists %q", events)
 	}
-	if got := strings.Join(k.events("sandboxsnapshot/demo-gen1"), "\n"); !strings.Contains(got, "Normal/CommitJobCreated: ") || !strings.Contains(got, "Normal/Succeeded: committed ") {
-		t.Errorf("the events of the snapshot are %s", got)
-	}
+	eventually(t, "the events of the snapshot tell the story", patience, func(context.Context) (bool, string) {
+		got := strings.Join(k.events("sandboxsnapshot/demo-gen1"), "\n")
+		return strings.Contains(got, "Normal/CommitJobCreated: ") && strings.Contains(got, "Normal/Succeeded: committed "), got
+	})
 }
 
 // mustShow checks header and first row of kubectl get; "*" is any word.
@@ -238,7 +241,9 @@ func TestKubectlKnowsTheAPI(t *testing.T) {
 	k.mustList([]string{"demo", "demo-before-upgrade"}, "opensandbox")
 
 	k.pipe(k.example("pauser.yaml"), "apply", "-f", "-")
-	pauser := "--as=system:serviceaccount:" + k.namespace + ":idle-pauser"
+	account := "system:serviceaccount:" + k.namespace + ":idle-pauser"
+	k.awaitRights(t, account, k.namespace, rbacv1.PolicyRule{APIGroups: []string{v1alpha1.GroupName}, Resources: []string{"sandboxes/pause"}, Verbs: []string{"create"}})
+	pauser := "--as=" + account
 	for _, right := range []struct {
 		may  bool
 		what []string

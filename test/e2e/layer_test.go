@@ -231,7 +231,11 @@ func TestAHostileContainerIsCommitted(t *testing.T) {
 	if err != nil || len(pods) != 1 {
 		t.Fatalf("%d commit Pods (error %v)", len(pods), err)
 	}
-	log := r.log(t.Context(), pods[0].Name, 1000)
+	var log string
+	eventually(t, "the commit has told of its memory", patience, func(ctx context.Context) (bool, string) {
+		log = r.log(ctx, pods[0].Name, 1000)
+		return strings.Contains(log, "peakMemoryBytes="), log
+	})
 	if peak := number(t, log, "peakMemoryBytes="); peak == 0 || peak > 128<<20 {
 		t.Errorf("the commit took %d MiB:\n%s", peak>>20, log)
 	}

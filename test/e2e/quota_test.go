@@ -48,7 +48,7 @@ func (r *room) limit(limits corev1.ResourceList) {
 		ObjectMeta: metav1.ObjectMeta{Name: "small"}, Spec: corev1.ResourceQuotaSpec{Hard: limits},
 	}, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
-		err = retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		err = retry.RetryOnConflict(retry.DefaultBackoff, func() error {
 			quota, err := quotas.Get(r.t.Context(), "small", metav1.GetOptions{})
 			if err != nil {
 				return err
@@ -97,6 +97,11 @@ func TestFiftyCreatesRaceForTheFivePlacesOfAQuota(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t)
 	r.limit(corev1.ResourceList{countSandboxes: resource.MustParse("5"), corev1.ResourcePods: resource.MustParse("20")})
+	// The server hears of the count by a watch, and refuses until then.
+	eventually(t, "the server knows the quota", patience, func(ctx context.Context) (bool, string) {
+		_, err := r.sandboxes().Create(ctx, newSandbox("racer", fromNothing), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		return err == nil, fmt.Sprint(err)
+	})
 
 	var all sync.WaitGroup
 	answers := make(chan error, 50)

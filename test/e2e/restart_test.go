@@ -27,6 +27,7 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -40,7 +41,7 @@ func TestAServerThatIsKilledInTheMiddleOfAPauseGoesOnAfterwards(t *testing.T) {
 
 	r.pause("demo")
 	r.awaitFrozen("demo/main")
-	r.kill(t, systemNamespace, serverPod, "server")
+	r.killServer()
 
 	paused, _ := r.awaitPaused("demo")
 	if paused.Status.SnapshotAttempts != 1 {
@@ -49,6 +50,32 @@ func TestAServerThatIsKilledInTheMiddleOfAPauseGoesOnAfterwards(t *testing.T) {
 	r.resume("demo")
 	r.awaitReady("demo")
 	r.sh("demo", checkBigFile)
+}
+
+// killServer returns when the server is there again, and everybody has heard of it: kube-apiserver may
+// learn that the old one was gone when the new one answers already.
+func (r *room) killServer() {
+	r.t.Helper()
+	pods := r.kube.CoreV1().Pods(systemNamespace)
+	restarts := func(pod *corev1.Pod) int32 {
+		if len(pod.Status.ContainerStatuses) == 0 {
+			return 0
+		}
+		return pod.Status.ContainerStatuses[0].RestartCount
+	}
+	before, err := pods.Get(r.t.Context(), serverPod, metav1.GetOptions{})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.kill(r.t, systemNamespace, serverPod, "server")
+	eventually(r.t, "the kubelet has started the server again", patience, func(ctx context.Context) (bool, string) {
+		pod, err := pods.Get(ctx, serverPod, metav1.GetOptions{})
+		if err != nil {
+			return false, err.Error()
+		}
+		return restarts(pod) > restarts(before) && podReady(pod), inYAML(pod.Status)
+	})
+	r.awaitServer(r.t)
 }
 
 // The store of this test is put aside, not deleted: whoever works on the same cluster keeps what

@@ -79,7 +79,7 @@ func replaceFlags(args, flags []string) []string {
 func (c *cluster) setServer(change func(*appsv1.StatefulSet)) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	return retry.RetryOnConflict(retry.DefaultRetry, func() error {
+	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
 		set, err := c.kube.AppsV1().StatefulSets(systemNamespace).Get(ctx, serverName, metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -94,7 +94,7 @@ func (c *cluster) setServer(change func(*appsv1.StatefulSet)) error {
 // kube-apiserver.
 func (c *cluster) awaitServer(t *testing.T) {
 	t.Helper()
-	eventually(t, "the server is rolled out and answers", 3*time.Minute, func(ctx context.Context) (bool, string) {
+	eventually(t, "the server is rolled out and answers", patience, func(ctx context.Context) (bool, string) {
 		problem := c.serverProblem(ctx)
 		if problem != "" && c.serverIsStuck(ctx) {
 			// A StatefulSet does not replace a Pod that never became ready.
@@ -114,6 +114,10 @@ func (c *cluster) serverProblem(ctx context.Context) string {
 		return fmt.Sprintf("the StatefulSet has %d updated and %d ready replicas", status.UpdatedReplicas, status.ReadyReplicas)
 	}
 	if _, err := c.lifecycle.LifecycleV1alpha1().Sandboxes(systemNamespace).List(ctx, metav1.ListOptions{Limit: 1}); err != nil {
+		return err.Error()
+	}
+	// kubectl believes what kube-apiserver has discovered of us, which it does anew after a start.
+	if _, _, err := c.kube.Discovery().ServerGroupsAndResources(); err != nil {
 		return err.Error()
 	}
 	return ""
@@ -186,7 +190,7 @@ func (c *cluster) storeDirectory(t *testing.T) string {
 func (c *cluster) allowServerToRead(t *testing.T, resource, name string) {
 	t.Helper()
 	change := func(edit func([]rbacv1.PolicyRule) []rbacv1.PolicyRule) error {
-		return retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
 			role, err := c.kube.RbacV1().Roles(systemNamespace).Get(context.Background(), serverName, metav1.GetOptions{})
 			if err != nil {
 				return err
