@@ -21,9 +21,13 @@ limitations under the License.
 //
 //	make cluster-up deploy
 //	set -a; source .cluster/cluster.env; set +a
-//	go test -tags e2e ./test/e2e/... -count=1 -timeout 40m -parallel 3
+//	go test -tags e2e ./test/e2e/... -count=1 -timeout 60m -parallel 3
 //
 // Each test works in a namespace of its own, and at its end there must be nothing left in it, in the
 // namespace of the commit Jobs and in containerd. Tests that call t.Parallel share the server as it
 // is deployed. The others change it (its flags, its store) and put it back: they run first, alone.
+//
+// What a test has written is not known yet to who acts on it: roles, quotas, policies and accounts
+// reach the API servers by watches, events are written behind the state that they tell of. A test
+// waits until they are there. What it does to a commit at work it does while it holds it.
 package e2e

@@ -36,6 +36,7 @@ func TestTheExampleProgramsPauseAndResume(t *testing.T) {
 	r := newRoom(t)
 	r.start("demo")
 	r.create("elsewhere", nowhere)
+	r.awaitReason("elsewhere", v1alpha1.ConditionReady, v1alpha1.ReasonPodUnschedulable)
 	for _, name := range []string{"clientset", "controller-runtime"} {
 		program := filepath.Join(t.TempDir(), name)
 		r.run("", "go", "build", "-o", program, filepath.Join("..", "..", "artifacts", "examples", name))
@@ -76,7 +77,7 @@ func TestTheExampleProgramsPauseAndResume(t *testing.T) {
 			{[]string{"stop", "demo"}, 2, "usage: " + name},
 			{[]string{"pause", "unknown"}, 1, `"unknown" not found`},
 			{[]string{"pause", "elsewhere"}, 1, "pause it once it is Running"},
-			{[]string{"--timeout=2s", "resume", "elsewhere"}, 1, "not done within 2s; it is Pending (PodUnschedulable): "},
+			{[]string{"--timeout=10s", "resume", "elsewhere"}, 1, "not done within 10s; it is Pending (PodUnschedulable): "},
 		} {
 			if code, printed := call(wrong.args...); code != wrong.code || !strings.Contains(printed, wrong.says) {
 				t.Errorf("%s %q ends with %d, want %d and %q: %s", name, wrong.args, code, wrong.code, wrong.says, printed)

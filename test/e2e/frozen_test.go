@@ -35,8 +35,9 @@ func TestAFreezeIsShortHoweverMuchThereIs(t *testing.T) {
 	r := newRoom(t)
 	r.start("demo", func(s *v1alpha1.Sandbox) {
 		s.Spec.Template.Spec.Containers[0].LivenessProbe = &corev1.Probe{
-			ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"true"}}},
-			PeriodSeconds: 5, FailureThreshold: 3,
+			ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"true"}}},
+			// A freeze of 15 seconds fails it, and a node that has much to do does not.
+			PeriodSeconds: 5, FailureThreshold: 3, TimeoutSeconds: 5,
 		}
 	})
 	file := quietFile

@@ -48,8 +48,9 @@ func TestAContainerThatIsRestartedInPlaceHasLostItsFilesAndSaysSo(t *testing.T) 
 	r := newRoom(t)
 	probed := r.start("probed", func(s *v1alpha1.Sandbox) {
 		s.Spec.Template.Spec.Containers[0].LivenessProbe = &corev1.Probe{
-			ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"test", "!", "-e", "/root/sick"}}},
-			PeriodSeconds: 1, FailureThreshold: 1,
+			ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"test", "!", "-e", "/root/sick"}}},
+			// It fails for the file's sake, not because the node has much to do.
+			PeriodSeconds: 1, FailureThreshold: 1, TimeoutSeconds: 60,
 		}
 	})
 	r.start("killed", func(s *v1alpha1.Sandbox) { s.Spec.Snapshot.HistoryLimit = ptr.To[int32](1) })
@@ -131,15 +132,28 @@ func TestASandboxWhoseContainersHaveEndedCanBePausedAndNotJustResumed(t *testing
 func TestAProbeThatFailsWhileFrozenLosesNothingUnsaid(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t)
-	r.start("demo", func(s *v1alpha1.Sandbox) {
-		s.Spec.Template.Spec.Containers[0].LivenessProbe = &corev1.Probe{
+	r.create("demo", func(s *v1alpha1.Sandbox) {
+		main := &s.Spec.Template.Spec.Containers[0]
+		main.LivenessProbe = &corev1.Probe{
 			ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"true"}}},
 			PeriodSeconds: 1, FailureThreshold: 1,
 		}
+		// A node that has much to do fails such a probe as well: it begins when there is nothing more to do here.
+		main.StartupProbe = &corev1.Probe{
+			ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"test", "-e", "/root/probed"}}},
+			PeriodSeconds: 1, FailureThreshold: 1000, TimeoutSeconds: 60,
+		}
 	})
+	r.await("demo", "Running", func(s *v1alpha1.Sandbox) bool { return s.Status.Phase == v1alpha1.SandboxRunning })
 	r.sh("demo", bigFile)
+	r.sh("demo", "touch /root/probed")
+	r.awaitReady("demo")
 	r.pause("demo")
 	r.awaitPaused("demo")
+	r.edit("demo", func(s *v1alpha1.Sandbox) {
+		main := &s.Spec.Template.Spec.Containers[0]
+		main.LivenessProbe, main.StartupProbe = nil, nil
+	})
 	r.resume("demo")
 	r.awaitReady("demo")
 	if r.sh("demo", "ls /root") == "" {

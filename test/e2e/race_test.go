@@ -232,6 +232,9 @@ func (c *counts) read(log *bufio.Scanner) {
 	var now *life
 	for log.Scan() {
 		words := strings.Fields(log.Text())
+		if len(words) == 0 {
+			continue
+		}
 		n, err := strconv.ParseInt(words[len(words)-1], 10, 64)
 		if err != nil {
 			continue

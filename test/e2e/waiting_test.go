@@ -33,7 +33,7 @@ import (
 
 const (
 	// patience is for what takes seconds on an idle machine: a busy one may take much longer.
-	patience = 2 * time.Minute
+	patience = 4 * time.Minute
 	// interval between two looks; brief is for states that do not last.
 	interval = 150 * time.Millisecond
 	brief    = 20 * time.Millisecond
