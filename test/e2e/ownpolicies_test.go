@@ -131,6 +131,8 @@ func TestPoliciesOfTheServersNamespace(t *testing.T) {
 		r := newRoom(t)
 		r.start("demo")
 		r.sh("demo", "echo kept > /root/file")
+		r.takeSnapshot("copy", "demo")
+		r.awaitSucceed("copy")
 		r.pauseAndResume("demo")
 		if got := r.sh("demo", "cat /root/file"); got != "kept\n" {
 			t.Errorf("after resume the file holds %q", got)
