@@ -59,7 +59,7 @@ func (o *Options) Complete() error {
 		}
 	}
 
-	if o.embedsEtcd() {
+	if o.embedsEtcd() && o.DataDir != "" {
 		dir, err := filepath.Abs(o.DataDir)
 		if err != nil {
 			return fmt.Errorf("--data-dir: %w", err)

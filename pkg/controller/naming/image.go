@@ -56,18 +56,18 @@ func ParseImageTemplate(registry, template string) (*ImageTemplate, error) {
 	}
 	registry = strings.TrimSuffix(registry, "/")
 	if strings.Contains(registry, "://") {
-		return nil, fmt.Errorf("the registry %q (--snapshot-registry) must be named without a scheme, as in registry.example.com/path", registry)
+		return nil, fmt.Errorf("--snapshot-registry %q must be named without a scheme, as in registry.example.com/path", registry)
 	}
 	if !strings.HasPrefix(template, "{registry}/") && !strings.HasPrefix(template, "{registry}:") {
-		return nil, fmt.Errorf("%q must start with {registry}: images go only below --snapshot-registry", template)
+		return nil, fmt.Errorf("--snapshot-image-template %q must start with {registry}: images go only below --snapshot-registry", template)
 	}
 	for _, needed := range []string{"{namespace}", "{container}"} {
 		if !strings.Contains(template, needed) {
-			return nil, fmt.Errorf("%q must hold %s, or two sandboxes could share an image", template, needed)
+			return nil, fmt.Errorf("--snapshot-image-template %q must hold %s, or two sandboxes could share an image", template, needed)
 		}
 	}
 	if !strings.Contains(template, "{uid}") && !strings.Contains(template, "{tag}") {
-		return nil, fmt.Errorf("%q must hold {uid} or {tag}, or two snapshots could share an image", template)
+		return nil, fmt.Errorf("--snapshot-image-template %q must hold {uid} or {tag}, or two snapshots could share an image", template)
 	}
 	t := &ImageTemplate{registry: registry, template: template}
 	sample := *t
@@ -76,10 +76,10 @@ func ParseImageTemplate(registry, template string) (*ImageTemplate, error) {
 	}
 	ref := sample.Reference(Image{Namespace: "namespace", Sandbox: "sandbox", Container: "container", Attempt: 1, SnapshotUID: "00000000-0000-4000-8000-000000000000"})
 	if strings.ContainsAny(ref, "{}") {
-		return nil, fmt.Errorf("%q has an unknown placeholder; known are {registry} {namespace} {sandbox} {container} {uid} {tag}", template)
+		return nil, fmt.Errorf("--snapshot-image-template %q has an unknown placeholder; known are {registry} {namespace} {sandbox} {container} {uid} {tag}", template)
 	}
 	if _, err := name.NewTag(ref, name.StrictValidation); err != nil {
-		return nil, fmt.Errorf("%q does not make an image reference with a tag (%s): %w", template, ref, err)
+		return nil, fmt.Errorf("--snapshot-image-template %q does not make an image reference with a tag (%s): %w", template, ref, err)
 	}
 	return t, nil
 }
