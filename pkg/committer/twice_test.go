@@ -236,7 +236,7 @@ func TestMaxFrozenCountsFrozenTime(t *testing.T) {
 	s.before = func(_ http.ResponseWriter, r *http.Request) bool {
 		if r.Method == http.MethodPatch && s.froze() && !slow {
 			slow = true
-			time.Sleep(3500 * time.Millisecond)
+			time.Sleep(s.options.MaxFrozen + 500*time.Millisecond) // what is counted is time itself
 		}
 		return false
 	}
