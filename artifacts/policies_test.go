@@ -33,7 +33,7 @@ import (
 )
 
 // TestPoliciesMeetWhatTheyAreFor decodes the policies, and checks that they select Pods that there are. What they refuse
-// is shown on a cluster (test/e2e, TestPoliciesOfTheServersNamespace).
+// is in TestPoliciesRefuse, and shown on a cluster (test/e2e, TestPoliciesOfTheServersNamespace).
 func TestPoliciesMeetWhatTheyAreFor(t *testing.T) {
 	jobs := &commitjob.Config{Namespace: "sandbox-system", Image: "image", Timeout: time.Minute}
 	snapshot := &v1alpha1.SandboxSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "demo-gen1", UID: "1"}}
@@ -44,7 +44,6 @@ func TestPoliciesMeetWhatTheyAreFor(t *testing.T) {
 	pods := map[string]map[string]string{
 		"commit":  commit.Spec.Template.Labels,
 		"unpause": jobs.Unpause(snapshot, &commitjob.Source{}).Spec.Template.Labels,
-		"kill":    jobs.Kill(snapshot, &commitjob.Source{}).Spec.Template.Labels,
 		"uncache": jobs.Uncache(snapshot, &commitjob.Source{}).Spec.Template.Labels,
 		"server":  {"app.kubernetes.io/name": "sandbox-apiserver"},
 	}
@@ -79,7 +78,7 @@ func TestPoliciesMeetWhatTheyAreFor(t *testing.T) {
 				t.Errorf("%s does not deny", binding.Name)
 			}
 		}
-		if strings.Contains(string(m.text), "image-committer") && !strings.Contains(string(m.text), "'"+commitjob.ServiceAccount+"'") {
+		if strings.Contains(string(m.text), "serviceAccountName") && !strings.Contains(string(m.text), "'"+commitjob.ServiceAccount+"'") {
 			t.Errorf("%s %s names another account than the Jobs have", m.Kind, m.Name)
 		}
 	}

@@ -48,6 +48,9 @@ type Node interface {
 	Find(ctx context.Context, podUID string, ref runtime.Ref) (Container, error)
 	// Hold keeps resources from being collected until release is called.
 	Hold(ctx context.Context, id string, ttl time.Duration, resources ...leases.Resource) (release func(context.Context) error, err error)
+	// Ended waits until the container of a name in a Pod has ended, and says whether it is known
+	// to have failed.
+	Ended(ctx context.Context, podUID, name string) (failed bool, err error)
 	// Remember keeps what describes an image on the node, for a cache of its layers.
 	Remember(ctx context.Context, snapshotUID string, ttl time.Duration, made *image.Image) error
 }
@@ -69,6 +72,8 @@ type Container interface {
 	Processes(context.Context) ([]int, error)
 	// Kill sends SIGKILL to one of them.
 	Kill(pid int) error
+	// AwaitEnd waits until it has ended.
+	AwaitEnd(context.Context) error
 }
 
 // Base is an image below a container and where its layers are to be had.

@@ -114,22 +114,9 @@ func setAside(ctx context.Context, o KillOptions, ref runtime.Ref) {
 
 // kill says whether the container was frozen until every process had its signal, and has ended.
 func kill(ctx context.Context, node Node, o KillOptions, ref runtime.Ref) (ended bool, err error) {
-	container, err := node.Find(ctx, o.PodUID, ref)
-	var reasoned *result.Error
-	if errors.As(err, &reasoned) && reasoned.Reason == result.ContainerNotFound {
-		o.Log.Info("nothing to kill", "container", ref.Name, "why", err.Error())
-		return false, nil
-	}
-	if err != nil {
+	container, state, err := frozen(ctx, node, o.PodUID, ref, o.Log)
+	if err != nil || container == nil {
 		return false, err
-	}
-	state, err := container.State(ctx)
-	if err != nil {
-		return false, err
-	}
-	if state != runtime.Paused && state != runtime.Pausing {
-		o.Log.Info("nothing to kill", "container", ref.Name, "state", state.String())
-		return false, nil
 	}
 	if state == runtime.Paused {
 		setAside(ctx, o, ref)
@@ -139,6 +126,28 @@ func kill(ctx context.Context, node Node, o KillOptions, ref runtime.Ref) (ended
 	}
 	err = letDie(ctx, container, o.Log)
 	return err == nil, err
+}
+
+// frozen is the container if it is frozen, or about to be; nil otherwise.
+func frozen(ctx context.Context, node Node, podUID string, ref runtime.Ref, log *slog.Logger) (Container, runtime.State, error) {
+	container, err := node.Find(ctx, podUID, ref)
+	var reasoned *result.Error
+	if errors.As(err, &reasoned) && reasoned.Reason == result.ContainerNotFound {
+		log.Info("nothing to kill", "container", ref.Name, "why", err.Error())
+		return nil, runtime.Ended, nil
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	state, err := container.State(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	if state != runtime.Paused && state != runtime.Pausing {
+		log.Info("nothing to kill", "container", ref.Name, "state", state.String())
+		return nil, state, nil
+	}
+	return container, state, nil
 }
 
 // signalAll returns when every process of a frozen container has its signal. A frozen process has

@@ -21,6 +21,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -56,6 +57,8 @@ type fakeNode struct {
 	leases     []string
 
 	rememberErr error
+	// ended is how the commit ends beside a standby; nil: it has ended well.
+	ended func(ctx context.Context, podUID, name string) (failed bool, err error)
 }
 
 type fakeContainer struct {
@@ -75,6 +78,7 @@ type fakeContainer struct {
 	pids            []int
 	onKill          func(pid int) error
 	killed          bool // it ends when it is thawed
+	awaitEnd        func(context.Context) error
 	findErr, stateE error
 }
 
@@ -106,6 +110,13 @@ func (n *fakeNode) Hold(_ context.Context, id string, _ time.Duration, _ ...leas
 func (n *fakeNode) Remember(_ context.Context, snapshotUID string, _ time.Duration, made *image.Image) error {
 	n.note("remember %s of %s", made.ManifestDigest, snapshotUID)
 	return n.rememberErr
+}
+
+func (n *fakeNode) Ended(ctx context.Context, podUID, name string) (bool, error) {
+	if n.ended == nil {
+		return false, nil
+	}
+	return n.ended(ctx, podUID, name)
 }
 
 func (c *fakeContainer) Name() string { return c.name }
@@ -151,6 +162,12 @@ func (c *fakeContainer) Kill(pid int) error {
 		return c.onKill(pid)
 	}
 	return nil
+}
+func (c *fakeContainer) AwaitEnd(ctx context.Context) error {
+	if c.awaitEnd == nil {
+		return errors.New("nobody asks for it")
+	}
+	return c.awaitEnd(ctx)
 }
 func (c *fakeContainer) Check(context.Context) error {
 	c.checks++

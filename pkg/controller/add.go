@@ -30,6 +30,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/images"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/podexec"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandbox"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
 )
@@ -47,6 +48,10 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 	if err := commitjob.AddIndexes(ctx, host.GetFieldIndexer()); err != nil {
 		return err
 	}
+	exec, err := podexec.New(host.GetConfig())
+	if err != nil {
+		return err
+	}
 	jobs := &commitjob.Runner{
 		Config: commitjob.Config{
 			Namespace:        opts.CommitJobNamespace,
@@ -62,6 +67,7 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		},
 		Client: host.GetClient(),
 		Live:   host.GetAPIReader(),
+		Exec:   exec,
 	}
 	pace := images.NewPace()
 	registry := &images.Registry{Config: jobs.Config, Reader: host.GetAPIReader(), Pace: pace.Wait, Clock: clock.RealClock{}}

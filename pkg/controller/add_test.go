@@ -74,8 +74,8 @@ func TestOnlyTheLeaderWorks(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	if len(noted.runnables) != 3 {
-		t.Errorf("%d controllers were added, want those of sandboxes, of snapshots and of images", len(noted.runnables))
+	if len(noted.runnables) != 4 {
+		t.Errorf("%d were added, want the controllers of sandboxes, of snapshots and of images, and what kills", len(noted.runnables))
 	}
 	for _, runnable := range noted.runnables {
 		if waits, says := runnable.(manager.LeaderElectionRunnable); !says || !waits.NeedLeaderElection() {

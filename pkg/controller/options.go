@@ -44,10 +44,10 @@ type Options struct {
 	// ImageCheckInterval is about how often it is checked that the images are in the registry that
 	// a sandbox's next resume needs. Zero: only when it resumes.
 	ImageCheckInterval time.Duration
-	// CommitterImage is the image of commit, unpause and kill Jobs. It comes from here alone, never
+	// CommitterImage is the image of commit and unpause Jobs. It comes from here alone, never
 	// from the API.
 	CommitterImage string
-	// CommitJobNamespace is where commit, unpause and kill Jobs run: never a sandbox's namespace.
+	// CommitJobNamespace is where commit and unpause Jobs run: never a sandbox's namespace.
 	CommitJobNamespace string
 	// CommitJobTimeout bounds a commit, counted from the start of its container.
 	CommitJobTimeout time.Duration

@@ -178,7 +178,7 @@ func (o *Options) addSnapshotFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.CommitterImage, "image-committer-image", c.CommitterImage,
 		"Image of the Jobs that commit containers, thaw and kill them. The API cannot change it.")
 	fs.StringVar(&c.CommitJobNamespace, "commit-job-namespace", c.CommitJobNamespace,
-		"Namespace of commit, unpause and kill Jobs and of the push secret. Whoever may exec or read secrets there can reach every sandbox: "+
+		"Namespace of commit and unpause Jobs and of the push secret. Whoever may exec or read secrets there can reach every sandbox: "+
 			"never a namespace of sandboxes. By default the server's own, from the environment variable POD_NAMESPACE.")
 	fs.DurationVar(&c.CommitJobTimeout, "commit-job-timeout", c.CommitJobTimeout,
 		"How long a commit may take, counted from the start of its container.")

@@ -38,7 +38,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// TestTheCommitPodMayDoNoMoreThanItNeeds looks at a commit at work: its Pod, and its process as the kernel sees it.
+// TestTheCommitPodMayDoNoMoreThanItNeeds looks at a commit at work: its Pod, and its processes as the kernel sees them.
 func TestTheCommitPodMayDoNoMoreThanItNeeds(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t)
@@ -58,37 +58,8 @@ func TestTheCommitPodMayDoNoMoreThanItNeeds(t *testing.T) {
 		}
 		return len(pods) == 1, fmt.Sprintf("%d Pods (error %v)", len(pods), err)
 	})
-	process := r.process(t, systemNamespace, pod.Name+"/image-committer")
-	// For an instant it is still the runtime, which has not given up yet what the container may not do.
-	quickly(t, "it is the committer", patience, func(context.Context) (bool, string) {
-		cmdline := r.procFile(t, process, "cmdline")
-		return strings.HasPrefix(cmdline, "/image-committer\x00"), cmdline
-	})
-	release := r.holdProcess(process)
-	status := r.procFile(t, process, "status")
-	for field, want := range map[string]string{
-		// CAP_DAC_READ_SEARCH is 2, CAP_SYS_ADMIN 21.
-		"CapEff": "0000000000200004", "CapPrm": "0000000000200004", "CapBnd": "0000000000200004",
-		"NoNewPrivs": "1", "Seccomp": "2",
-	} {
-		if got := field + ":\t" + want + "\n"; !strings.Contains(status, got) {
-			t.Errorf("the process does not have %q:\n%s", got, status)
-		}
-	}
-	mounts, cmdline := r.procFile(t, process, "mountinfo"), r.procFile(t, process, "cmdline")
-	release()
-	for _, line := range strings.Split(strings.TrimSpace(mounts), "\n") {
-		fields := strings.Fields(line)
-		// What the runtime mounts by itself, in memory; and where the kubelet reads the result.
-		own := regexp.MustCompile(`^/(proc|dev|sys)(/|$)`).MatchString(fields[4])
-		if !own && !strings.HasPrefix(fields[5], "ro") && fields[4] != "/etc/hosts" && fields[4] != "/etc/hostname" && fields[4] != "/etc/resolv.conf" {
-			t.Errorf("the commit can write to %s: %s", fields[4], line)
-		}
-		if strings.Contains(fields[4], "serviceaccount") {
-			t.Errorf("the commit has a service account's token: %s", line)
-		}
-	}
-	args := strings.Split(strings.Trim(cmdline, "\x00"), "\x00")
+	// CAP_DAC_READ_SEARCH is 2, CAP_SYS_ADMIN 21.
+	args := r.mayDoNoMoreThan(pod.Name+"/image-committer", "0000000000200004")
 	if !slices.Contains(args, "--pod-uid="+string(source.UID)) {
 		t.Errorf("the commit runs as %q", args)
 	}
@@ -97,7 +68,13 @@ func TestTheCommitPodMayDoNoMoreThanItNeeds(t *testing.T) {
 		t.Errorf("the commit runs as %q, want the container %s by its ID", args, id)
 	}
 
-	if pod.Namespace != systemNamespace || pod.Spec.HostNetwork || pod.Spec.HostPID || pod.Spec.HostIPC {
+	// CAP_KILL is 5.
+	if args := r.mayDoNoMoreThan(pod.Name+"/kill", "0000000000000020"); len(args) < 2 || args[1] != "standby" ||
+		!slices.Contains(args, "--pod-uid="+string(source.UID)) || !slices.Contains(args, "--own-pod-uid="+string(pod.UID)) {
+		t.Errorf("beside it runs %q", args)
+	}
+
+	if pod.Namespace != systemNamespace || pod.Spec.HostNetwork || !pod.Spec.HostPID || pod.Spec.HostIPC {
 		t.Errorf("Pod %s/%s shares more than it needs: %+v", pod.Namespace, pod.Name, pod.Spec)
 	}
 	for _, volume := range pod.Spec.Volumes {
@@ -109,6 +86,37 @@ func TestTheCommitPodMayDoNoMoreThanItNeeds(t *testing.T) {
 		t.Errorf("resources %+v", resources)
 	}
 	r.awaitPaused("demo")
+}
+
+// mayDoNoMoreThan checks what the kernel lets the first process of a container do, and returns its arguments.
+func (r *room) mayDoNoMoreThan(container, capabilities string) (args []string) {
+	r.t.Helper()
+	process := r.process(r.t, systemNamespace, container)
+	// For an instant it is still the runtime, which has not given up yet what the container may not do.
+	quickly(r.t, container+" is the committer", patience, func(context.Context) (bool, string) {
+		cmdline := r.procFile(r.t, process, "cmdline")
+		return strings.HasPrefix(cmdline, "/image-committer\x00"), cmdline
+	})
+	release := r.holdProcess(process)
+	status, mounts, cmdline := r.procFile(r.t, process, "status"), r.procFile(r.t, process, "mountinfo"), r.procFile(r.t, process, "cmdline")
+	release()
+	for field, want := range map[string]string{"CapEff": capabilities, "CapPrm": capabilities, "CapBnd": capabilities, "NoNewPrivs": "1", "Seccomp": "2"} {
+		if got := field + ":\t" + want + "\n"; !strings.Contains(status, got) {
+			r.t.Errorf("%s does not have %q:\n%s", container, got, status)
+		}
+	}
+	for _, line := range strings.Split(strings.TrimSpace(mounts), "\n") {
+		fields := strings.Fields(line)
+		// What the runtime mounts by itself, in memory; and where the kubelet reads the result.
+		own := regexp.MustCompile(`^/(proc|dev|sys)(/|$)`).MatchString(fields[4])
+		if !own && !strings.HasPrefix(fields[5], "ro") && fields[4] != "/etc/hosts" && fields[4] != "/etc/hostname" && fields[4] != "/etc/resolv.conf" {
+			r.t.Errorf("%s can write to %s: %s", container, fields[4], line)
+		}
+		if strings.Contains(fields[4], "serviceaccount") {
+			r.t.Errorf("%s has a service account's token: %s", container, line)
+		}
+	}
+	return strings.Split(strings.Trim(cmdline, "\x00"), "\x00")
 }
 
 // TestACommitRefusesAnotherPodsContainer runs the committer as somebody would who mixes up two sandboxes.
@@ -175,12 +183,18 @@ func (r *room) noCredentialIsTold(sandbox string) {
 		events, err := r.kube.CoreV1().Events(namespace).List(ctx, metav1.ListOptions{})
 		note("the events of "+namespace, events, err)
 	}
-	for _, pod := range append(pods, corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: serverPod}}) {
+	server, err := r.kube.CoreV1().Pods(systemNamespace).Get(ctx, serverPod, metav1.GetOptions{})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, pod := range append(pods, *server) {
 		if pod.Status.Phase == corev1.PodPending {
 			continue // it has no log yet
 		}
-		log, err := r.kube.CoreV1().Pods(systemNamespace).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(ctx)
-		note("the log of "+pod.Name, string(log), err)
+		for _, container := range pod.Spec.Containers {
+			log, err := r.kube.CoreV1().Pods(systemNamespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: container.Name}).DoRaw(ctx)
+			note("the log of "+pod.Name+"/"+container.Name, string(log), err)
+		}
 	}
 	image := r.image(snapshot.Status.Containers[0], authn.FromConfig(authn.AuthConfig{Username: r.auth.username, Password: r.auth.password}))
 	config, err := image.RawConfigFile()

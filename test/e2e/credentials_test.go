@@ -182,7 +182,7 @@ func tenantIsRestricted(t *testing.T) {
 	}
 	slices.Sort(components)
 	components = slices.Compact(components) // an attempt may fail, and another follow
-	if want := []string{"commit", "kill"}; !slices.Equal(components, want) {
+	if want := []string{"commit"}; !slices.Equal(components, want) {
 		t.Errorf("the namespace of the Jobs has Pods of this one for %q, want %q", components, want)
 	}
 }

@@ -90,6 +90,15 @@ func TestAKilledCommitterLeavesNothingFrozenAndTheNextTrySucceeds(t *testing.T) 
 		return unpaused, fmt.Sprintf("%d Jobs, error %v", len(jobs), err)
 	})
 
+	// What stands by beside it waits for its end.
+	eventually(t, "the Pod of the failed commit has ended", patience, func(ctx context.Context) (bool, string) {
+		pod, err := r.kube.CoreV1().Pods(systemNamespace).Get(ctx, r.commitPod("demo-gen1"), metav1.GetOptions{})
+		if err != nil {
+			return false, err.Error()
+		}
+		return pod.Status.Phase == corev1.PodFailed, inYAML(pod.Status.ContainerStatuses)
+	})
+
 	paused, _ := r.awaitPaused("demo")
 	if paused.Status.SnapshotAttempts != 2 || paused.Status.FailedAttempts != 0 {
 		t.Errorf("paused at last, the sandbox is %s", describe(paused))

@@ -286,7 +286,7 @@ func TestANamespaceWaitsForARegistryThatIsAway(t *testing.T) {
 }
 
 // awaitEventOn waits for an event about an object of the room.
-func (r *room) awaitEventOn(kind, name, reason string) {
+func (r *room) awaitEventOn(kind, name, reason string) (message string) {
 	r.t.Helper()
 	eventually(r.t, fmt.Sprintf("an event %s about %s %s", reason, kind, name), patience, func(ctx context.Context) (bool, string) {
 		events, err := r.kube.CoreV1().Events(r.namespace).List(ctx, metav1.ListOptions{})
@@ -297,6 +297,7 @@ func (r *room) awaitEventOn(kind, name, reason string) {
 		for _, event := range events.Items {
 			if event.InvolvedObject.Kind == kind && event.InvolvedObject.Name == name {
 				if event.Reason == reason {
+					message = event.Message
 					return true, ""
 				}
 				others = append(others, event.Reason)
@@ -304,4 +305,5 @@ func (r *room) awaitEventOn(kind, name, reason string) {
 		}
 		return false, fmt.Sprint(others)
 	})
+	return message
 }

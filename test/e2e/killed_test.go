@@ -30,7 +30,6 @@ import (
 	"testing"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
-	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -82,51 +81,71 @@ func TestNobodyRunsBetweenTheFreezeAndTheEnd(t *testing.T) {
 			}
 		}
 	}
-	events, err := r.kube.CoreV1().Events(r.namespace).List(t.Context(), metav1.ListOptions{FieldSelector: "reason=" + v1alpha1.EventKillFailed})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, event := range events.Items {
-		t.Errorf("not everything was killed while it was frozen: %s", event.Message)
+	for _, message := range r.killsThatFailed() {
+		t.Errorf("not everything was killed while it was frozen: %s", message)
 	}
 }
 
-// TestAPauseEndsWithoutItsKillJob: where the Job is refused the kubelet ends the Pod, and the event says why.
-func TestAPauseEndsWithoutItsKillJob(t *testing.T) {
-	t.Parallel()
-	r := newRoom(t)
-	r.forbidKills()
-	r.start("demo")
-	r.sh("demo", "echo kept > /root/file")
-
-	r.pause("demo")
-	r.awaitPaused("demo")
-	r.awaitEventOn("Sandbox", "demo", v1alpha1.EventKillFailed)
-	r.resume("demo")
-	r.awaitReady("demo")
-	if got := r.sh("demo", "cat /root/file"); got != "kept\n" {
-		t.Errorf("after resume the file holds %q", got)
-	}
-}
-
-// forbidKills has the API refuse the kill Jobs of the room's sandboxes.
-func (r *room) forbidKills() {
+// killsThatFailed are what the events about the room's sandboxes say of them.
+func (r *room) killsThatFailed() (messages []string) {
 	r.t.Helper()
-	r.deny(systemNamespace, admissionregistrationv1.Rule{APIGroups: []string{"batch"}, APIVersions: []string{"v1"}, Resources: []string{"jobs"}},
-		admissionregistrationv1.Validation{
-			Expression: fmt.Sprintf("object.metadata.?labels[?'%s'].orValue('') != 'kill' || object.metadata.?annotations[?'%s'].orValue('') != '%s'",
-				v1alpha1.LabelComponent, v1alpha1.AnnotationNamespace, r.namespace),
-			Message: "no kills here",
-		}, "")
-	job := &batchv1.Job{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: systemNamespace, GenerateName: "policy-",
-			Labels: map[string]string{v1alpha1.LabelComponent: "kill"}, Annotations: map[string]string{v1alpha1.AnnotationNamespace: r.namespace},
-		},
-		Spec: batchv1.JobSpec{Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{sleeper("main")}}}},
+	events, err := r.kube.CoreV1().Events(r.namespace).List(r.t.Context(), metav1.ListOptions{FieldSelector: "reason=" + v1alpha1.EventKillFailed})
+	if err != nil {
+		r.t.Fatal(err)
 	}
-	eventually(r.t, "a kill Job is refused", patience, func(ctx context.Context) (bool, string) {
-		_, err := r.kube.BatchV1().Jobs(systemNamespace).Create(ctx, job, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	for i := range events.Items {
+		messages = append(messages, events.Items[i].Message)
+	}
+	return messages
+}
+
+// TestAPauseEndsWithoutItsKill: where nothing is killed while it is frozen the kubelet ends the Pod, and the event says why.
+func TestAPauseEndsWithoutItsKill(t *testing.T) {
+	t.Parallel()
+	for name, prevent := range map[string]struct {
+		before, whileFrozen func(*room)
+		write, check        string
+		says                string
+	}{
+		"the API refuses it": {before: (*room).forbidKill, write: "echo kept > /root/file", check: "grep kept /root/file", says: "no kills here"},
+		"its container is gone": {whileFrozen: func(r *room) {
+			r.kill(r.t, systemNamespace, r.commitPod("demo-gen1"), "kill")
+		}, write: bigFile, check: checkBigFile, says: "ended with exit code 137"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRoom(t)
+			r.start("demo")
+			if prevent.before != nil {
+				prevent.before(r)
+			}
+			r.sh("demo", prevent.write)
+
+			r.pause("demo")
+			if prevent.whileFrozen != nil {
+				r.awaitFrozen("demo/main")
+				prevent.whileFrozen(r)
+			}
+			r.awaitPaused("demo")
+			if told := r.awaitEventOn("Sandbox", "demo", v1alpha1.EventKillFailed); !strings.Contains(told, prevent.says) {
+				t.Errorf("the event says %q, and not %q", told, prevent.says)
+			}
+			r.resume("demo")
+			r.awaitReady("demo")
+			r.sh("demo", prevent.check)
+		})
+	}
+}
+
+// forbidKill has the API refuse to run the kill of what will be frozen in the Pod of the sandbox demo.
+func (r *room) forbidKill() {
+	r.t.Helper()
+	whom := "--pod-uid=" + string(r.get("demo").Status.PodUID)
+	r.deny(systemNamespace, admissionregistrationv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods/exec"}},
+		admissionregistrationv1.Validation{
+			Expression: fmt.Sprintf("object.command == null || !('%s' in object.command)", whom), Message: "no kills here",
+		}, "", admissionregistrationv1.Connect)
+	eventually(r.t, "a kill is refused", patience, func(ctx context.Context) (bool, string) {
+		err := r.execIn(ctx, "", serverPod, &corev1.PodExecOptions{Container: "server", Command: []string{"/sandbox-apiserver", "--help", whom}, Stdout: true})
 		return err != nil && strings.Contains(err.Error(), "no kills here"), fmt.Sprint(err)
 	})
 }

@@ -233,7 +233,7 @@ func TestAHostileContainerIsCommitted(t *testing.T) {
 	}
 	var log string
 	eventually(t, "the commit has told of its memory", patience, func(ctx context.Context) (bool, string) {
-		log = r.log(ctx, pods[0].Name, 1000)
+		log = r.log(ctx, pods[0].Name, "image-committer", 1000)
 		return strings.Contains(log, "peakMemoryBytes="), log
 	})
 	if peak := number(t, log, "peakMemoryBytes="); peak == 0 || peak > 128<<20 {

@@ -32,6 +32,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/utils/ptr"
 
@@ -89,16 +90,30 @@ func TestPoliciesOfTheServersNamespace(t *testing.T) {
 		}
 		return true, ""
 	})
+	ofPause := c.commitPod(image)
+	addStandby(ofPause)
+	if err := c.tryPod(t.Context(), ofPause); err != nil {
+		t.Errorf("a commit Pod of a pause is refused: %v", err)
+	}
 
 	t.Run("what is refused", func(t *testing.T) {
 		for name, change := range map[string]struct {
 			pod  func(*corev1.Pod)
 			says string
 		}{
-			"another image":        {func(p *corev1.Pod) { p.Spec.Containers[0].Image = busybox }, image},
-			"a tag of it":          {func(p *corev1.Pod) { p.Spec.Containers[0].Image, _, _ = strings.Cut(image, "@") }, image},
-			"a second container":   {func(p *corev1.Pod) { p.Spec.Containers = append(p.Spec.Containers, sleeper("shell")) }, "one container"},
-			"an init container":    {func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{sleeper("shell")} }, "one container"},
+			"another image":           {func(p *corev1.Pod) { p.Spec.Containers[0].Image = busybox }, image},
+			"a tag of it":             {func(p *corev1.Pod) { p.Spec.Containers[0].Image, _, _ = strings.Cut(image, "@") }, image},
+			"a second container":      {func(p *corev1.Pod) { p.Spec.Containers = append(p.Spec.Containers, sleeper("shell")) }, "one container"},
+			"an init container":       {func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{sleeper("shell")} }, "one container"},
+			"a shell beside a kill":   {func(p *corev1.Pod) { p.Spec.Containers = append(p.Spec.Containers, sleeper("shell")) }, "one container"},
+			"a kill of another image": {func(p *corev1.Pod) { p.Spec.Containers[len(p.Spec.Containers)-1].Image = busybox }, image},
+			"a kill by the commit": {func(p *corev1.Pod) {
+				p.Spec.Containers[0].SecurityContext.Capabilities.Add = []corev1.Capability{"KILL"}
+			}, "capabilities"},
+			"another variable beside a kill": {func(p *corev1.Pod) {
+				kill := &p.Spec.Containers[len(p.Spec.Containers)-1]
+				kill.Env = append(kill.Env, corev1.EnvVar{Name: "GODEBUG", Value: "x"})
+			}, "arguments alone"},
 			"another program":      {func(p *corev1.Pod) { p.Spec.Containers[0].Command = []string{"sh"} }, "program"},
 			"the node's root":      {func(p *corev1.Pod) { p.Spec.Volumes[0].HostPath.Path = "/" }, "paths"},
 			"writing":              {func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts[0].ReadOnly = false }, "read-only"},
@@ -112,6 +127,9 @@ func TestPoliciesOfTheServersNamespace(t *testing.T) {
 			"any Pod with the node": {func(p *corev1.Pod) { p.Spec = newSandbox("x").Spec.Template.Spec; p.Spec.HostPID = true }, "processes"},
 		} {
 			pod := c.commitPod(image)
+			if strings.Contains(name, "kill") {
+				addStandby(pod)
+			}
 			change.pod(pod)
 			if err := c.tryPod(t.Context(), pod); err == nil || !strings.Contains(err.Error(), change.says) {
 				t.Errorf("%s: got %v, want a refusal that speaks of %q", name, err, change.says)
@@ -122,11 +140,32 @@ func TestPoliciesOfTheServersNamespace(t *testing.T) {
 		}
 		// That the one policy is at work says nothing of the other.
 		eventually(t, "exec is refused", patience, func(ctx context.Context) (bool, string) {
-			err := c.execIn(ctx, serverPod, "server")
+			err := c.execIn(ctx, "", serverPod, &corev1.PodExecOptions{Container: "server", Command: []string{"/sandbox-apiserver", "--help"}, Stdout: true})
 			return err != nil && strings.Contains(err.Error(), "owns its node"), fmt.Sprint(err)
 		})
 	})
 
+	t.Run("who may run what", func(t *testing.T) {
+		const server = "system:serviceaccount:" + systemNamespace + ":sandbox-apiserver"
+		kill := []string{"/image-committer", "kill"}
+		for name, asked := range map[string]struct {
+			who, container string
+			command        []string
+			refused        bool
+		}{
+			"the server kills":             {who: server, container: "kill", command: kill},
+			"an administrator kills":       {container: "kill", command: kill, refused: true},
+			"the server in another":        {who: server, container: "server", command: kill, refused: true},
+			"the server runs another":      {who: server, container: "kill", command: []string{"/image-committer", "commit"}, refused: true},
+			"the server runs what it will": {who: server, container: "kill", command: []string{"sh"}, refused: true},
+		} {
+			// No Pod has such a container now: whoever is not refused is told that.
+			err := c.execIn(t.Context(), asked.who, serverPod, &corev1.PodExecOptions{Container: asked.container, Command: asked.command, Stdout: true})
+			if err == nil || strings.Contains(err.Error(), "owns its node") != asked.refused || strings.Contains(err.Error(), "is not valid for pod") == asked.refused {
+				t.Errorf("%s: got %v, want it refused: %t", name, err, asked.refused)
+			}
+		}
+	})
 	t.Run("a commit of the image that is named", func(t *testing.T) {
 		r := newRoom(t)
 		r.start("demo")
@@ -136,6 +175,9 @@ func TestPoliciesOfTheServersNamespace(t *testing.T) {
 		r.pauseAndResume("demo")
 		if got := r.sh("demo", "cat /root/file"); got != "kept\n" {
 			t.Errorf("after resume the file holds %q", got)
+		}
+		if failed := r.killsThatFailed(); len(failed) > 0 {
+			t.Errorf("the server may not kill: %q", failed)
 		}
 	})
 	t.Run("a commit of another", func(t *testing.T) {
@@ -149,7 +191,7 @@ func TestPoliciesOfTheServersNamespace(t *testing.T) {
 		})
 		r.pause("demo")
 		failed := r.awaitReason("demo", v1alpha1.ConditionPaused, v1alpha1.ReasonCommitPodRejected)
-		if message := messageOf(failed.Status.Conditions, v1alpha1.ConditionPaused); !strings.Contains(message, "one container, of the image") {
+		if message := messageOf(failed.Status.Conditions, v1alpha1.ConditionPaused); !strings.Contains(message, "of the image") {
 			t.Errorf("the condition does not say why: %s", message)
 		}
 		set(image)
@@ -174,16 +216,27 @@ func (c *cluster) commitPod(image string) *corev1.Pod {
 	}
 }
 
+// addStandby makes it one of a pause's.
+func addStandby(commit *corev1.Pod) {
+	kill := *commit.Spec.Containers[0].DeepCopy()
+	kill.Name, kill.Args = "kill", []string{"standby", "--own-pod-uid=$(POD_UID)"}
+	kill.Env = []corev1.EnvVar{{Name: "POD_UID", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.uid"}}}}
+	kill.SecurityContext.Capabilities.Add = []corev1.Capability{"KILL"}
+	commit.Spec.Containers, commit.Spec.HostPID = append(commit.Spec.Containers, kill), true
+}
+
 // tryPod asks whether a Pod would be taken in the server's namespace.
 func (c *cluster) tryPod(ctx context.Context, pod *corev1.Pod) error {
 	_, err := c.kube.CoreV1().Pods(systemNamespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 	return err
 }
 
-func (c *cluster) execIn(ctx context.Context, pod, container string) error {
-	request := c.kube.CoreV1().RESTClient().Post().Namespace(systemNamespace).Resource("pods").Name(pod).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{Container: container, Command: []string{"/sandbox-apiserver", "--help"}, Stdout: true}, scheme.ParameterCodec)
-	executor, err := remotecommand.NewWebSocketExecutor(c.config, "GET", request.URL().String())
+// execIn runs a program in a Pod of the server's namespace, as an administrator or as somebody else.
+func (c *cluster) execIn(ctx context.Context, user, pod string, options *corev1.PodExecOptions) error {
+	request := c.kube.CoreV1().RESTClient().Post().Namespace(systemNamespace).Resource("pods").Name(pod).SubResource("exec").VersionedParams(options, scheme.ParameterCodec)
+	config := rest.CopyConfig(c.config)
+	config.Impersonate.UserName = user
+	executor, err := remotecommand.NewWebSocketExecutor(config, "GET", request.URL().String())
 	if err != nil {
 		return err
 	}

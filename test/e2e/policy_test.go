@@ -34,8 +34,8 @@ import (
 )
 
 // deny has the API refuse to create what is of a resource and in a namespace, unless the expression of a validation is true of
-// it. With parameters, `params` is the ConfigMap of that name in the room. It ends with the room, or when allow is called.
-func (r *room) deny(namespace string, of admissionregistrationv1.Rule, unless admissionregistrationv1.Validation, parameters string) (allow func()) {
+// it, or to do more with it where more operations are named. With parameters, `params` is the ConfigMap of that name in the room. It ends with the room, or when allow is called.
+func (r *room) deny(namespace string, of admissionregistrationv1.Rule, unless admissionregistrationv1.Validation, parameters string, more ...admissionregistrationv1.OperationType) (allow func()) {
 	r.t.Helper()
 	name := r.namespace + "-" + strings.ReplaceAll(of.Resources[0], "/", "-")
 	policy := &admissionregistrationv1.ValidatingAdmissionPolicy{
@@ -44,7 +44,7 @@ func (r *room) deny(namespace string, of admissionregistrationv1.Rule, unless ad
 			MatchConstraints: &admissionregistrationv1.MatchResources{
 				NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: namespace}},
 				ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{RuleWithOperations: admissionregistrationv1.RuleWithOperations{
-					Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create}, Rule: of,
+					Operations: append(more, admissionregistrationv1.Create), Rule: of,
 				}}},
 			},
 			Validations: []admissionregistrationv1.Validation{unless},

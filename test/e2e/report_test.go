@@ -34,7 +34,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
 
-// jobs are the commit, unpause and kill Jobs of the room's sandboxes.
+// jobs are the commit and unpause Jobs of the room's sandboxes.
 func (r *room) jobs(ctx context.Context) ([]batchv1.Job, error) {
 	list, err := r.kube.BatchV1().Jobs(systemNamespace).List(ctx, metav1.ListOptions{LabelSelector: v1alpha1.LabelSnapshotUID})
 	if err != nil {
@@ -105,17 +105,17 @@ func (r *room) report() {
 			section("Pod %s/%s: %s", pod.Namespace, pod.Name, pod.Status.Phase)
 			for _, status := range pod.Status.ContainerStatuses {
 				text.WriteString(inYAML(status.State))
+				text.WriteString(r.log(ctx, pod.Name, status.Name, 30))
 			}
-			text.WriteString(r.log(ctx, pod.Name, 30))
 		}
 	}
 	section("the server's log")
-	text.WriteString(r.log(ctx, serverPod, 40))
+	text.WriteString(r.log(ctx, serverPod, "server", 40))
 	r.t.Logf("namespace %s:\n%s", r.namespace, text.String())
 }
 
-func (r *room) log(ctx context.Context, pod string, lines int64) string {
-	content, err := r.kube.CoreV1().Pods(systemNamespace).GetLogs(pod, &corev1.PodLogOptions{TailLines: ptr.To(lines)}).DoRaw(ctx)
+func (r *room) log(ctx context.Context, pod, container string, lines int64) string {
+	content, err := r.kube.CoreV1().Pods(systemNamespace).GetLogs(pod, &corev1.PodLogOptions{Container: container, TailLines: ptr.To(lines)}).DoRaw(ctx)
 	if err != nil {
 		return fmt.Sprintf("(%v)\n", err)
 	}

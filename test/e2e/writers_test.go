@@ -90,9 +90,9 @@ func TestWhatAnObserverWasToldIsThereAfterResume(t *testing.T) {
 				t.Errorf("run %d: %s: %d was acknowledged before the freeze, %d is there after resume", run, kind, frozen[kind], n)
 			}
 		}
-		// On cgroup v1 children run for a moment when a frozen container is killed: docs/files.md.
+		// Children run for a moment when it is the kubelet that ends a frozen container.
 		if late := o.heard(); !maps.Equal(late, frozen) {
-			t.Logf("run %d: frozen at %v, killed at %v", run, frozen, late)
+			t.Logf("run %d: frozen at %v, killed at %v; kills that failed: %q", run, frozen, late, r.killsThatFailed())
 		}
 		if t.Failed() {
 			return

@@ -31,7 +31,7 @@ const (
 	LabelSnapshot = LabelPrefix + "snapshot"
 	// LabelSnapshotUID is the UID of the snapshot that a Job makes; Jobs are found by it.
 	LabelSnapshotUID = LabelPrefix + "snapshot-uid"
-	// LabelComponent tells Jobs apart: "commit", "unpause", "kill", "uncache".
+	// LabelComponent tells Jobs apart: "commit", "unpause", "uncache".
 	LabelComponent = LabelPrefix + "component"
 
 	// AnnotationNamespace is the namespace of the sandbox that a Job serves: Jobs live in the

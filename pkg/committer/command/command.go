@@ -56,8 +56,9 @@ func Run(version string, start time.Time, args []string, stdout, stderr io.Write
 		Long: `image-committer runs on the node of a Pod, with containerd's socket and root directory at hand.
 
 "commit" freezes containers, streams what they changed to a registry and pushes images.
-"thaw" thaws containers that a commit left frozen, "kill" ends them. "uncache" removes what a
-kill has kept on the node for the next resume.
+"thaw" thaws containers that a commit left frozen, "kill" ends them. "standby" keeps a container
+there, beside a commit, in which the kill is run. "uncache" removes what a kill has kept on the
+node for the next resume.
 
 All log to standard error and write one line of JSON to the termination log: what was
 pushed, or the reason of the failure and whether everything is thawed again.
@@ -66,7 +67,7 @@ Exit codes: 0 success, 1 failure (see the termination log), 2 wrong arguments.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(*cobra.Command, []string) error {
-			return errors.New(`no command given: it is "commit", "thaw", "kill" or "uncache"`)
+			return errors.New(`no command given: it is "commit", "thaw", "standby", "kill" or "uncache"`)
 		},
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
@@ -79,7 +80,7 @@ Exit codes: 0 success, 1 failure (see the termination log), 2 wrong arguments.`,
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	ran := false
-	for _, add := range []func(*flags) *cobra.Command{commitCommand, thawCommand, killCommand, uncacheCommand} {
+	for _, add := range []func(*flags) *cobra.Command{commitCommand, thawCommand, standbyCommand, killCommand, uncacheCommand} {
 		f := &flags{start: start, stdout: stdout, log: log, ran: &ran}
 		root.AddCommand(add(f))
 	}
@@ -167,8 +168,45 @@ command can be repeated.`,
 	return cmd
 }
 
+func standbyCommand(f *flags) *cobra.Command {
+	var o committer.StandbyOptions
+	var lockFile string
+	cmd := &cobra.Command{
+		Use:   "standby",
+		Short: "Stay beside a commit until nothing that it left frozen is there any more",
+		Long: `Keep a container there, beside the one that commits, in which "image-committer kill" can be run at
+once (kubectl exec). By itself it touches nothing. It ends when the commit has failed or has left
+nothing frozen, when what is frozen has ended, or when nobody has ended it in time; and not while a
+kill with the same --lock runs, because all of a container ends with its first process.`,
+		Example: `  image-committer standby --own-pod-uid=9e1b… --pod-uid=5d2c… --container=name=main,id=0f3a…`,
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			containers, err := f.containerRefs()
+			if err != nil {
+				return err
+			}
+			if o.OwnPodUID == "" || o.Commit == "" || o.Within <= 0 {
+				return errors.New("--own-pod-uid, --commit and --within are needed")
+			}
+			o.PodUID, o.Containers, o.Log = f.podUID, containers, f.log
+			return f.run(func(ctx context.Context, client *runtime.Client) error {
+				err := committer.Standby(ctx, committer.OnContainerd(client), o, f.report)
+				return errors.Join(err, awaitUnlocked(lockFile))
+			}, true)
+		},
+	}
+	f.addPod(cmd, "name=NAME,id=ID", 12*time.Minute)
+	fs := cmd.Flags()
+	fs.StringVar(&o.OwnPodUID, "own-pod-uid", "", "UID of the Pod that this runs in")
+	fs.StringVar(&o.Commit, "commit", "image-committer", "name of the container of that Pod that commits")
+	fs.DurationVar(&o.Within, "within", time.Minute, "how long after the end of the commit what it left frozen has to end")
+	fs.StringVar(&lockFile, "lock", "", "file that a kill locks while it runs")
+	return cmd
+}
+
 func killCommand(f *flags) *cobra.Command {
 	var keep cache.Options
+	var lockFile string
 	cmd := &cobra.Command{
 		Use:   "kill",
 		Short: "End containers that a commit left frozen, without letting them run again",
@@ -189,6 +227,14 @@ committed to, unless the disk is more than 70 % full.`,
 				return errors.New("--resume-cache needs --sandbox-uid and --snapshot-uid")
 			}
 			return f.run(func(ctx context.Context, client *runtime.Client) error {
+				unlock, err := lockShared(lockFile)
+				if err != nil {
+					f.log.Error("failed", "error", err)
+					return errors.Join(err, f.report(result.Result{Error: result.From(err)}))
+				}
+				defer unlock()
+				// Whoever reads what this says may end: half a kill is worse than one that nobody hears of.
+				signal.Ignore(syscall.SIGPIPE)
 				o := committer.KillOptions{PodUID: f.podUID, Containers: containers, Log: f.log}
 				if keep.MaxBytes > 0 {
 					keep.Log = f.log
@@ -200,6 +246,7 @@ committed to, unless the disk is more than 70 % full.`,
 	}
 	f.addPod(cmd, "name=NAME,id=ID", time.Minute)
 	fs := cmd.Flags()
+	fs.StringVar(&lockFile, "lock", "", `file that is locked for as long as this runs: "standby" with the same does not end meanwhile`)
 	fs.Int64Var(&keep.MaxBytes, "resume-cache", 0, "how many bytes of images may be kept on this node; 0 keeps nothing")
 	fs.StringToStringVar(&keep.Images, "keep", nil, "NAME=REPOSITORY@DIGEST: the image of a container, as the resumed Pod asks for it; may be repeated")
 	fs.StringVar(&keep.SandboxUID, "sandbox-uid", "", "UID of the sandbox that images are kept for")

@@ -50,7 +50,7 @@ func TestMisuse(t *testing.T) {
 		args []string
 		says string
 	}{
-		"no command":              {nil, `"commit", "thaw", "kill" or "uncache"`},
+		"no command":              {nil, `"commit", "thaw", "standby", "kill" or "uncache"`},
 		"unknown command":         {[]string{"freeze"}, "freeze"},
 		"unknown flag":            {commit("--force"), "--force"},
 		"argument":                {commit(good, "x"), "x"},
@@ -67,6 +67,9 @@ func TestMisuse(t *testing.T) {
 		"image twice":             {commit(good, "--container=name=b,id=2,image=r/x:t"), "same image"},
 		"thaw with an image":      {[]string{"thaw", "--pod-uid=p", good}, "image"},
 		"kill with an image":      {[]string{"kill", "--pod-uid=p", good}, "image"},
+		"standby with an image":   {[]string{"standby", "--own-pod-uid=o", "--pod-uid=p", good}, "image"},
+		"standby for itself":      {[]string{"standby", "--pod-uid=p", "--container=name=a,id=1"}, "--own-pod-uid"},
+		"standby for no time":     {[]string{"standby", "--own-pod-uid=o", "--pod-uid=p", "--container=name=a,id=1", "--within=0s"}, "--within"},
 		"kill for nobody's cache": {[]string{"kill", "--pod-uid=p", "--container=name=a,id=1", "--resume-cache=1", "--snapshot-uid=s"}, "--sandbox-uid"},
 		"uncache nothing":         {[]string{"uncache"}, "--snapshot-uid"},
 		"uncache a container":     {[]string{"uncache", "--snapshot-uid=s", "--container=name=a,id=1"}, "--container"},
@@ -107,7 +110,7 @@ func TestEveryFlagCounts(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, args := range [][]string{{"--help"}, {"commit", "--help"}, {"thaw", "--help"}, {"kill", "--help"}, {"--version"}} {
+	for _, args := range [][]string{{"--help"}, {"commit", "--help"}, {"thaw", "--help"}, {"standby", "--help"}, {"kill", "--help"}, {"--version"}} {
 		if code, stdout, _ := run(args...); code != succeeded || stdout == "" {
 			t.Errorf("%v: exit %d, %q", args, code, stdout)
 		}
@@ -118,12 +121,15 @@ func TestHelp(t *testing.T) {
 // claim to have thawed.
 func TestUnreachable(t *testing.T) {
 	dir := t.TempDir()
-	for command, thawed := range map[string]bool{"commit": true, "thaw": false, "kill": false} {
+	for command, thawed := range map[string]bool{"commit": true, "thaw": false, "standby": false, "kill": false} {
 		file := filepath.Join(dir, command)
 		args := []string{command, "--pod-uid=p", "--containerd-address=" + dir + "/none.sock", "--termination-log=" + file, "--timeout=100ms", "--container=name=a,id=containerd://1"}
 		if command == "commit" {
 			args[len(args)-1] += ",image=r/x:t"
 			args = append(args, "--snapshot-uid=s")
+		}
+		if command == "standby" {
+			args = append(args, "--own-pod-uid=o")
 		}
 		if code, _, stderr := run(args...); code != failed || !strings.Contains(stderr, "none.sock") {
 			t.Errorf("%s: exit %d, %s", command, code, stderr)

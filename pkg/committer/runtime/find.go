@@ -89,11 +89,9 @@ func (c *Container) Check(ctx context.Context) error {
 		return fmt.Errorf("looking for the snapshot of container %q (%s): %w", c.ref.Name, c.ref.ID, err)
 	}
 
-	filter := fmt.Sprintf("labels.%q==%q,labels.%q==%q,labels.%q==%q",
-		labelPodUID, c.podUID, labelContainerName, c.ref.Name, labelKind, kindContainer)
-	incarnations, err := c.client.containers.List(ctx, filter)
+	incarnations, err := c.client.named(ctx, c.podUID, c.ref.Name)
 	if err != nil {
-		return fmt.Errorf("listing the containers %q of the Pod %s: %w", c.ref.Name, c.podUID, err)
+		return err
 	}
 	for _, other := range incarnations {
 		if other.ID == c.ref.ID || !other.CreatedAt.After(c.record.CreatedAt) {
@@ -108,4 +106,15 @@ func (c *Container) Check(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// named are the containers of that name in a Pod: more than one where it was restarted.
+func (c *Client) named(ctx context.Context, podUID, name string) ([]containers.Container, error) {
+	filter := fmt.Sprintf("labels.%q==%q,labels.%q==%q,labels.%q==%q",
+		labelPodUID, podUID, labelContainerName, name, labelKind, kindContainer)
+	found, err := c.containers.List(c.in(ctx), filter)
+	if err != nil {
+		return nil, fmt.Errorf("listing the containers %q of the Pod %s: %w", name, podUID, err)
+	}
+	return found, nil
 }

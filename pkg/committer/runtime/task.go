@@ -18,6 +18,7 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
@@ -82,4 +83,42 @@ func (c *Container) Pause(ctx context.Context) error {
 func (c *Container) Resume(ctx context.Context) error {
 	_, err := c.client.tasks.Resume(c.client.in(ctx), &tasks.ResumeTaskRequest{ContainerID: c.ref.ID})
 	return errgrpc.ToNative(err)
+}
+
+// AwaitEnd waits until the container has ended.
+func (c *Container) AwaitEnd(ctx context.Context) error {
+	if _, err := c.client.awaitEnd(ctx, c.ref.ID); err != nil {
+		return fmt.Errorf("waiting for the end of container %q: %w", c.ref.Name, err)
+	}
+	return nil
+}
+
+// Ended waits until a container of a Pod has ended that is never restarted, and says whether it is
+// known to have failed: of one whose task the kubelet's runtime has cleared away that is not known.
+func (c *Client) Ended(ctx context.Context, podUID, name string) (failed bool, err error) {
+	found, err := c.named(ctx, podUID, name)
+	if err != nil {
+		return false, err
+	}
+	for _, container := range found {
+		code, err := c.awaitEnd(ctx, container.ID)
+		if err != nil {
+			return false, fmt.Errorf("waiting for the end of container %q of the Pod %s: %w", name, podUID, err)
+		}
+		failed = failed || code != 0
+	}
+	return failed, nil
+}
+
+// awaitEnd returns the exit code of a container, 0 where nobody knows it any more.
+func (c *Client) awaitEnd(ctx context.Context, id string) (code uint32, err error) {
+	exit, err := c.tasks.Wait(c.in(ctx), &tasks.WaitRequest{ContainerID: id})
+	if err == nil {
+		return exit.GetExitStatus(), nil
+	}
+	// Its shim may be gone before it has answered.
+	if state, stateErr := c.state(ctx, id); stateErr != nil || state != Ended {
+		return 0, errors.Join(errgrpc.ToNative(err), stateErr)
+	}
+	return 0, nil
 }

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package commitjob makes the Jobs that commit a Pod's containers and thaw or kill them then, and
+// Package commitjob makes the Jobs that commit a Pod's containers, and kill or thaw them then, and
 // reads what they report.
 package commitjob
 
@@ -39,7 +39,6 @@ import (
 const (
 	ComponentCommit  = "commit"
 	ComponentUnpause = "unpause"
-	ComponentKill    = "kill"
 	ComponentUncache = "uncache"
 )
 
@@ -51,24 +50,28 @@ const (
 	startupAllowance = 5 * time.Minute
 	// unpauseTimeout bounds the run of an unpause container; thawing takes milliseconds.
 	unpauseTimeout = time.Minute
-	// killTimeout bounds a kill Job from its creation: after KillGrace the kubelet has done it.
-	killTimeout = KillGrace + 30*time.Second
+	// standbyTime is how long the container for a kill stays there once its commit has ended: another
+	// server may have to take over first, and after KillGrace the kubelet has done it.
+	standbyTime = KillGrace + 30*time.Second
 	// memoryLimit is twice what a commit takes at most (TestMemory of pkg/committer), because the kernel counts the
 	// file system's caches too.
 	memoryLimit = "256Mi"
 	// stopGrace is what a committer has to thaw and to report when it is told to stop.
 	stopGrace = 20 * time.Second
 
-	// KillGrace is what a Pod whose containers are frozen gets to end, while a kill Job is to end
-	// them. If it does not come to run, the kubelet kills them then, and thaws them for it.
+	// KillGrace is what a Pod whose containers are frozen gets to end, while they are to be killed.
+	// If that does not happen, the kubelet kills them then, and thaws them for it.
 	KillGrace = 30 * time.Second
 
 	containerName = "image-committer"
-	// ServiceAccount is the service account of commit, unpause and kill Pods.
+	killName      = "kill"
+	// ServiceAccount is the service account of all these Pods.
 	ServiceAccount = "image-committer"
 	configDir      = "/etc/image-committer/registry"
 	caDir          = "/etc/image-committer/ca"
 	caFile         = "ca.crt"
+	socketVolume   = "containerd-socket"
+	rootVolume     = "containerd-root"
 	spoolDir       = "/var/spool/image-committer"
 )
 
@@ -127,7 +130,8 @@ func SourceIn(snapshot *v1alpha1.SandboxSnapshot) *Source {
 }
 
 // Commit is the Job that commits the source for a snapshot. With leaveFrozen the containers
-// stay frozen on success, so that no write can be lost before the Pod is removed.
+// stay frozen on success, so that no write can be lost before the Pod is removed, and its Pod has a
+// second container, in which Runner.Kill ends them.
 func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leaveFrozen bool) (*batchv1.Job, error) {
 	encoded, err := json.Marshal(source)
 	if err != nil {
@@ -150,7 +154,11 @@ func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leav
 		args = append(args, "--registry-insecure")
 	}
 
-	job := c.job(snapshot, ComponentCommit, naming.CommitJob(snapshot.Namespace, snapshot.Name, snapshot.UID), source, c.Timeout+startupAllowance)
+	deadline := c.Timeout + startupAllowance
+	if leaveFrozen {
+		deadline += standbyTime
+	}
+	job := c.job(snapshot, ComponentCommit, naming.CommitJob(snapshot.Namespace, snapshot.Name, snapshot.UID), source, deadline)
 	job.Annotations[v1alpha1.AnnotationSource] = string(encoded)
 	pod := &job.Spec.Template.Spec
 	container := &pod.Containers[0]
@@ -177,6 +185,9 @@ func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leav
 		container.VolumeMounts[len(container.VolumeMounts)-1].ReadOnly = false
 	}
 	container.Args = args
+	if leaveFrozen {
+		c.addStandby(pod, source)
+	}
 	return job, nil
 }
 
@@ -184,12 +195,14 @@ func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leav
 // says that it is, so the path is the node's. Trusted extended attributes (the overlay's own) can
 // be read with CAP_SYS_ADMIN alone.
 func (c *Config) readsUpperdirs(pod *corev1.PodSpec) {
-	mount(pod, "containerd-root", c.ContainerdRoot, corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{
+	mount(pod, rootVolume, c.ContainerdRoot, corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{
 		Path: c.ContainerdRoot, Type: ptr.To(corev1.HostPathDirectory),
 	}})
 	add := &pod.Containers[0].SecurityContext.Capabilities.Add
-	*add = append(*add, "DAC_READ_SEARCH", "SYS_ADMIN")
+	*add = append(*add, readCapabilities...)
 }
+
+var readCapabilities = []corev1.Capability{"DAC_READ_SEARCH", "SYS_ADMIN"}
 
 // Unpause is the Job that thaws the source of a snapshot.
 func (c *Config) Unpause(snapshot *v1alpha1.SandboxSnapshot, source *Source) *batchv1.Job {
@@ -197,39 +210,6 @@ func (c *Config) Unpause(snapshot *v1alpha1.SandboxSnapshot, source *Source) *ba
 	args := append([]string{"thaw", "--timeout=" + unpauseTimeout.String()}, c.sourceArgs(source, false)...)
 	job.Spec.Template.Spec.Containers[0].Args = args
 	return job
-}
-
-// Kill is the Job that ends the source of a snapshot, whose Pod is being removed.
-func (c *Config) Kill(snapshot *v1alpha1.SandboxSnapshot, source *Source) *batchv1.Job {
-	job := c.job(snapshot, ComponentKill, naming.KillJob(snapshot.Namespace, snapshot.Name, snapshot.UID), source, killTimeout)
-	pod := &job.Spec.Template.Spec
-	// The processes are signalled one by one, by the kernel's PIDs; they may belong to any user.
-	pod.HostPID = true
-	pod.Containers[0].SecurityContext.Capabilities.Add = []corev1.Capability{"KILL"}
-	args := append([]string{"kill", "--timeout=" + killTimeout.String()}, c.sourceArgs(source, false)...)
-	if c.ResumeCache > 0 {
-		args = append(args, c.cacheArgs(snapshot, source)...)
-		c.readsUpperdirs(pod)
-	}
-	pod.Containers[0].Args = args
-	return job
-}
-
-// cacheArgs are what a kill Job needs to keep the images on the node. One that a resume could not
-// ask for is not kept.
-func (c *Config) cacheArgs(snapshot *v1alpha1.SandboxSnapshot, source *Source) []string {
-	args := []string{
-		fmt.Sprintf("--resume-cache=%d", c.ResumeCache),
-		"--containerd-root=" + c.ContainerdRoot,
-		"--sandbox-uid=" + string(snapshot.Status.SandboxUID),
-		"--snapshot-uid=" + string(snapshot.UID),
-	}
-	for _, container := range source.Containers {
-		if image, err := naming.ByDigest(container.ImageURI, container.ImageDigest); err == nil {
-			args = append(args, "--keep="+container.ContainerName+"="+image)
-		}
-	}
-	return args
 }
 
 // Uncache is the Job that removes from the source's node what was kept there for a snapshot.
@@ -281,24 +261,9 @@ func (c *Config) job(snapshot *v1alpha1.SandboxSnapshot, component, name string,
 		SecurityContext: &corev1.PodSecurityContext{
 			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 		},
-		Containers: []corev1.Container{{
-			Name:                     containerName,
-			Image:                    c.Image,
-			TerminationMessagePolicy: corev1.TerminationMessageReadFile,
-			Resources: corev1.ResourceRequirements{
-				Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("64Mi")},
-				Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(memoryLimit)},
-			},
-			SecurityContext: &corev1.SecurityContext{
-				// containerd's socket and the upperdirs belong to root.
-				RunAsUser:                ptr.To[int64](0),
-				ReadOnlyRootFilesystem:   ptr.To(true),
-				AllowPrivilegeEscalation: ptr.To(false),
-				Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
-			},
-		}},
+		Containers: []corev1.Container{c.container(containerName)},
 	}
-	mount(&pod, "containerd-socket", c.ContainerdSocket, corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{
+	mount(&pod, socketVolume, c.ContainerdSocket, corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{
 		Path: c.ContainerdSocket, Type: ptr.To(corev1.HostPathSocket),
 	}})
 	return &batchv1.Job{
@@ -314,6 +279,26 @@ func (c *Config) job(snapshot *v1alpha1.SandboxSnapshot, component, name string,
 				ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: annotations},
 				Spec:       pod,
 			},
+		},
+	}
+}
+
+// container runs the committer, without any privilege but to be root.
+func (c *Config) container(name string) corev1.Container {
+	return corev1.Container{
+		Name:                     name,
+		Image:                    c.Image,
+		TerminationMessagePolicy: corev1.TerminationMessageReadFile,
+		Resources: corev1.ResourceRequirements{
+			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("64Mi")},
+			Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(memoryLimit)},
+		},
+		SecurityContext: &corev1.SecurityContext{
+			// containerd's socket and the upperdirs belong to root.
+			RunAsUser:                ptr.To[int64](0),
+			ReadOnlyRootFilesystem:   ptr.To(true),
+			AllowPrivilegeEscalation: ptr.To(false),
+			Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 		},
 	}
 }

@@ -72,54 +72,70 @@ func commitOf(t *testing.T, c *Config, name string, leaveFrozen bool) *batchv1.J
 
 func TestArgs(t *testing.T) {
 	const (
-		main       = "--container=name=main,id=c1"
-		side       = "--container=name=side,id=c2"
-		mainTo     = main + ",image=registry.example.com/default/demo-main:snap-gen1-abc"
-		sideTo     = side + ",image=registry.example.com/default/demo-side:snap-gen1-abc"
-		mainDigest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-		socket     = "--containerd-address=/run/containerd/containerd.sock"
+		main   = "--container=name=main,id=c1"
+		side   = "--container=name=side,id=c2"
+		mainTo = main + ",image=registry.example.com/default/demo-main:snap-gen1-abc"
+		sideTo = side + ",image=registry.example.com/default/demo-side:snap-gen1-abc"
+		socket = "--containerd-address=/run/containerd/containerd.sock"
 	)
 	bare := config()
 	bare.PushSecret, bare.RegistryCA, bare.RegistryInsecure = "", "", false
 	short, caching := *bare, *bare
 	short.MaxFrozen = 10 * time.Second
 	caching.ResumeCache = 1000
-	committed := demoSource() // but for one container
-	committed.Containers[0].ImageDigest = mainDigest
+	standby := []string{
+		"standby", socket, "--pod-uid=pod-1", main, side, "--own-pod-uid=$(POD_UID)", "--commit=image-committer", "--lock=/dev/termination-log",
+		"--within=1m0s", "--timeout=11m0s",
+	}
 	tests := map[string]struct {
 		job  *batchv1.Job
 		want []string
+		// standby is what the container beside a pause's commit gets.
+		standby []string
 	}{
 		"pause": {commitOf(t, config(), "demo-gen1", true), []string{
 			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--registry-insecure",
-			"--registry-config=/etc/image-committer/registry/.dockerconfigjson", "--registry-ca=/etc/image-committer/ca/ca.crt"}},
+			"--registry-config=/etc/image-committer/registry/.dockerconfigjson", "--registry-ca=/etc/image-committer/ca/ca.crt"}, standby},
 		"snapshot of a user": {commitOf(t, bare, "mine", false), []string{
-			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--spool-dir=/var/spool/image-committer"}},
+			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--spool-dir=/var/spool/image-committer"}, nil},
 		"pause that must be short": {commitOf(t, &short, "demo-gen1", true), []string{
-			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--max-frozen=10s"}},
+			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--max-frozen=10s"}, standby},
 		"unpause": {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), []string{
-			"thaw", socket, "--pod-uid=pod-1", main, side, "--timeout=1m0s"}},
-		"kill": {config().Kill(snapshotNamed("demo-gen1"), demoSource()), []string{
-			"kill", socket, "--pod-uid=pod-1", main, side, "--timeout=1m0s"}},
+			"thaw", socket, "--pod-uid=pod-1", main, side, "--timeout=1m0s"}, nil},
 		"pause for a resume cache": {commitOf(t, &caching, "demo-gen1", true), []string{
-			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--resume-cache"}},
+			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--resume-cache"}, standby},
 		"snapshot of a user beside a resume cache": {commitOf(t, &caching, "mine", false), []string{
-			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--spool-dir=/var/spool/image-committer"}},
-		"kill for a resume cache": {caching.Kill(snapshotNamed("demo-gen1"), committed), []string{
-			"kill", socket, "--pod-uid=pod-1", main, side, "--timeout=1m0s", "--resume-cache=1000", "--containerd-root=/var/lib/containerd",
-			"--sandbox-uid=sandbox-1", "--snapshot-uid=snapshot-1", "--keep=main=registry.example.com/default/demo-main@" + mainDigest}},
+			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--spool-dir=/var/spool/image-committer"}, nil},
 		"uncache": {caching.Uncache(snapshotNamed("demo-gen1"), demoSource()), []string{
-			"uncache", socket, "--timeout=1m0s", "--snapshot-uid=snapshot-1"}},
+			"uncache", socket, "--timeout=1m0s", "--snapshot-uid=snapshot-1"}, nil},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			container := test.job.Spec.Template.Spec.Containers[0]
-			got, want := slices.Sorted(slices.Values(container.Args)), slices.Sorted(slices.Values(test.want))
-			if container.Args[0] != test.want[0] || !slices.Equal(got, want) {
-				t.Errorf("args\n     %q\nwant %q", container.Args, test.want)
+			wanted := [][]string{test.want}
+			if test.standby != nil {
+				wanted = append(wanted, test.standby)
 			}
-			if container.Env != nil || container.EnvFrom != nil || container.Command != nil {
-				t.Errorf("there is more than args: %+v", container)
+			containers := test.job.Spec.Template.Spec.Containers
+			if len(containers) != len(wanted) {
+				t.Fatalf("%d containers, want %d", len(containers), len(wanted))
+			}
+			for i, args := range wanted {
+				container := containers[i]
+				got, want := slices.Sorted(slices.Values(container.Args)), slices.Sorted(slices.Values(args))
+				if container.Args[0] != args[0] || !slices.Equal(got, want) {
+					t.Errorf("args\n     %q\nwant %q", container.Args, args)
+				}
+				if container.EnvFrom != nil || container.Command != nil {
+					t.Errorf("there is more than args: %+v", container)
+				}
+				var env []string
+				for _, variable := range container.Env {
+					env = append(env, variable.Name+"="+variable.ValueFrom.FieldRef.FieldPath)
+				}
+				// For the one argument that is not known before.
+				if want := []string{"POD_UID=metadata.uid"}[:i]; !slices.Equal(env, want) {
+					t.Errorf("container %s has the environment %q, want %q", container.Name, env, want)
+				}
 			}
 		})
 	}
@@ -128,33 +144,45 @@ func TestArgs(t *testing.T) {
 func TestVolumes(t *testing.T) {
 	bare := config()
 	bare.PushSecret, bare.RegistryCA = "", ""
+	const kill = "containerd-socket:/run/containerd/containerd.sock"
 	tests := map[string]struct {
 		job  *batchv1.Job
 		want string
+		kill string
 	}{
-		"commit":                     {commitOf(t, config(), "demo-gen1", true), "containerd-socket:/run/containerd/containerd.sock push-secret:/etc/image-committer/registry registry-ca:/etc/image-committer/ca containerd-root:/var/lib/containerd"},
-		"commit to an open registry": {commitOf(t, bare, "demo-gen1", true), "containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd"},
-		"snapshot of a user":         {commitOf(t, bare, "mine", false), "containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd spool:/var/spool/image-committer"},
-		"unpause":                    {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), "containerd-socket:/run/containerd/containerd.sock"},
-		"kill":                       {config().Kill(snapshotNamed("demo-gen1"), demoSource()), "containerd-socket:/run/containerd/containerd.sock"},
-		"kill for a resume cache":    {caching().Kill(snapshotNamed("demo-gen1"), demoSource()), "containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd"},
-		"uncache":                    {caching().Uncache(snapshotNamed("demo-gen1"), demoSource()), "containerd-socket:/run/containerd/containerd.sock"},
+		"commit":                     {commitOf(t, config(), "demo-gen1", true), "containerd-socket:/run/containerd/containerd.sock push-secret:/etc/image-committer/registry registry-ca:/etc/image-committer/ca containerd-root:/var/lib/containerd", kill},
+		"commit to an open registry": {commitOf(t, bare, "demo-gen1", true), "containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd", kill},
+		"commit for a resume cache": {commitOf(t, caching(), "demo-gen1", true), "containerd-socket:/run/containerd/containerd.sock push-secret:/etc/image-committer/registry registry-ca:/etc/image-committer/ca containerd-root:/var/lib/containerd",
+			"containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd"},
+		"snapshot of a user": {commitOf(t, bare, "mine", false), "containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd spool:/var/spool/image-committer", ""},
+		"unpause":            {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), "containerd-socket:/run/containerd/containerd.sock", ""},
+		"uncache":            {caching().Uncache(snapshotNamed("demo-gen1"), demoSource()), "containerd-socket:/run/containerd/containerd.sock", ""},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			pod := test.job.Spec.Template.Spec
-			var got []string
-			for i, mount := range pod.Containers[0].VolumeMounts {
-				got = append(got, mount.Name+":"+mount.MountPath)
-				if mount.ReadOnly == (mount.Name == "spool") {
-					t.Errorf("%s: read-only %v", mount.Name, mount.ReadOnly)
-				}
-				if pod.Volumes[i].Name != mount.Name {
-					t.Errorf("volume %s is mounted as %s", pod.Volumes[i].Name, mount.Name)
-				}
+			want := []string{test.want}
+			if test.kill != "" {
+				want = append(want, test.kill)
 			}
-			if strings.Join(got, " ") != test.want || len(pod.Volumes) != len(got) {
-				t.Errorf("volumes\n     %s\nwant %s", strings.Join(got, " "), test.want)
+			unused := map[string]bool{}
+			for _, volume := range pod.Volumes {
+				unused[volume.Name] = true
+			}
+			var got []string
+			for _, container := range pod.Containers {
+				var mounts []string
+				for _, mount := range container.VolumeMounts {
+					mounts = append(mounts, mount.Name+":"+mount.MountPath)
+					delete(unused, mount.Name)
+					if mount.ReadOnly == (mount.Name == "spool") {
+						t.Errorf("%s: read-only %v", mount.Name, mount.ReadOnly)
+					}
+				}
+				got = append(got, strings.Join(mounts, " "))
+			}
+			if !slices.Equal(got, want) || len(unused) > 0 {
+				t.Errorf("volumes\n     %q\nwant %q; mounted by nobody: %v", got, want, unused)
 			}
 		})
 	}
@@ -169,34 +197,41 @@ func TestVolumes(t *testing.T) {
 }
 
 func TestPrivileges(t *testing.T) {
+	reads, kills := []corev1.Capability{"DAC_READ_SEARCH", "SYS_ADMIN"}, []corev1.Capability{"KILL"}
 	tests := map[string]struct {
-		job  *batchv1.Job
-		want []corev1.Capability
+		job *batchv1.Job
+		// want is for each container.
+		want [][]corev1.Capability
 	}{
-		"commit":                  {commitOf(t, config(), "demo-gen1", true), []corev1.Capability{"DAC_READ_SEARCH", "SYS_ADMIN"}},
-		"unpause":                 {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), nil},
-		"kill":                    {config().Kill(snapshotNamed("demo-gen1"), demoSource()), []corev1.Capability{"KILL"}},
-		"kill for a resume cache": {caching().Kill(snapshotNamed("demo-gen1"), demoSource()), []corev1.Capability{"KILL", "DAC_READ_SEARCH", "SYS_ADMIN"}},
-		"uncache":                 {caching().Uncache(snapshotNamed("demo-gen1"), demoSource()), nil},
+		"pause":                    {commitOf(t, config(), "demo-gen1", true), [][]corev1.Capability{reads, kills}},
+		"pause for a resume cache": {commitOf(t, caching(), "demo-gen1", true), [][]corev1.Capability{reads, append(kills, reads...)}},
+		"snapshot of a user":       {commitOf(t, caching(), "mine", false), [][]corev1.Capability{reads}},
+		"unpause":                  {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), [][]corev1.Capability{nil}},
+		"uncache":                  {caching().Uncache(snapshotNamed("demo-gen1"), demoSource()), [][]corev1.Capability{nil}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			pod := test.job.Spec.Template.Spec
-			security := pod.Containers[0].SecurityContext
-			if !slices.Equal(security.Capabilities.Add, test.want) || !slices.Equal(security.Capabilities.Drop, []corev1.Capability{"ALL"}) {
-				t.Errorf("capabilities %+v", security.Capabilities)
+			if len(pod.Containers) != len(test.want) {
+				t.Fatalf("%d containers, want %d", len(pod.Containers), len(test.want))
 			}
-			if ptr.Deref(security.Privileged, false) || !ptr.Deref(security.ReadOnlyRootFilesystem, false) || ptr.Deref(security.RunAsUser, -1) != 0 {
-				t.Errorf("security context %+v", security)
+			for i, want := range test.want {
+				security := pod.Containers[i].SecurityContext
+				if !slices.Equal(security.Capabilities.Add, want) || !slices.Equal(security.Capabilities.Drop, []corev1.Capability{"ALL"}) {
+					t.Errorf("capabilities %+v", security.Capabilities)
+				}
+				if ptr.Deref(security.Privileged, false) || !ptr.Deref(security.ReadOnlyRootFilesystem, false) || ptr.Deref(security.RunAsUser, -1) != 0 {
+					t.Errorf("security context %+v", security)
+				}
+				if ptr.Deref(security.AllowPrivilegeEscalation, true) {
+					t.Error("a program that it starts could have more privileges")
+				}
+				resources := pod.Containers[i].Resources
+				if most := resource.MustParse("256Mi"); resources.Limits.Memory().IsZero() || resources.Limits.Memory().Cmp(most) > 0 || resources.Requests.Cpu().IsZero() || resources.Requests.Memory().IsZero() {
+					t.Errorf("resources %+v", resources)
+				}
 			}
-			if ptr.Deref(security.AllowPrivilegeEscalation, true) {
-				t.Error("a program that it starts could have more privileges")
-			}
-			resources := pod.Containers[0].Resources
-			if most := resource.MustParse("256Mi"); resources.Limits.Memory().IsZero() || resources.Limits.Memory().Cmp(most) > 0 || resources.Requests.Cpu().IsZero() || resources.Requests.Memory().IsZero() {
-				t.Errorf("resources %+v", resources)
-			}
-			if pod.HostPID != strings.HasPrefix(name, "kill") || pod.HostNetwork || pod.HostIPC || ptr.Deref(pod.AutomountServiceAccountToken, true) || ptr.Deref(pod.EnableServiceLinks, true) {
+			if pod.HostPID != strings.HasPrefix(name, "pause") || pod.HostNetwork || pod.HostIPC || ptr.Deref(pod.AutomountServiceAccountToken, true) || ptr.Deref(pod.EnableServiceLinks, true) {
 				t.Errorf("the Pod may do more than it needs: %+v", pod)
 			}
 			if pod.ServiceAccountName != ServiceAccount || pod.SecurityContext.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
@@ -212,10 +247,10 @@ func TestWhereAndHowLong(t *testing.T) {
 		deadline time.Duration
 	}{
 		// The commit's own timeout counts from the start of its container.
-		"commit":  {commitOf(t, config(), "demo-gen1", true), 15 * time.Minute},
+		"snapshot of a user": {commitOf(t, config(), "mine", false), 15 * time.Minute},
+		// And then there may be something to kill.
+		"pause":   {commitOf(t, config(), "demo-gen1", true), 16 * time.Minute},
 		"unpause": {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), 6 * time.Minute},
-		// As the Pod's grace: then the kubelet has killed.
-		"kill":    {config().Kill(snapshotNamed("demo-gen1"), demoSource()), time.Minute},
 		"uncache": {caching().Uncache(snapshotNamed("demo-gen1"), demoSource()), 6 * time.Minute},
 	}
 	for name, test := range tests {

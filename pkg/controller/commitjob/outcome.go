@@ -69,7 +69,7 @@ func Observe(uid types.UID, job *batchv1.Job, pods []corev1.Pod, refusal string)
 		if owner := metav1.GetControllerOf(pod); owner == nil || owner.UID != uid {
 			continue
 		}
-		of := ofPod(pod)
+		of := ofPod(pod, containerName)
 		if of.State == Active {
 			// Whatever the Job says: what may still run may still freeze.
 			return of
@@ -106,9 +106,10 @@ func ofJob(job *batchv1.Job, refusal string) Outcome {
 	return Outcome{State: Active, Message: refusal, Refused: refusal != ""}
 }
 
-func ofPod(pod *corev1.Pod) Outcome {
+// ofPod reads the outcome of one container: another may run on.
+func ofPod(pod *corev1.Pod, container string) Outcome {
 	for _, status := range pod.Status.ContainerStatuses {
-		if status.Name != containerName {
+		if status.Name != container {
 			continue
 		}
 		switch {

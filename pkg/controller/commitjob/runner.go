@@ -40,6 +40,8 @@ type Runner struct {
 	Client client.Client
 	// Live reads past that cache, where a late answer would do harm.
 	Live client.Reader
+	// Exec runs what Kill runs.
+	Exec Executor
 }
 
 // IndexSnapshot finds the Jobs and Pods of a snapshot by its UID. A cache has no index of labels: it
@@ -213,33 +215,6 @@ func (r *Runner) Thaw(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (
 	return false, "", fmt.Errorf("thaw the containers of Pod %s/%s on node %s: %s; trying again", snapshot.Namespace, source.PodName, source.NodeName, outcome.Message)
 }
 
-// Kill has the containers ended that a snapshot's commit left frozen, and says how far that is. It
-// may only be called once their Pod is being deleted: the kubelet would start them again otherwise.
-// A Job that is refused, or that fails, is an outcome too.
-func (r *Runner) Kill(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (Outcome, error) {
-	key := client.ObjectKey{Namespace: r.Namespace, Name: naming.KillJob(snapshot.Namespace, snapshot.Name, snapshot.UID)}
-	job := &batchv1.Job{}
-	err := r.Client.Get(ctx, key, job)
-	if apierrors.IsNotFound(err) {
-		switch err := r.Client.Create(ctx, r.Config.Kill(snapshot, SourceIn(snapshot))); {
-		case err == nil, apierrors.IsAlreadyExists(err):
-			return Outcome{State: Active}, nil
-		case apierrors.IsForbidden(err), apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
-			return Outcome{State: Failed, Reason: v1alpha1.ReasonCommitJobFailed, Message: err.Error()}, nil
-		default:
-			return Outcome{}, fmt.Errorf("create Job %s: %w", key, err)
-		}
-	}
-	if err != nil {
-		return Outcome{}, fmt.Errorf("read Job %s: %w", key, err)
-	}
-	pods, err := r.cachedPods(ctx, snapshot, ComponentKill)
-	if err != nil {
-		return Outcome{}, err
-	}
-	return observeUnreported(job, pods, ""), nil
-}
-
 // observeUnreported reads the outcome of a Job whose exit says all there is to say: one that is
 // complete needs no report.
 func observeUnreported(job *batchv1.Job, pods []corev1.Pod, refusal string) Outcome {
@@ -249,23 +224,6 @@ func observeUnreported(job *batchv1.Job, pods []corev1.Pod, refusal string) Outc
 		}
 	}
 	return Observe(job.UID, job, pods, refusal)
-}
-
-// Killing says whether a kill is under way, as the caches show it. It begins none.
-func (r *Runner) Killing(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (bool, error) {
-	key := client.ObjectKey{Namespace: r.Namespace, Name: naming.KillJob(snapshot.Namespace, snapshot.Name, snapshot.UID)}
-	job := &batchv1.Job{}
-	if err := r.Client.Get(ctx, key, job); err != nil {
-		if apierrors.IsNotFound(err) {
-			return false, nil
-		}
-		return false, fmt.Errorf("read Job %s: %w", key, err)
-	}
-	pods, err := r.cachedPods(ctx, snapshot, ComponentKill)
-	if err != nil {
-		return false, err
-	}
-	return Observe(job.UID, job, pods, "").State == Active, nil
 }
 
 // Uncache has removed from its node what was kept there for a snapshot that is going away. Nobody

@@ -43,11 +43,6 @@ func UnpauseJob(namespace, snapshot string, uid types.UID) string {
 	return job(namespace, snapshot, uid, "unpause")
 }
 
-// KillJob is the name of the Job that ends what a snapshot's commit left frozen.
-func KillJob(namespace, snapshot string, uid types.UID) string {
-	return job(namespace, snapshot, uid, "kill")
-}
-
 // UncacheJob is the name of the Job that removes from a node what was kept there for a snapshot.
 func UncacheJob(namespace, snapshot string, uid types.UID) string {
 	return job(namespace, snapshot, uid, "uncache")

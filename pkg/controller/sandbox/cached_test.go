@@ -21,7 +21,6 @@ import (
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
@@ -127,9 +126,7 @@ func TestNothingIsDoneOnTheWordOfACache(t *testing.T) {
 
 func TestAKillUnderWayIsNotReadPastTheCaches(t *testing.T) {
 	const removed = "Pausing Paused=False/RemovingPod pod=demo/pod-1 saved=demo-gen1 attempts=1"
-	f := newFixture(t, sandboxIn(v1alpha1.SandboxPausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")),
-		snapshotIn(v1alpha1.SnapshotSucceed, mainSaved),
-		podOf(runs, terminating(30), func(p *corev1.Pod) { p.Finalizers = []string{"example.com/kubelet"} }))
+	f := removingFixture(t, commitPodOf(standsBy))
 	live := &countingReader{Reader: f.own}
 	f.r.Live = live
 	f.visits(removed)

@@ -39,8 +39,9 @@ type observed struct {
 	from *v1alpha1.SandboxSnapshot
 	// thawed says that nothing which the attempt's commit froze is frozen.
 	thawed bool
-	// killing is how far the end of what it left frozen has come.
-	killing killing
+	// killing is how far the end of what it left frozen has come, killFault why it has failed.
+	killing   killing
+	killFault string
 	// checked says that the registry was asked for the images of from at this visit.
 	checked bool
 	// held says that the last creation of the Pod was refused and its time has not come again.
@@ -72,7 +73,7 @@ type action struct {
 	status *v1alpha1.SandboxStatus
 	// grace is what deletePod gives the Pod to end, in seconds; nil: what the Pod asks for.
 	grace *int64
-	// event tells of a write once it has been done.
+	// event tells of a write, or of a deletion, once it has been done.
 	event *note
 	// after is when to look again though no watch tells of anything; zero: never.
 	after time.Duration

@@ -162,7 +162,7 @@ func snapshotIn(phase v1alpha1.SandboxSnapshotPhase, options ...func(*v1alpha1.S
 			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(sandboxIn(""), v1alpha1.SchemeGroupVersion.WithKind("Sandbox"))},
 		},
 		Spec:   v1alpha1.SandboxSnapshotSpec{SandboxName: name},
-		Status: v1alpha1.SandboxSnapshotStatus{Phase: phase, SandboxUID: "sandbox-1", SourcePodName: name, SourcePodUID: podUID, SourceNodeName: "node-1"},
+		Status: v1alpha1.SandboxSnapshotStatus{Phase: phase, SandboxUID: "sandbox-1", SourcePodName: name, SourcePodUID: podUID, SourceNodeName: "node-1", JobUID: "job-1"},
 	}
 	if phase == v1alpha1.SnapshotSucceed || phase == v1alpha1.SnapshotFailed {
 		snapshot.Status.CompletionTime = &metav1.Time{Time: epoch}

@@ -68,6 +68,7 @@ type Reconciler struct {
 
 	// holds are of sandboxes whose Pod was refused, pauseHolds of those whose snapshot was.
 	holds, pauseHolds holds
+	kills             *kills
 }
 
 // Reconcile decides and acts until there is nothing to do but to wait. Each step decides on
@@ -81,6 +82,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		if apierrors.IsNotFound(err) {
 			r.holds.forget(req.NamespacedName)
 			r.pauseHolds.forget(req.NamespacedName)
+			r.kills.forget(req.NamespacedName)
 			return ctrl.Result{}, r.reportStray(ctx, req.NamespacedName)
 		}
 		return ctrl.Result{}, fmt.Errorf("read sandbox %s: %w", req, err)
@@ -89,7 +91,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return r.finalize(ctx, sandbox)
 	}
 
-	thawed, checked, killing := false, false, killUnasked
+	thawed, checked := false, false
 	for range maxSteps {
 		pod, err := r.pod(ctx, sandbox)
 		if err != nil {
@@ -99,7 +101,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		if err != nil {
 			return ctrl.Result{}, err
 		}
-		seen.thawed, seen.checked, seen.killing = thawed, checked, killing
+		seen.thawed, seen.checked = thawed, checked
 		next := decide(*seen)
 		switch next.do {
 		case wait:
@@ -119,7 +121,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 				return ctrl.Result{RequeueAfter: backstop}, err
 			}
 		case deletePod:
-			return ctrl.Result{RequeueAfter: backstop}, r.deletePod(ctx, seen.pod, next.grace)
+			if err := r.deletePod(ctx, seen.pod, next.grace); err != nil {
+				return ctrl.Result{}, err
+			}
+			if next.event != nil {
+				r.tell(sandbox, next.event)
+			}
+			return ctrl.Result{RequeueAfter: backstop}, nil
 		case createSnapshot:
 			if err := r.createSnapshot(ctx, seen); err != nil {
 				return ctrl.Result{}, err
@@ -129,9 +137,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 				return ctrl.Result{RequeueAfter: backstop}, err
 			}
 		case kill:
-			if killing, err = r.kill(ctx, seen); err != nil {
-				return ctrl.Result{}, err
-			}
+			return ctrl.Result{RequeueAfter: backstop}, r.kill(ctx, seen)
 		}
 	}
 	return ctrl.Result{}, fmt.Errorf("sandbox %s does not settle: %d steps at one visit", req, maxSteps)
@@ -204,14 +210,6 @@ func (r *Reconciler) idle(ctx context.Context, key client.ObjectKey) (bool, ctrl
 		return false, ctrl.Result{}, err
 	}
 	next := decide(*seen)
-	if next.do == kill {
-		underWay, err := r.Jobs.Killing(ctx, seen.attempt)
-		if err != nil || !underWay {
-			return false, ctrl.Result{}, err
-		}
-		seen.killing = killUnderWay
-		next = decide(*seen)
-	}
 	if next.do != wait {
 		return false, ctrl.Result{}, nil
 	}
@@ -227,6 +225,11 @@ func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1
 	status := &sandbox.Status
 	if status.SnapshotAttempts > 0 && (status.Phase == v1alpha1.SandboxPausing || status.FailedAttempts > 0) {
 		if seen.attempt, err = r.snapshot(ctx, own, sandbox.Namespace, naming.PauseSnapshot(sandbox.Name, status.SnapshotAttempts)); err != nil {
+			return nil, err
+		}
+	}
+	if seen.attempt != nil && pod != nil && pod.DeletionTimestamp != nil && seen.pausedReason() == v1alpha1.ReasonRemovingPod {
+		if err := r.killing(ctx, seen); err != nil {
 			return nil, err
 		}
 	}
@@ -364,22 +367,6 @@ func (r *Reconciler) refused(ctx context.Context, seen *observed, reason, messag
 	}
 	r.holds.hold(seen.sandbox, r.Clock.Now())
 	return nil
-}
-
-// kill has the frozen containers of a Pod that is being deleted ended.
-func (r *Reconciler) kill(ctx context.Context, seen *observed) (killing, error) {
-	outcome, err := r.Jobs.Kill(ctx, seen.attempt)
-	switch {
-	case err != nil:
-		return killUnasked, err
-	case outcome.State == commitjob.Succeeded:
-		return killed, nil
-	case outcome.State == commitjob.Active:
-		return killUnderWay, nil
-	}
-	r.tell(seen.sandbox, &note{warning: true, reason: v1alpha1.EventKillFailed,
-		message: fmt.Sprintf("the frozen containers of Pod %s could not be killed before they are thawed, so the kubelet ends them: %s", seen.pod.Name, outcome.Message)})
-	return killFailed, nil
 }
 
 func (r *Reconciler) deletePod(ctx context.Context, pod *corev1.Pod, grace *int64) error {

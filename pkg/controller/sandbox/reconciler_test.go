@@ -58,6 +58,72 @@ type fixture struct {
 	asked    int
 	// snapshotRefusal is what the creation of a snapshot answers.
 	snapshotRefusal error
+	// kills carries how the kills end that are begun.
+	kills chan killEnd
+	// stop ends the process that kills.
+	stop func()
+}
+
+// killEnd is what a kill has written, and how it has ended.
+type killEnd struct {
+	said string
+	err  error
+}
+
+// Exec is a kill: it runs until the test ends it.
+func (f *fixture) Exec(ctx context.Context, _ types.NamespacedName, _ string, _ []string) (string, string, error) {
+	select {
+	case end := <-f.kills:
+		return end.said, "", end.err
+	case <-ctx.Done():
+		return "", "", context.Cause(ctx)
+	}
+}
+
+// killEnds ends the kill that has begun, and returns when its sandbox is to be visited.
+func (f *fixture) killEnds(said string, err error) {
+	f.Helper()
+	soon := time.After(10 * time.Second)
+	select {
+	case f.kills <- killEnd{said, err}:
+	case <-soon:
+		f.Fatal("no kill has begun")
+	}
+	select {
+	case woken := <-f.r.kills.ended:
+		if woken.Object.GetNamespace() != namespace || woken.Object.GetName() != name {
+			f.Fatalf("woken is %s/%s", woken.Object.GetNamespace(), woken.Object.GetName())
+		}
+	case <-soon:
+		f.Fatal("the end of the kill wakes nobody")
+	}
+}
+
+// killsNobody checks that no kill has begun. It is right also where it is too early to see one.
+func (f *fixture) killsNobody() {
+	f.Helper()
+	select {
+	case f.kills <- killEnd{}:
+		f.Error("a kill has begun")
+	case <-time.After(20 * time.Millisecond):
+	}
+}
+
+// restarts cuts off the kills under way, and forgets what a process keeps in memory of them.
+func (f *fixture) restarts() {
+	if f.stop != nil {
+		f.stop()
+	}
+	kills := newKills()
+	ctx, cancel := context.WithCancel(f.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := kills.Start(ctx); err != nil {
+			f.Error(err)
+		}
+	}()
+	f.r.kills, f.stop = kills, func() { cancel(); <-ended }
 }
 
 // CheckForResume records what the registry says.
@@ -102,7 +168,7 @@ func newFixture(t *testing.T, objects ...client.Object) *fixture {
 			ours.WithObjects(object)
 		}
 	}
-	f := &fixture{T: t, clock: clocktesting.NewFakePassiveClock(epoch)}
+	f := &fixture{T: t, clock: clocktesting.NewFakePassiveClock(epoch), kills: make(chan killEnd)}
 	f.own = ours.WithInterceptorFuncs(interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
 			if f.snapshotRefusal != nil {
@@ -123,9 +189,11 @@ func newFixture(t *testing.T, objects ...client.Object) *fixture {
 	}).Build()
 	f.r = &Reconciler{
 		Client: f.own, Live: f.own, Host: f.host, HostLive: f.host, Images: f,
-		Jobs:     &commitjob.Runner{Config: commitjob.Config{Namespace: "sandbox-system"}, Client: f.host, Live: f.host},
+		Jobs:     &commitjob.Runner{Config: commitjob.Config{Namespace: "sandbox-system"}, Client: f.host, Live: f.host, Exec: f},
 		Recorder: events.NewFakeRecorder(100), Clock: f.clock,
 	}
+	f.restarts()
+	t.Cleanup(func() { f.stop() })
 	return f
 }
 

@@ -17,11 +17,15 @@ limitations under the License.
 package sandbox
 
 import (
+	"context"
+	"fmt"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
 )
 
@@ -29,9 +33,9 @@ import (
 type killing int
 
 const (
-	// killUnasked: no kill Job has been asked about at this visit.
+	// killUnasked: nobody has begun it, and it can begin.
 	killUnasked killing = iota
-	// killUnderWay: it runs, or will.
+	// killUnderWay: it has begun.
 	killUnderWay
 	// killed: nothing that was frozen is there any more.
 	killed
@@ -43,10 +47,11 @@ const (
 //
 // The kubelet alone would do it, but badly: SIGTERM reaches nobody who is frozen, so it waits, and
 // then the runtime kills the first process of each container and thaws the others, which for an
-// instant write on, and may tell others of it, after all has been saved. So a Job kills them while
-// they are frozen, and has the Pod's grace for it. First comes the deletion, because of a Pod that
-// stays the kubelet would start the containers again. Where there is no Job to be had, or it does
-// not come to run, the kubelet's way remains.
+// instant write on, and may tell others of it, after all has been saved. So they are killed while
+// they are frozen, in a container that was started beside the commit: by an exec, which the kubelet
+// runs at once, while a Pod of its own would take most of a second to start. First comes the
+// deletion, because of a Pod that stays the kubelet would start the containers again. Where that
+// container is gone, or the kill fails or does not answer, the kubelet's way remains.
 func (o *observed) removing() action {
 	frozen, others := o.containers()
 	switch {
@@ -58,7 +63,12 @@ func (o *observed) removing() action {
 		return action{do: wait}
 	case o.killing == killUnasked:
 		return action{do: kill}
-	case o.killing == killFailed, o.killing == killed && others:
+	case o.killing == killFailed:
+		next := o.remove(ptr.To[int64](removalGrace))
+		next.event = &note{warning: true, reason: v1alpha1.EventKillFailed,
+			message: fmt.Sprintf("the frozen containers of Pod %s could not be killed before they are thawed, so the kubelet ends them: %s", o.pod.Name, o.killFault)}
+		return next
+	case o.killing == killed && others:
 		// Nobody is waited for any longer: what the pause does not keep has had its signal.
 		return o.remove(ptr.To[int64](removalGrace))
 	default:
@@ -88,4 +98,33 @@ func (o *observed) containers() (frozen, others bool) {
 		}
 	}
 	return frozen, others
+}
+
+// killing finds out how far the kill is. Where this process has begun none, an earlier one may have:
+// its container has ended then, or the next kill finds nothing to do.
+func (r *Reconciler) killing(ctx context.Context, seen *observed) error {
+	if kill, known := r.kills.of(client.ObjectKeyFromObject(seen.sandbox), seen.pod.UID); known {
+		seen.killing, seen.killFault = kill.how, kill.fault
+		return nil
+	}
+	standby, err := r.Jobs.Standby(ctx, seen.attempt)
+	if err != nil {
+		return err
+	}
+	switch standby.State {
+	case commitjob.Active:
+		seen.killing = killUnasked
+	case commitjob.Succeeded:
+		seen.killing = killed
+	case commitjob.Failed:
+		seen.killing, seen.killFault = killFailed, standby.Message
+	}
+	return nil
+}
+
+// kill begins to kill what is frozen in a Pod that is being deleted.
+func (r *Reconciler) kill(ctx context.Context, seen *observed) error {
+	return r.kills.begin(ctx, client.ObjectKeyFromObject(seen.sandbox), seen.pod.UID, func(ctx context.Context) commitjob.Outcome {
+		return r.Jobs.Kill(ctx, seen.attempt)
+	})
 }

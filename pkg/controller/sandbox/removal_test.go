@@ -17,14 +17,13 @@ limitations under the License.
 package sandbox
 
 import (
+	"context"
 	"errors"
 	"testing"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	ctrl "sigs.k8s.io/controller-runtime"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
@@ -70,7 +69,7 @@ func TestRemoving(t *testing.T) {
 			do:   deletePod, grace: shortGrace},
 		{name: "removing: the kill failed",
 			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(runs, terminating(30))), sees(snapshotIn(succeed, mainSaved)), hasKill(killFailed)),
-			do:   deletePod, grace: shortGrace},
+			do:   deletePod, grace: shortGrace, event: v1alpha1.EventKillFailed},
 		{name: "removing: the kill failed, and the kubelet is about to kill",
 			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(runs, terminating(1))), sees(snapshotIn(succeed, mainSaved)), hasKill(killFailed)),
 			do:   wait},
@@ -98,68 +97,137 @@ func TestRemoving(t *testing.T) {
 	}
 }
 
-// TestWhatIsFrozenIsKilled: by one Job, however often it is asked for, and where there is none to be had the kubelet is
+// TestWhatIsFrozenIsKilled in the container that stands by beside its commit, and where that does not do it the kubelet is
 // told to hurry.
 func TestWhatIsFrozenIsKilled(t *testing.T) {
-	const removed = "Pausing Paused=False/RemovingPod pod=demo/pod-1 saved=demo-gen1 attempts=1"
-	removingPod := func(t *testing.T) *fixture {
-		return newFixture(t, sandboxIn(v1alpha1.SandboxPausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")),
-			snapshotIn(v1alpha1.SnapshotSucceed, mainSaved),
-			podOf(runs, terminating(30), func(p *corev1.Pod) { p.Finalizers = []string{"example.com/kubelet"} }))
+	const (
+		removed = "Pausing Paused=False/RemovingPod pod=demo/pod-1 saved=demo-gen1 attempts=1"
+		event   = "Warning KillFailed the frozen containers of Pod demo could not be killed before they are thawed, so the kubelet ends them: "
+		thawed  = `{"thawed":true}`
+	)
+	t.Run("once", func(t *testing.T) {
+		f := removingFixture(t, commitPodOf(standsBy))
+		f.visits(removed)
+		f.visits(removed)
+		f.killEnds(thawed, nil)
+		f.visits(removed)
+		f.killsNobody()
+		f.tells()
+	})
+	t.Run("once more by who comes after a restart", func(t *testing.T) {
+		f := removingFixture(t, commitPodOf(standsBy))
+		f.visits(removed)
+		f.restarts()
+		f.visits(removed)
+		f.killEnds(thawed, nil)
+		f.visits(removed)
+		f.tells()
+	})
+	t.Run("by who went before", func(t *testing.T) {
+		f := removingFixture(t, commitPodOf(standbyEnded(0, thawed)))
+		f.visits(removed)
+		f.killsNobody()
+		f.tells()
+	})
+	t.Run("also where it was in the Pod before", func(t *testing.T) {
+		f := removingFixture(t, commitPodOf(standsBy))
+		f.r.kills.note(client.ObjectKey{Namespace: namespace, Name: name}, aKill{pod: "pod-0", how: killed})
+		f.visits(removed)
+		f.killEnds(thawed, nil)
+	})
+	for name, test := range map[string]struct {
+		commit []client.Object
+		// ends is how the kill does; nil: none is begun.
+		ends *killEnd
+		says string
+	}{
+		"not when it fails":         {[]client.Object{commitPodOf(standsBy)}, &killEnd{`{"error":{"reason":"CommitJobFailed","message":"it does not end"}}`, errors.New("exit code 1")}, "it does not end"},
+		"not when the API refuses":  {[]client.Object{commitPodOf(standsBy)}, &killEnd{"", errors.New("no kills here")}, "no kills here"},
+		"not when nobody stands by": {[]client.Object{commitPodOf(standbyEnded(137, ""))}, nil, "image-committer ended with exit code 137 () and without a report"},
+		"not when it has given up": {[]client.Object{commitPodOf(standbyEnded(0, `{"error":{"reason":"Canceled","message":"what the commit left frozen was not killed"}}`))}, nil,
+			"what the commit left frozen was not killed"},
+		"not when the Pod is gone": {nil, nil, "the commit Pod is gone, and with it the container to do it in"},
+		"not beside another commit": {[]client.Object{commitPodOf(standsBy, func(p *corev1.Pod) { p.OwnerReferences[0].UID = "job-2" })}, nil,
+			"the commit Pod is gone, and with it the container to do it in"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := removingFixture(t, test.commit...)
+			f.visits(removed)
+			if test.ends != nil {
+				f.tells()
+				f.killEnds(test.ends.said, test.ends.err)
+				f.visits(removed)
+			}
+			f.killsNobody()
+			f.tells(event + test.says)
+		})
 	}
-	t.Run("by a Job", func(t *testing.T) {
-		f := removingPod(t)
-		f.visits(removed)
-		f.visits(removed)
-		jobs := &batchv1.JobList{}
-		if err := f.host.List(t.Context(), jobs); err != nil {
-			t.Fatal(err)
-		}
-		if len(jobs.Items) != 1 || jobs.Items[0].Labels[v1alpha1.LabelComponent] != commitjob.ComponentKill {
-			t.Errorf("there are the Jobs %+v", jobs.Items)
-		}
-		f.tells()
-	})
-	t.Run("by a Job whose Pod is gone", func(t *testing.T) {
-		f := removingPod(t)
-		f.visits(removed)
-		f.endJob(batchv1.JobComplete)
-		f.visits(removed)
-		f.tells()
-	})
-	t.Run("not by a Job that fails", func(t *testing.T) {
-		f := removingPod(t)
-		f.visits(removed)
-		f.endJob(batchv1.JobFailed)
-		f.visits(removed)
-		f.tells("Warning KillFailed the frozen containers of Pod demo could not be killed before they are thawed, so the kubelet ends them: the Job failed: BackoffLimitExceeded: it has failed")
-	})
-	t.Run("not by a Job that is refused", func(t *testing.T) {
-		f := removingPod(t)
-		f.refusal = apierrors.NewForbidden(schema.GroupResource{Group: "batch", Resource: "jobs"}, "demo", errors.New("no kills here"))
-		f.visits(removed)
-		f.tells(`Warning KillFailed the frozen containers of Pod demo could not be killed before they are thawed, so the kubelet ends them: jobs.batch "demo" is forbidden: no kills here`)
-	})
-	t.Run("later, when the API does not answer", func(t *testing.T) {
-		f := removingPod(t)
-		f.refusal = errors.New("connection refused")
-		if _, err := f.r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKey{Namespace: namespace, Name: name}}); err == nil {
-			t.Error("the visit is not repeated")
-		}
-		f.tells()
-	})
 }
 
-// endJob ends the only Job there is.
-func (f *fixture) endJob(how batchv1.JobConditionType) {
-	f.Helper()
-	jobs := &batchv1.JobList{}
-	if err := f.host.List(f.Context(), jobs); err != nil || len(jobs.Items) != 1 {
-		f.Fatalf("there are the Jobs %v (%v)", jobs.Items, err)
+// TestAKillThatIsCutOffHasNotFailed, or the kubelet would be told to hurry while somebody else takes over.
+func TestAKillThatIsCutOffHasNotFailed(t *testing.T) {
+	k, key := newKills(), client.ObjectKey{Namespace: namespace, Name: name}
+	ctx, end := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- k.Start(ctx) }()
+	begun := make(chan struct{})
+	if err := k.begin(t.Context(), key, podUID, func(ctx context.Context) commitjob.Outcome {
+		close(begun)
+		<-ctx.Done()
+		return commitjob.Outcome{State: commitjob.Failed, Message: "cut off"}
+	}); err != nil {
+		t.Fatal(err)
 	}
-	job := &jobs.Items[0]
-	job.Status.Conditions = []batchv1.JobCondition{{Type: how, Status: corev1.ConditionTrue, Reason: "BackoffLimitExceeded", Message: "it has failed"}}
-	if err := f.host.Status().Update(f.Context(), job); err != nil {
-		f.Fatal(err)
+	<-begun
+	end()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if kill, known := k.of(key, podUID); !known || kill.how != killUnderWay {
+		t.Errorf("it is %+v (%t)", kill, known)
+	}
+	// Nobody runs one any more.
+	if err := k.begin(ctx, key, podUID, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("another begins (%v)", err)
+	}
+	if kill, known := k.of(key, podUID); known {
+		t.Errorf("one is known that has not begun: %+v", kill)
+	}
+}
+
+// removingFixture has a pause past its point of no return, whose Pod is being deleted.
+func removingFixture(t *testing.T, others ...client.Object) *fixture {
+	t.Helper()
+	return newFixture(t, append(others, sandboxIn(v1alpha1.SandboxPausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")),
+		snapshotIn(v1alpha1.SnapshotSucceed, mainSaved),
+		podOf(runs, terminating(30), func(p *corev1.Pod) { p.Finalizers = []string{"example.com/kubelet"} }))...)
+}
+
+// commitPodOf is the Pod that committed demo-gen1.
+func commitPodOf(options ...func(*corev1.Pod)) *corev1.Pod {
+	job := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "demo-gen1-commit", UID: "job-1"}}
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "sandbox-system", Name: "demo-gen1-commit-x",
+			Labels:          map[string]string{v1alpha1.LabelComponent: commitjob.ComponentCommit, v1alpha1.LabelSnapshotUID: "snapshot-1"},
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(job, batchv1.SchemeGroupVersion.WithKind("Job"))},
+		},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning},
+	}
+	for _, option := range options {
+		option(pod)
+	}
+	return pod
+}
+
+func standsBy(p *corev1.Pod) {
+	p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "kill", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
+}
+
+func standbyEnded(code int32, report string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "kill", State: corev1.ContainerState{
+			Terminated: &corev1.ContainerStateTerminated{ExitCode: code, Message: report},
+		}}}
 	}
 }

@@ -44,6 +44,10 @@ const workers = 16
 // Add adds the controller to the manager. host is the cache of the host cluster's Pods and Jobs.
 // The indexes of sandboxsnapshot.AddIndexes have to be there.
 func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueue.TypedRateLimiter[reconcile.Request]) error {
+	r.kills = newKills()
+	if err := mgr.Add(r.kills); err != nil {
+		return err
+	}
 	return builder.ControllerManagedBy(mgr).
 		Named("sandbox").
 		For(&v1alpha1.Sandbox{}).
@@ -52,6 +56,7 @@ func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueu
 			func(_ context.Context, pod *corev1.Pod) []reconcile.Request { return r.served(pod) }))).
 		WatchesRawSource(source.Kind(host, &batchv1.Job{}, handler.TypedEnqueueRequestsFromMapFunc(
 			func(_ context.Context, job *batchv1.Job) []reconcile.Request { return r.served(job) }))).
+		WatchesRawSource(source.Channel(r.kills.ended, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: limiter}).
 		Complete(conflict.Repeat(r))
 }
@@ -73,8 +78,8 @@ func (r *Reconciler) concerned(ctx context.Context, object client.Object) []reco
 	return requests
 }
 
-// served is the sandbox of a Pod, or of an unpause or kill Job and its Pod. Commit Jobs are the
-// snapshot controller's business.
+// served is the sandbox of a Pod, or of an unpause Job and its Pod. Commit Jobs are the snapshot
+// controller's business.
 func (r *Reconciler) served(object client.Object) []reconcile.Request {
 	labels := object.GetLabels()
 	key := client.ObjectKey{Namespace: object.GetNamespace(), Name: labels[v1alpha1.LabelSandbox]}
@@ -82,7 +87,7 @@ func (r *Reconciler) served(object client.Object) []reconcile.Request {
 	case "":
 		// A Pod that went away may have been the one in the way.
 		r.holds.retry(key)
-	case commitjob.ComponentUnpause, commitjob.ComponentKill:
+	case commitjob.ComponentUnpause:
 		key.Namespace = object.GetAnnotations()[v1alpha1.AnnotationNamespace]
 	default:
 		return nil

@@ -125,10 +125,10 @@ func (w *world) check() {
 
 // visit is the controller's: decide and do until there is nothing to do but to wait.
 func (w *world) visit() {
-	thawed, checked, killing := false, false, killUnasked
+	thawed, checked := false, false
 	for range maxSteps {
 		seen := w.observe()
-		seen.thawed, seen.checked, seen.killing = thawed, checked, killing
+		seen.thawed, seen.checked = thawed, checked
 		next := decide(*seen)
 		if next.do != wait {
 			w.note("controller: %s", next.do)
@@ -167,7 +167,8 @@ func (w *world) visit() {
 			w.thawSource(seen.attempt)
 			thawed = true
 		case kill:
-			killing = w.kill()
+			w.kill()
+			return
 		}
 	}
 	w.fail("%d steps at one visit", maxSteps)
@@ -179,6 +180,9 @@ func (w *world) observe() *observed {
 	seen := &observed{sandbox: w.sandbox, pod: w.pod, now: w.now}
 	if status.Phase == v1alpha1.SandboxPausing || status.FailedAttempts > 0 {
 		seen.attempt = w.snapshots[naming.PauseSnapshot(name, status.SnapshotAttempts)]
+	}
+	if w.pod != nil && w.pod.DeletionTimestamp != nil && seen.pausedReason() == v1alpha1.ReasonRemovingPod {
+		seen.killing = w.killing
 	}
 	if status.SnapshotName != "" && w.pod == nil && status.Phase != v1alpha1.SandboxPaused {
 		seen.from = w.snapshots[status.SnapshotName]
@@ -219,24 +223,20 @@ func (w *world) mayDelete() {
 	}
 }
 
-// kill is the Job's work, on a Pod that cannot come back.
-func (w *world) kill() killing {
+// kill begins one, of a Pod that cannot come back.
+func (w *world) kill() {
 	w.mayDelete()
-	switch {
-	case w.pod.DeletionTimestamp == nil:
-		w.fail("kills the containers of a Pod that stays: the kubelet would start them again")
-	case w.chance(3):
-		return []killing{killUnderWay, killFailed}[w.rand.IntN(2)]
+	if w.pod.DeletionTimestamp == nil {
+		w.fail("has the containers of a Pod killed that stays: the kubelet would start them again")
 	}
-	w.killed = true
-	return killed
+	w.killing = killUnderWay
 }
 
 // state is everything that moves, on one line.
 func (w *world) state() string {
 	line := summary(&w.sandbox.Status)
 	if w.pod != nil {
-		line += fmt.Sprintf(" | Pod %s %s frozen=%t terminating=%t", w.pod.UID, w.pod.Status.Phase, w.frozen, w.pod.DeletionTimestamp != nil)
+		line += fmt.Sprintf(" | Pod %s %s frozen=%t terminating=%t killing=%d", w.pod.UID, w.pod.Status.Phase, w.frozen, w.pod.DeletionTimestamp != nil, w.killing)
 	}
 	for attempt := range w.sandbox.Status.SnapshotAttempts {
 		if snapshot := w.snapshots[naming.PauseSnapshot(name, attempt+1)]; snapshot != nil {

@@ -44,8 +44,8 @@ type world struct {
 	sandbox *v1alpha1.Sandbox
 	pod     *corev1.Pod
 	frozen  bool
-	// killed: nothing that was frozen is there any more.
-	killed bool
+	// killing is how far the kill is that the last commit left behind.
+	killing killing
 	// files counts the writes in the Pod's root filesystem, base those that it started with.
 	files, base int
 	// last is files of the Pod that went last; gaveUp: a person asked for fewer.
@@ -100,9 +100,18 @@ func (w *world) createSnapshot() {
 func (w *world) node() {
 	switch {
 	case w.pod == nil:
+	case w.killing == killUnasked && w.chance(8), w.killing == killUnderWay && w.chance(4):
+		w.killing = killFailed
+		w.note("node: the kill is gone")
+	case w.killing == killUnderWay && w.chance(6):
+		w.killing = killUnasked
+		w.note("controller: restarts, and knows of no kill")
+	case w.killing == killUnderWay:
+		w.killing = killed
+		w.note("node: what was frozen is killed")
 	case w.pod.DeletionTimestamp != nil:
 		// Who is frozen cannot end by itself, and has all of its grace.
-		if grace := *w.pod.DeletionGracePeriodSeconds; !w.frozen || w.killed || grace <= removalGrace || w.chance(10) || w.calm && w.pod.DeletionTimestamp.Add(lastRetry).Before(w.now) {
+		if grace := *w.pod.DeletionGracePeriodSeconds; !w.frozen || w.killing == killed || grace <= removalGrace || w.chance(10) || w.calm && w.pod.DeletionTimestamp.Add(lastRetry).Before(w.now) {
 			w.removePod()
 		}
 	case w.pod.Status.Phase == corev1.PodPending:
@@ -136,7 +145,7 @@ func (w *world) removePod() {
 		return
 	}
 	w.note("node: Pod %s is gone", w.pod.UID)
-	w.last, w.pod, w.frozen, w.killed = w.files, nil, false, false
+	w.last, w.pod, w.frozen = w.files, nil, false
 	w.unsaid = false // what only the Pod knew is not to be known any more
 }
 
@@ -176,7 +185,7 @@ func (w *world) commit() {
 	case !there || w.chance(4):
 		w.endCommit(attempt, v1alpha1.ReasonCommitJobFailed)
 	case w.pod.Status.Phase == corev1.PodRunning && !w.frozen:
-		w.frozen = true
+		w.frozen, w.killing = true, killUnasked
 		w.note("snapshot: frozen")
 	default:
 		attempt.Status.Phase, attempt.Status.CompletionTime = v1alpha1.SnapshotSucceed, &metav1.Time{Time: w.now}

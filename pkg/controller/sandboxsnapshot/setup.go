@@ -31,12 +31,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/conflict"
 )
 
@@ -99,9 +97,9 @@ func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueu
 		For(&v1alpha1.SandboxSnapshot{}).
 		Watches(&v1alpha1.Sandbox{}, r.onSandbox()).
 		WatchesRawSource(source.Kind(host, &batchv1.Job{}, handler.TypedEnqueueRequestsFromMapFunc(
-			func(_ context.Context, job *batchv1.Job) []reconcile.Request { return served(job) }), unlessKill[*batchv1.Job]())).
+			func(_ context.Context, job *batchv1.Job) []reconcile.Request { return served(job) }))).
 		WatchesRawSource(source.Kind(host, &corev1.Pod{}, handler.TypedEnqueueRequestsFromMapFunc(
-			func(_ context.Context, pod *corev1.Pod) []reconcile.Request { return served(pod) }), unlessKill[*corev1.Pod]())).
+			func(_ context.Context, pod *corev1.Pod) []reconcile.Request { return served(pod) }))).
 		WatchesRawSource(source.Kind(host, &corev1.Event{}, handler.TypedEnqueueRequestsFromMapFunc(r.refusedOf))).
 		WatchesRawSource(source.Channel(r.wake, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: limiter}).
@@ -164,18 +162,6 @@ func (r *Reconciler) unfinishedOf(ctx context.Context, sandbox client.Object) []
 		}
 	}
 	return requests
-}
-
-// unlessKill leaves out how a kill fares, which is the sandbox controller's business. That it is gone
-// is what the deletion of a snapshot waits for.
-func unlessKill[T client.Object]() predicate.TypedFuncs[T] {
-	other := func(object client.Object) bool {
-		return object.GetLabels()[v1alpha1.LabelComponent] != commitjob.ComponentKill
-	}
-	return predicate.TypedFuncs[T]{
-		CreateFunc: func(e event.TypedCreateEvent[T]) bool { return other(e.Object) },
-		UpdateFunc: func(e event.TypedUpdateEvent[T]) bool { return other(e.ObjectNew) },
-	}
 }
 
 // refusedOf is the snapshot whose Job an Event is about.

@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"strings"
+	"sync"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -57,6 +58,10 @@ type nodes struct {
 	queue workqueue.TypedRateLimitingInterface[cache.ObjectName]
 	pods  corelisters.PodLister
 	jobs  batchlisters.JobLister
+	// kubelet is the port of what answers for the kubelets.
+	kubelet int32
+	// killed has the UIDs of commit Pods in which a kill has run.
+	killed sync.Map
 }
 
 // ownGrace is what a sandbox's Pod asks for, in seconds: whoever gets more is frozen.
@@ -69,6 +74,9 @@ func nodeName(number int) string { return fmt.Sprintf("node-%03d", number) }
 
 // start makes the Node objects and advances Pods and Jobs until ctx ends.
 func (n *nodes) start(ctx context.Context) error {
+	if err := n.startKubelet(ctx); err != nil {
+		return err
+	}
 	for number := range n.count {
 		if err := n.createNode(ctx, nodeName(number)); err != nil {
 			return err
@@ -122,7 +130,9 @@ func (n *nodes) createNode(ctx context.Context, name string) error {
 	}
 	node.Status = corev1.NodeStatus{
 		Capacity: many, Allocatable: many,
-		Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", LastHeartbeatTime: metav1.Now(), LastTransitionTime: metav1.Now()}},
+		Addresses:       []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "127.0.0.1"}},
+		DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: n.kubelet}},
+		Conditions:      []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", LastHeartbeatTime: metav1.Now(), LastTransitionTime: metav1.Now()}},
 	}
 	if _, err := n.kube.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{}); err != nil {
 		return fmt.Errorf("make node %s ready: %w", name, err)
@@ -171,11 +181,10 @@ func (n *nodes) advance(ctx context.Context, name cache.ObjectName) error {
 		return n.run(ctx, pod)
 	case pod.Status.Phase == corev1.PodRunning && component == commitjob.ComponentCommit:
 		return n.commit(ctx, pod)
-	case pod.Status.Phase == corev1.PodRunning && component == commitjob.ComponentKill:
-		return n.kill(ctx, pod)
 	case pod.Status.Phase == corev1.PodRunning && component == commitjob.ComponentUnpause:
 		return n.thawed(ctx, pod)
 	case pod.Status.Phase == corev1.PodSucceeded && component != "":
+		n.killed.Delete(pod.UID)
 		return n.completeJobOf(ctx, pod)
 	}
 	return nil
@@ -244,6 +253,12 @@ func addressOf(uid types.UID) string {
 
 // commit lets the container of a commit end, with the report of a committer, when its time is over.
 func (n *nodes) commit(ctx context.Context, pod *corev1.Pod) error {
+	if pod.Status.ContainerStatuses[0].State.Terminated != nil {
+		if _, killed := n.killed.Load(pod.UID); !killed {
+			return nil // it stands by
+		}
+		return n.thawed(ctx, pod)
+	}
 	if left := n.commitTime - time.Since(pod.Status.StartTime.Time); left > 0 {
 		n.queue.AddAfter(nameOf(pod), left)
 		return nil
@@ -254,44 +269,40 @@ func (n *nodes) commit(ctx context.Context, pod *corev1.Pod) error {
 	}
 	// Noted before it can be seen: the server may start another at once.
 	n.commits.ends(metav1.GetControllerOf(pod).UID)
-	return n.end(ctx, pod, report)
+	return n.end(ctx, pod, 0, report)
 }
 
-// kill lets the container of a kill end at once, and the Pod whose containers it killed.
-func (n *nodes) kill(ctx context.Context, pod *corev1.Pod) error {
-	if err := n.thawed(ctx, pod); err != nil {
+// kill is the end of the Pod whose containers a commit left frozen, and then of what stood by beside it.
+func (n *nodes) kill(ctx context.Context, commit *corev1.Pod, uid string) error {
+	if err := gone(n.kube.CoreV1().Pods(commit.Annotations[v1alpha1.AnnotationNamespace]).Delete(ctx, commit.Labels[v1alpha1.LabelSandbox], metav1.DeleteOptions{
+		GracePeriodSeconds: ptr.To[int64](0), Preconditions: metav1.NewUIDPreconditions(uid),
+	})); err != nil {
 		return err
 	}
-	uid := ""
-	for _, arg := range pod.Spec.Containers[0].Args {
-		if value, ok := strings.CutPrefix(arg, "--pod-uid="); ok {
-			uid = value
-		}
-	}
-	return gone(n.kube.CoreV1().Pods(pod.Annotations[v1alpha1.AnnotationNamespace]).Delete(ctx, pod.Labels[v1alpha1.LabelSandbox], metav1.DeleteOptions{
-		GracePeriodSeconds: ptr.To[int64](0), Preconditions: metav1.NewUIDPreconditions(uid),
-	}))
+	n.killed.Store(commit.UID, true)
+	n.queue.Add(nameOf(commit))
+	return nil
 }
 
-// thawed lets a container end that has left nothing frozen.
+// thawed lets the last container end of a Pod that has left nothing frozen.
 func (n *nodes) thawed(ctx context.Context, pod *corev1.Pod) error {
 	report, err := result.Result{Thawed: true}.Encode()
 	if err != nil {
 		return err
 	}
-	return n.end(ctx, pod, string(report))
+	return n.end(ctx, pod, len(pod.Spec.Containers)-1, string(report))
 }
 
-// end is the end of a container that reports something.
-func (n *nodes) end(ctx context.Context, pod *corev1.Pod, report string) error {
+// end is the end of a container that reports something, and of the Pod with its last one.
+func (n *nodes) end(ctx context.Context, pod *corev1.Pod, container int, report string) error {
 	status := *pod.Status.DeepCopy()
-	status.Phase = corev1.PodSucceeded
-	for i := range status.ContainerStatuses {
-		its := &status.ContainerStatuses[i]
-		its.Ready, its.Started = false, ptr.To(false)
-		its.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
-			Reason: "Completed", Message: report, StartedAt: *pod.Status.StartTime, FinishedAt: metav1.Now(), ContainerID: its.ContainerID,
-		}}
+	its := &status.ContainerStatuses[container]
+	its.Ready, its.Started = false, ptr.To(false)
+	its.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+		Reason: "Completed", Message: report, StartedAt: *pod.Status.StartTime, FinishedAt: metav1.Now(), ContainerID: its.ContainerID,
+	}}
+	if container == len(status.ContainerStatuses)-1 {
+		status.Phase = corev1.PodSucceeded
 	}
 	return n.writeStatus(ctx, pod, status)
 }

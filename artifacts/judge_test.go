@@ -1,0 +1,245 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package artifacts
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/admission/plugin/cel"
+	"k8s.io/apiserver/pkg/admission/plugin/policy/validating"
+	celconfig "k8s.io/apiserver/pkg/apis/cel"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/cel/environment"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+)
+
+const (
+	committer = "registry.example.com/image-committer@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+	// theServer is the account that base/serviceaccounts.yaml makes.
+	theServer = "system:serviceaccount:sandbox-system:sandbox-apiserver"
+)
+
+// TestPoliciesTakeWhatTheServerMakes, with and without what a node keeps for a resume.
+func TestPoliciesTakeWhatTheServerMakes(t *testing.T) {
+	judge := newJudge(t, "sandbox-commit-pods")
+	for name, job := range jobs(t) {
+		pod := podOf(job)
+		if said := judge.create(t, "pods", "Pod", pod); said != "" {
+			t.Errorf("the Pod of %s is refused: %s", name, said)
+		}
+		if said := judge.create(t, "jobs", "Job", job); said != "" {
+			t.Errorf("the Job of %s is refused: %s", name, said)
+		}
+	}
+}
+
+func TestPoliciesRefuse(t *testing.T) {
+	judge := newJudge(t, "sandbox-commit-pods")
+	for name, test := range map[string]struct {
+		change func(pod *corev1.Pod)
+		says   string
+	}{
+		"another image beside a commit": {func(p *corev1.Pod) { p.Spec.Containers[1].Image = "busybox" }, committer},
+		"a third container":             {func(p *corev1.Pod) { p.Spec.Containers = append(p.Spec.Containers, p.Spec.Containers[1]) }, "one container"},
+		"a first container":             {func(p *corev1.Pod) { p.Spec.InitContainers = p.Spec.Containers[:1] }, "one container"},
+		"another program":               {func(p *corev1.Pod) { p.Spec.Containers[1].Args[0] = "kill" }, "one container"},
+		"another name":                  {func(p *corev1.Pod) { p.Spec.Containers[1].Name = "other" }, "one container"},
+		"another command":               {func(p *corev1.Pod) { p.Spec.Containers[1].Command = []string{"sh"} }, "arguments alone"},
+		"a variable": {func(p *corev1.Pod) {
+			p.Spec.Containers[1].Env = append(p.Spec.Containers[1].Env, corev1.EnvVar{Name: "GODEBUG", Value: "x"})
+		}, "arguments alone"},
+		"another field": {func(p *corev1.Pod) { p.Spec.Containers[1].Env[0].ValueFrom.FieldRef.FieldPath = "metadata.labels" }, "arguments alone"},
+		"variables": {func(p *corev1.Pod) {
+			p.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{Prefix: "x"}}
+		}, "arguments alone"},
+		"writing": {func(p *corev1.Pod) { p.Spec.Containers[1].VolumeMounts[0].ReadOnly = false }, "read-only"},
+		"a kill by the commit": {func(p *corev1.Pod) {
+			p.Spec.Containers[0].SecurityContext.Capabilities.Add = []corev1.Capability{"KILL"}
+		}, "capabilities"},
+		"the node's processes without a kill": {func(p *corev1.Pod) { p.Spec.Containers = p.Spec.Containers[:1] }, "processes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := podOf(jobs(t)["pause"])
+			test.change(pod)
+			if said := judge.create(t, "pods", "Pod", pod); !strings.Contains(said, test.says) {
+				t.Errorf("it says %q, and not %q", said, test.says)
+			}
+		})
+	}
+}
+
+// TestNobodyButTheServerExecs, and that only to kill.
+func TestNobodyButTheServerExecs(t *testing.T) {
+	judge := newJudge(t, "sandbox-no-exec")
+	kill := corev1.PodExecOptions{Container: "kill", Command: []string{"/image-committer", "kill", "--pod-uid=pod-1"}, Stdout: true, Stderr: true}
+	for name, test := range map[string]struct {
+		who    string
+		change func(*corev1.PodExecOptions)
+		taken  bool
+	}{
+		"the server kills":             {who: theServer, taken: true},
+		"an administrator":             {who: "admin"},
+		"a server elsewhere":           {who: "system:serviceaccount:default:sandbox-apiserver"},
+		"in the commit":                {who: theServer, change: func(o *corev1.PodExecOptions) { o.Container = "image-committer" }},
+		"in whichever comes first":     {who: theServer, change: func(o *corev1.PodExecOptions) { o.Container = "" }},
+		"a commit":                     {who: theServer, change: func(o *corev1.PodExecOptions) { o.Command = []string{"/image-committer", "commit"} }},
+		"another program":              {who: theServer, change: func(o *corev1.PodExecOptions) { o.Command = []string{"sh", "kill"} }},
+		"nothing in particular":        {who: theServer, change: func(o *corev1.PodExecOptions) { o.Command = nil }},
+		"something that it is to read": {who: theServer, change: func(o *corev1.PodExecOptions) { o.Stdin = true }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			options := kill
+			if test.change != nil {
+				test.change(&options)
+			}
+			if said := judge.connect(t, test.who, "exec", "PodExecOptions", &options); (said == "") != test.taken {
+				t.Errorf("it says %q", said)
+			}
+		})
+	}
+	for subresource, options := range map[string]runtime.Object{
+		"attach":      &corev1.PodAttachOptions{Container: "kill"},
+		"portforward": &corev1.PodPortForwardOptions{Ports: []int32{1}},
+	} {
+		kind := map[string]string{"attach": "PodAttachOptions", "portforward": "PodPortForwardOptions"}[subresource]
+		if said := judge.connect(t, theServer, subresource, kind, options); !strings.Contains(said, "owns its node") {
+			t.Errorf("%s: it says %q", subresource, said)
+		}
+	}
+}
+
+// jobs are those that the server makes.
+func jobs(t *testing.T) map[string]*batchv1.Job {
+	t.Helper()
+	made := map[string]*batchv1.Job{}
+	for _, cache := range []int64{0, 1000} {
+		config := &commitjob.Config{
+			Namespace: "sandbox-system", Image: committer, Timeout: time.Minute, PushSecret: "push", RegistryCA: "ca", ResumeCache: cache,
+			ContainerdSocket: "/run/containerd/containerd.sock", ContainerdRoot: "/var/lib/containerd",
+		}
+		named := func(kind string) string {
+			if cache > 0 {
+				return kind + " for a resume cache"
+			}
+			return kind
+		}
+		snapshot := &v1alpha1.SandboxSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "demo-gen1", UID: "1"}}
+		for kind, leaveFrozen := range map[string]bool{"pause": true, "snapshot": false} {
+			job, err := config.Commit(snapshot, &commitjob.Source{}, leaveFrozen)
+			if err != nil {
+				t.Fatal(err)
+			}
+			made[named(kind)] = job
+		}
+		made[named("unpause")], made[named("uncache")] = config.Unpause(snapshot, &commitjob.Source{}), config.Uncache(snapshot, &commitjob.Source{})
+	}
+	return made
+}
+
+func podOf(job *batchv1.Job) *corev1.Pod {
+	return &corev1.Pod{Spec: *job.Spec.Template.Spec.DeepCopy()}
+}
+
+// judge judges by a policy as kube-apiserver does (compilePolicy of its pkg/admission/plugin/policy/validating).
+type judge struct {
+	validating.Validator
+	params runtime.Object
+}
+
+func newJudge(t *testing.T, name string) *judge {
+	t.Helper()
+	for _, m := range manifests(t, "policies") {
+		if m.Kind != "ValidatingAdmissionPolicy" || m.Name != name {
+			continue
+		}
+		var policy admissionregistrationv1.ValidatingAdmissionPolicy
+		decode(t, m, &policy)
+		compiler, err := cel.NewCompositedCompiler(environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		declared := cel.OptionalVariableDeclarations{HasParams: policy.Spec.ParamKind != nil, HasAuthorizer: true}
+		var variables []cel.NamedExpressionAccessor
+		for _, v := range policy.Spec.Variables {
+			variables = append(variables, &validating.Variable{Name: v.Name, Expression: v.Expression})
+		}
+		compiler.CompileAndStoreVariables(variables, declared, environment.NewExpressions)
+		var conditions []cel.ExpressionAccessor
+		messages := make([]cel.ExpressionAccessor, len(policy.Spec.Validations))
+		for i, v := range policy.Spec.Validations {
+			conditions = append(conditions, &validating.ValidationCondition{Expression: v.Expression, Message: v.Message, Reason: v.Reason})
+			if v.MessageExpression != "" {
+				messages[i] = &validating.MessageExpressionCondition{MessageExpression: v.MessageExpression}
+			}
+		}
+		j := &judge{Validator: validating.NewValidator(
+			compiler.CompileCondition(conditions, declared, environment.NewExpressions), nil,
+			compiler.CompileCondition(nil, declared, environment.NewExpressions),
+			compiler.CompileCondition(messages, cel.OptionalVariableDeclarations{HasParams: declared.HasParams}, environment.NewExpressions),
+			policy.Spec.FailurePolicy, nil)}
+		if declared.HasParams {
+			j.params = &corev1.ConfigMap{Data: map[string]string{"image": committer}}
+		}
+		return j
+	}
+	t.Fatalf("there is no policy %s", name)
+	return nil
+}
+
+// create returns what it says of a new object, empty where it takes it.
+func (j *judge) create(t *testing.T, resource, kind string, object runtime.Object) string {
+	t.Helper()
+	group := map[string]string{"Job": "batch"}[kind]
+	return j.say(t, admission.Create, "admin", schema.GroupVersionResource{Group: group, Version: "v1", Resource: resource}, "", schema.GroupVersionKind{Group: group, Version: "v1", Kind: kind}, object)
+}
+
+// connect returns what it says of somebody who connects to a Pod.
+func (j *judge) connect(t *testing.T, who, subresource, kind string, options runtime.Object) string {
+	t.Helper()
+	return j.say(t, admission.Connect, who, corev1.SchemeGroupVersion.WithResource("pods"), subresource, corev1.SchemeGroupVersion.WithKind(kind), options)
+}
+
+func (j *judge) say(t *testing.T, operation admission.Operation, who string, resource schema.GroupVersionResource, subresource string, kind schema.GroupVersionKind, object runtime.Object) string {
+	t.Helper()
+	attributes := &admission.VersionedAttributes{
+		Attributes: admission.NewAttributesRecord(object, nil, kind, "sandbox-system", "x", resource, subresource, operation, nil, false, &user.DefaultInfo{Name: who}),
+	}
+	attributes.VersionedKind = kind
+	attributes.VersionedObject.Set(object)
+	var said []string
+	for _, decision := range j.Validate(t.Context(), resource, attributes, j.params, nil, celconfig.RuntimeCELCostBudget, nil).Decisions {
+		switch decision.Evaluation {
+		case validating.EvalDeny:
+			said = append(said, decision.Message)
+		case validating.EvalError:
+			t.Fatalf("it cannot judge: %s", decision.Message)
+		case validating.EvalAdmit:
+		}
+	}
+	return strings.Join(said, "; ")
+}
