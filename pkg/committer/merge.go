@@ -17,6 +17,7 @@ limitations under the License.
 package committer
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
+	"github.com/klauspost/compress/zstd"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/overlay"
@@ -53,32 +55,21 @@ func (c *commit) merge(ctx context.Context, p *part) error {
 	}
 	c.doing = fmt.Sprintf("merging the layers that earlier snapshots of container %q added", p.Name)
 	began := time.Now()
-	// Not between two layers that lie in one directory: then both are merged.
-	dirs, whole, err := p.unpacked(ctx, from)
-	for err == nil && !whole && from > len(layers)-len(own) {
-		from--
-		dirs, whole, err = p.unpacked(ctx, from)
-	}
+	below, from, err := p.directoriesBelow(ctx, from, len(layers)-len(own))
 	if err != nil {
 		return c.unmerged(ctx, p, err)
 	}
-	if !whole {
-		return c.unmerged(ctx, p, fmt.Errorf("%w: the node has no directories for the %d layers below", squash.ErrNotMergeable, from))
-	}
-	below, err := overlay.OpenLower(dirs, p.readOptions())
+	parts, err := p.toRead(from, len(layers))
 	if err != nil {
-		return c.unmerged(ctx, p, err)
+		return err
 	}
-	defer below.Close()
-	var parts []squash.Layer
-	for i := from; i < len(layers); i++ {
-		open, err := opener(p, layers[i])
-		if err != nil {
-			return err
-		}
-		parts = append(parts, squash.Layer{DiffID: p.base.Config.RootFS.DiffIDs[i], Open: open})
+	var plan *squash.Merge
+	if below != nil {
+		defer below.Close()
+		plan, err = squash.Plan(ctx, parts, below)
+	} else {
+		plan, err = p.planOnLayers(ctx, parts, from)
 	}
-	plan, err := squash.Plan(ctx, parts, below)
 	if err != nil {
 		return c.unmerged(ctx, p, err)
 	}
@@ -95,9 +86,61 @@ func (c *commit) merge(ctx context.Context, p *part) error {
 		return err
 	}
 	p.base = &base
-	c.Log.Info("layers merged", "container", p.Name, "layers", len(parts), "digest", merged.Descriptor.Digest,
+	c.Log.Info("layers merged", "container", p.Name, "layers", len(parts), "directories", below != nil, "digest", merged.Descriptor.Digest,
 		"bytes", merged.Descriptor.Size, "took", time.Since(began))
 	return nil
+}
+
+// directoriesBelow opens the node's directories of the layers below a merge. It may
+// begin further down than at from, but not below least: two layers that lie in one
+// directory are both merged. There are none (nil) where the snapshotter has no directories
+// for single layers.
+func (p *part) directoriesBelow(ctx context.Context, from, least int) (*overlay.Lower, int, error) {
+	for at := from; at >= least; at-- {
+		dirs, whole, err := p.unpacked(ctx, at)
+		if err != nil {
+			return nil, 0, err
+		}
+		if whole {
+			below, err := overlay.OpenLower(dirs, p.readOptions())
+			return below, at, err
+		}
+	}
+	return nil, from, nil
+}
+
+// planOnLayers is for where there are no directories: the layers below have to be read
+// for what a deletion is to delete.
+func (p *part) planOnLayers(ctx context.Context, parts []squash.Layer, from int) (*squash.Merge, error) {
+	lower, err := p.toRead(0, from)
+	if err != nil {
+		return nil, err
+	}
+	for i := range lower {
+		open := lower[i].Open
+		lower[i].Open = func(ctx context.Context) (io.ReadCloser, error) {
+			content, err := open(ctx)
+			if err != nil {
+				// Without its reason: nothing has to be read there to push a snapshot.
+				return nil, fmt.Errorf("%w: %s", squash.ErrNotMergeable, err.Error())
+			}
+			return content, nil
+		}
+	}
+	return squash.PlanOnLayers(ctx, parts, lower)
+}
+
+// toRead are the image's layers from from up to to.
+func (p *part) toRead(from, to int) ([]squash.Layer, error) {
+	var all []squash.Layer
+	for i := from; i < to; i++ {
+		open, err := opener(p, p.base.Manifest.Layers[i])
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, squash.Layer{DiffID: p.base.Config.RootFS.DiffIDs[i], Open: open})
+	}
+	return all, nil
 }
 
 // unmerged goes on with the layers as they are when they are no tar that we would
@@ -144,20 +187,41 @@ func opener(p *part, d ocispec.Descriptor) (func(context.Context) (io.ReadCloser
 		if err != nil {
 			return nil, err
 		}
-		plain, err := compression.DecompressStream(compressed)
+		plain, err := decompress(compressed)
 		if err != nil {
 			_ = compressed.Close()
 			return nil, fmt.Errorf("decompressing the layer %s: %w", d.Digest, err)
 		}
-		return &decompressed{DecompressReadCloser: plain, compressed: compressed}, nil
+		return &decompressed{ReadCloser: plain, compressed: compressed}, nil
 	}, nil
 }
 
+// maxWindow is how much of what it has decompressed a zstd decoder remembers at most. The
+// format allows for gigabytes, which a few kilobytes of a hostile layer could ask for;
+// compressors ask for 8 MiB at most unless told otherwise.
+const maxWindow = 32 << 20
+
+func decompress(compressed io.Reader) (io.ReadCloser, error) {
+	buffered := bufio.NewReader(compressed)
+	magic, err := buffered.Peek(10)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if compression.DetectCompression(magic) != compression.Zstd {
+		return compression.DecompressStream(buffered)
+	}
+	decoder, err := zstd.NewReader(buffered, zstd.WithDecoderMaxWindow(maxWindow))
+	if err != nil {
+		return nil, err
+	}
+	return decoder.IOReadCloser(), nil
+}
+
 type decompressed struct {
-	compression.DecompressReadCloser
+	io.ReadCloser
 	compressed io.Closer
 }
 
 func (d *decompressed) Close() error {
-	return errors.Join(d.DecompressReadCloser.Close(), d.compressed.Close())
+	return errors.Join(d.ReadCloser.Close(), d.compressed.Close())
 }

@@ -18,19 +18,25 @@ package committer
 
 import (
 	"archive/tar"
+	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
+	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -44,6 +50,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
 )
 
 func TestToMerge(t *testing.T) {
@@ -208,34 +215,220 @@ func mergedLayer(t *testing.T, uid, tells string) (merged digest.Digest, img v1.
 	return "", v1.Hash{}
 }
 
-// TestAMergeThatCannotBeIsNoFailure has as many layers as there may be, and what a merge
-// needs is not there: on snapshotters without an overlay nobody knows the directories below.
+// TestAMergeThatCannotBeIsNoFailure has as many layers as there may be, and one of the
+// directories below cannot be had.
 func TestAMergeThatCannotBeIsNoFailure(t *testing.T) {
-	for name, lower := range map[string]func(dirs []string) []string{
-		"no directories are known":  func([]string) []string { return nil },
-		"one of them cannot be had": func(dirs []string) []string { dirs[len(dirs)-1] += "/none"; return dirs },
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := newScene(t)
-			delete(s.node.containers, "side-id")
-			s.options.Containers = s.options.Containers[:1]
-			c := s.node.containers["main-id"]
-			repository := strings.TrimSuffix(s.options.Containers[0].Image, ":tag")
-			for cycle := 1; cycle <= maxOwnLayers+2; cycle++ {
-				s.options.SnapshotUID = fmt.Sprint("uid", cycle)
-				s.options.Containers[0].Image = fmt.Sprint(repository, ":cycle", cycle)
-				s.reports = nil
-				if err := s.commit(context.Background()); err != nil {
-					t.Fatalf("cycle %d: %v", cycle, err)
-				}
-				got := s.last().Containers[0]
-				if got.Layers != cycle {
-					t.Errorf("cycle %d: %d layers", cycle, got.Layers)
-				}
-				c.base = baseOf(t, pull(t, got), repository)
-				c.lower = lower(slices.Repeat([]string{t.TempDir()}, len(c.base.Manifest.Layers)))
-			}
-		})
+	s := newScene(t)
+	delete(s.node.containers, "side-id")
+	s.options.Containers = s.options.Containers[:1]
+	c := s.node.containers["main-id"]
+	repository := strings.TrimSuffix(s.options.Containers[0].Image, ":tag")
+	for cycle := 1; cycle <= maxOwnLayers+2; cycle++ {
+		s.options.SnapshotUID = fmt.Sprint("uid", cycle)
+		s.options.Containers[0].Image = fmt.Sprint(repository, ":cycle", cycle)
+		s.reports = nil
+		if err := s.commit(context.Background()); err != nil {
+			t.Fatalf("cycle %d: %v", cycle, err)
+		}
+		got := s.last().Containers[0]
+		if got.Layers != cycle {
+			t.Errorf("cycle %d: %d layers", cycle, got.Layers)
+		}
+		c.base = baseOf(t, pull(t, got), repository)
+		c.lower = slices.Repeat([]string{t.TempDir()}, len(c.base.Manifest.Layers))
+		c.lower[len(c.lower)-1] += "/none"
+	}
+}
+
+// TestMergesWhereContainerdCompares pauses and resumes a container on a snapshotter that
+// has no directories for single layers: what lies below is read from the image.
+func TestMergesWhereContainerdCompares(t *testing.T) {
+	n := newNative(t)
+	merged := 0
+	for cycle := 1; cycle <= 20; cycle++ {
+		got := n.cycle(cycle)
+		if got.Layers > 8 {
+			t.Errorf("cycle %d: %d layers", cycle, got.Layers)
+		}
+		if diff := cmp.Diff(n.files, n.unpacked()); diff != "" {
+			t.Fatalf("cycle %d: files (-want +got):\n%s", cycle, diff)
+		}
+		if cycle <= 2 || got.Layers != 2 {
+			continue
+		}
+		merged++
+		// The base's file is still to be deleted, nothing of what was made and deleted since.
+		if got := deletions(t, plainLayer(t, n.container.base, 1)); !slices.Equal(got, []string{".wh.base of main"}) {
+			t.Errorf("cycle %d: the merged layer has the deletions %q", cycle, got)
+		}
+	}
+	if merged < 2 {
+		t.Errorf("layers were merged in %d of 20 cycles", merged)
+	}
+}
+
+// TestABaseThatCannotBeReadIsNoFailure has a registry that serves no layer below those that
+// are to be merged.
+func TestABaseThatCannotBeReadIsNoFailure(t *testing.T) {
+	n := newNative(t)
+	base := n.container.base.Manifest.Layers[0].Digest
+	asked := 0
+	n.before = func(w http.ResponseWriter, r *http.Request) bool {
+		refuse := n.committing && r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, base.String())
+		if refuse {
+			asked++
+			w.WriteHeader(http.StatusForbidden)
+		}
+		return refuse
+	}
+	for cycle := 1; cycle <= maxOwnLayers+2; cycle++ {
+		if got := n.cycle(cycle); got.Layers != cycle {
+			t.Errorf("cycle %d: %d layers", cycle, got.Layers)
+		}
+	}
+	if asked == 0 {
+		t.Error("nothing had to be read")
+	}
+}
+
+// native is a container whose files lie in one directory, with nothing that says which of
+// them are of its image.
+type native struct {
+	*scene
+	container  *fakeContainer
+	repository string
+	below      string            // what its image unpacks to
+	files      map[string]string // what it should unpack to
+	committing bool
+}
+
+func newNative(t *testing.T) *native {
+	s := newScene(t)
+	delete(s.node.containers, "side-id")
+	s.options.Containers = s.options.Containers[:1]
+	n := &native{scene: s, container: s.node.containers["main-id"], repository: strings.TrimSuffix(s.options.Containers[0].Image, ":tag"),
+		below: t.TempDir(), files: map[string]string{"base of main": ""}}
+	n.container.upper = ""
+	if err := os.WriteFile(filepath.Join(n.below, "base of main"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// cycle changes files, commits, and has the image as the base of the next. There is a file
+// that stays, one that stays for a cycle, and a directory with another such.
+func (n *native) cycle(cycle int) result.Container {
+	n.t.Helper()
+	dir := n.t.TempDir()
+	if out, err := exec.Command("cp", "--archive", n.below+"/.", dir).CombinedOutput(); err != nil {
+		n.t.Fatalf("cp: %v\n%s", err, out)
+	}
+	write := func(name, content string) {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755), os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600)); err != nil {
+			n.t.Fatal(err)
+		}
+		n.files[name] = content
+	}
+	remove := func(name string) {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			n.t.Fatal(err)
+		}
+		delete(n.files, name)
+	}
+	write(fmt.Sprint("kept", cycle), fmt.Sprint("since ", cycle))
+	write(fmt.Sprint("once", cycle), "for a cycle")
+	write(fmt.Sprint("dir", cycle, "/once"), "for a cycle")
+	write("live", fmt.Sprint("in ", cycle))
+	if cycle > 1 {
+		remove(fmt.Sprint("once", cycle-1))
+		remove(fmt.Sprint("dir", cycle-1, "/once"))
+	}
+	if cycle == 2 {
+		remove("base of main")
+	}
+	n.container.compare = func() (*runtime.Compared, error) { return compareDirs(n.below, dir) }
+	n.options.SnapshotUID = fmt.Sprint("uid", cycle)
+	n.options.Containers[0].Image = fmt.Sprint(n.repository, ":cycle", cycle)
+	n.reports, n.committing = nil, true
+	if err := n.commit(context.Background()); err != nil {
+		n.t.Fatalf("cycle %d: %v", cycle, err)
+	}
+	n.committing = false
+	got := n.last().Containers[0]
+	img := pull(n.t, got)
+	if err := validate.Image(img, validate.Fast); err != nil {
+		n.t.Fatalf("cycle %d: %v", cycle, err)
+	}
+	n.container.base = baseOf(n.t, img, n.repository)
+	if got.Layers != len(n.container.base.Manifest.Layers)-1 {
+		n.t.Errorf("cycle %d: %d layers, said %d", cycle, len(n.container.base.Manifest.Layers)-1, got.Layers)
+	}
+	n.below = n.t.TempDir()
+	for i := range n.container.base.Manifest.Layers {
+		layer := bytes.NewReader(plainLayer(n.t, n.container.base, i))
+		if _, err := archive.Apply(context.Background(), n.below, layer, archive.WithNoSameOwner()); err != nil {
+			n.t.Fatal(err)
+		}
+	}
+	return got
+}
+
+// compareDirs is what containerd does where there is no overlay.
+func compareDirs(lower, upper string) (*runtime.Compared, error) {
+	var plain, compressed bytes.Buffer
+	if err := archive.WriteDiff(context.Background(), &plain, lower, upper); err != nil {
+		return nil, err
+	}
+	w, err := zstd.NewWriter(&compressed)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := w.Write(plain.Bytes()); err != nil {
+		return nil, err
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return &runtime.Compared{
+		Descriptor: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerZstd, Digest: digest.FromBytes(compressed.Bytes()), Size: int64(compressed.Len())},
+		DiffID:     digest.FromBytes(plain.Bytes()),
+		Open: func(context.Context) (io.ReadCloser, error) {
+			return io.NopCloser(bytes.NewReader(compressed.Bytes())), nil
+		},
+	}, nil
+}
+
+// unpacked are the files that the image unpacks to.
+func (n *native) unpacked() map[string]string {
+	n.t.Helper()
+	files := map[string]string{}
+	err := filepath.WalkDir(n.below, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		files[strings.TrimPrefix(path, n.below+"/")] = string(content)
+		return err
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return files
+}
+
+func deletions(t *testing.T, layer []byte) (all []string) {
+	t.Helper()
+	for r := tar.NewReader(bytes.NewReader(layer)); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(filepath.Base(h.Name), ".wh.") {
+			all = append(all, h.Name)
+		}
 	}
 }
 
@@ -359,6 +552,54 @@ func TestALayerThatIsNowhereIsMadeAgain(t *testing.T) {
 	}
 }
 
+func TestDecompress(t *testing.T) {
+	content := bytes.Repeat([]byte("layer "), 1000)
+	zstandard := func(window int, content []byte) []byte {
+		var b bytes.Buffer
+		w, err := zstd.NewWriter(&b, zstd.WithWindowSize(window))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // at once it would know the size, and ask for no more
+			if _, err := w.Write(content); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	var zipped bytes.Buffer
+	w := gzip.NewWriter(&zipped)
+	if _, err := w.Write(slices.Concat(content, content)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string][]byte{"nothing": slices.Concat(content, content), "gzip": zipped.Bytes(), "zstd": zstandard(8<<20, content)} {
+		r, err := decompress(bytes.NewReader(data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, slices.Concat(content, content)) {
+			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	// Nothing but zeros, which asks for more memory than a commit may take.
+	r, err := decompress(bytes.NewReader(zstandard(128<<20, make([]byte, 80<<20))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, r); !errors.Is(err, zstd.ErrWindowSizeExceeded) {
+		t.Errorf("a window of 128 MiB: %v", err)
+	}
+}
+
 // noise is what does not compress.
 func noise(seed, size int) string {
 	var b strings.Builder
@@ -411,34 +652,45 @@ func nonEmptyHistory(b *Base) (n int) {
 	return n
 }
 
-// unpack applies the layers of an image that only ever adds and replaces files, and
-// checks their diff IDs.
+// plainLayer is a layer of the image as the registry has it, uncompressed. Its diff ID is
+// checked.
+func plainLayer(t *testing.T, base *Base, at int) []byte {
+	t.Helper()
+	d := base.Manifest.Layers[at]
+	ref, err := name.NewDigest(base.Repositories[0]+"@"+d.Digest.String(), name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := remote.Layer(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compressed, err := l.Compressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var plain io.Reader = compressed
+	if d.MediaType == ocispec.MediaTypeImageLayerZstd {
+		if plain, err = zstd.NewReader(compressed); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := io.ReadAll(plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if digest.FromBytes(data) != base.Config.RootFS.DiffIDs[at] {
+		t.Errorf("layer %d has another diff ID than the configuration says", at)
+	}
+	return data
+}
+
+// unpack applies the layers of an image that only ever adds and replaces files.
 func unpack(t *testing.T, base *Base) map[string]string {
 	t.Helper()
 	files := map[string]string{}
-	for i, d := range base.Manifest.Layers {
-		ref, err := name.NewDigest(base.Repositories[0]+"@"+d.Digest.String(), name.Insecure)
-		if err != nil {
-			t.Fatal(err)
-		}
-		l, err := remote.Layer(ref)
-		if err != nil {
-			t.Fatal(err)
-		}
-		compressed, err := l.Compressed()
-		if err != nil {
-			t.Fatal(err)
-		}
-		var plain io.Reader = compressed
-		if d.MediaType == ocispec.MediaTypeImageLayerZstd {
-			if plain, err = zstd.NewReader(compressed); err != nil {
-				t.Fatal(err)
-			}
-		}
-		verifier := base.Config.RootFS.DiffIDs[i].Verifier()
-		layer := map[string]string{}
-		r := tar.NewReader(io.TeeReader(plain, verifier))
-		for {
+	for i := range base.Manifest.Layers {
+		for r := tar.NewReader(bytes.NewReader(plainLayer(t, base, i))); ; {
 			h, err := r.Next()
 			if errors.Is(err, io.EOF) {
 				break
@@ -447,16 +699,9 @@ func unpack(t *testing.T, base *Base) map[string]string {
 				t.Fatal(err)
 			}
 			if content, err := io.ReadAll(r); err == nil && h.Typeflag == tar.TypeReg {
-				layer[h.Name] = string(content)
+				files[h.Name] = string(content)
 			}
 		}
-		if _, err := io.Copy(io.Discard, io.TeeReader(plain, verifier)); err != nil {
-			t.Fatal(err)
-		}
-		if !verifier.Verified() {
-			t.Errorf("layer %d has another diff ID than the configuration says", i)
-		}
-		maps.Copy(files, layer)
 	}
 	return files
 }

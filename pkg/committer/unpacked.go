@@ -32,6 +32,9 @@ func (p *part) unpacked(ctx context.Context, layers int) ([]string, bool, error)
 	if layers == 0 {
 		return nil, true, nil
 	}
+	if len(p.files.Lowerdirs) == 0 {
+		return nil, false, nil
+	}
 	chain, err := p.container.Chain(ctx)
 	if err != nil {
 		return nil, false, fmt.Errorf("looking for the unpacked layers of container %q: %w", p.Name, err)

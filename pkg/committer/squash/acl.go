@@ -16,8 +16,6 @@ limitations under the License.
 
 package squash
 
-import "strings"
-
 // Access control lists as PAX records, and a list without entries: setting that removes what is there.
 const (
 	paxAccessACL  = "SCHILY.xattr.system.posix_acl_access"
@@ -38,8 +36,7 @@ func (b bequests) note(f *member) {
 }
 
 func (b bequests) disown(f *member) {
-	parent := f.name[:max(strings.LastIndexByte(f.name, '/'), 0)]
-	if f.name == "" || !b[parent] || f.kind == typeLink || f.kind == typeSymlink {
+	if f.name == "" || !b[above(f.name)] || f.kind == typeLink || f.kind == typeSymlink {
 		return
 	}
 	f.addRecord(paxAccessACL, emptyACL)

@@ -42,7 +42,20 @@ type place struct {
 	// closed is the layer from which on everything older is hidden, below the path
 	// and at it; none where nothing is.
 	closed uint8
+	// made is whether the oldest layer that mentions the path has something there. What
+	// is deleted without that lies below.
+	made bool
+	// found is whether the layers below show something at the path, and hidden the one
+	// of them from which on older ones show nothing there and below it. They are numbered
+	// as the layers are.
+	found  bool
+	hidden uint8
 }
+
+var unmentioned = place{closed: none, hidden: none}
+
+// asked is whether it has to be looked for in the layers below.
+func (p place) asked() bool { return p.says == aWhiteout && p.made }
 
 // key stands for a path: 128 bits of a hash that nobody can predict. The paths
 // of a million files would take several times the memory.
@@ -56,7 +69,9 @@ type index struct {
 }
 
 func newIndex() *index {
-	return &index{seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}, places: map[key]place{}}
+	x := &index{seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}, places: map[key]place{}}
+	x.places[x.key("")] = unmentioned // not every layer names the root
+	return x
 }
 
 func (x *index) key(path string) key {
@@ -76,8 +91,9 @@ func (x *index) add(layer uint8, path string, what says) {
 	k := x.key(path)
 	p, known := x.places[k]
 	if !known {
-		p.closed = none
+		p = unmentioned
 	}
+	p.made = what != aWhiteout
 	switch {
 	case p.says == 0:
 		// The first to mention it, but for an opaque marker that came before.
@@ -105,7 +121,7 @@ func (x *index) addOpaque(layer uint8, path string) {
 	k := x.key(path)
 	p, known := x.places[k]
 	if !known {
-		p.closed = none
+		p = unmentioned
 	}
 	p.closed = min(p.closed, layer)
 	x.places[k] = p
@@ -125,7 +141,7 @@ func (x *index) closedAbove(layer uint8, path string) uint8 {
 	if path == "" {
 		return none
 	}
-	parent := path[:max(strings.LastIndexByte(path, '/'), 0)]
+	parent := above(path)
 	if x.last.known && x.last.layer == layer && x.last.parent == parent {
 		return x.last.closed
 	}
@@ -171,3 +187,6 @@ func (x *index) opaque(path string) bool {
 	p, ok := x.places[x.key(path)]
 	return ok && p.says == aDir && p.closed != none
 }
+
+// above is the directory that the path is in.
+func above(path string) string { return path[:max(strings.LastIndexByte(path, '/'), 0)] }

@@ -73,7 +73,7 @@ func TestOnTheKernelsOverlay(t *testing.T) {
 			}
 			from := 1 + s.random.IntN(2) // above something that there is to hide
 			to := layers - s.random.IntN(2)
-			merged := mergeAll(t, written[from:to], lower[:from])
+			merged := mergeAll(t, written[from:to], written[:from], lower[:from])
 			stack := slices.Concat(lower[:from], []string{s.unpack(layers, true, merged)}, lower[to:])
 			if diff := cmp.Diff(want, s.seen(stack)); diff != "" {
 				t.Errorf("layers %d to %d merged, on an overlay (-want +got):\n%s", from, to, diff)
@@ -88,22 +88,34 @@ func TestOnTheKernelsOverlay(t *testing.T) {
 	}
 }
 
-func mergeAll(t *testing.T, layers [][]byte, lower []string) []byte {
+// mergeAll merges layers above others, which lie in lower, the lowest first. Whether
+// those layers are read or the directories, it is the same.
+func mergeAll(t *testing.T, layers, below [][]byte, lower []string) []byte {
 	t.Helper()
 	topmostFirst := slices.Clone(lower)
 	slices.Reverse(topmostFirst)
-	below, err := overlay.OpenLower(topmostFirst, overlay.Options{})
+	dirs, err := overlay.OpenLower(topmostFirst, overlay.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer below.Close()
-	var all []squash.Layer
-	for _, l := range layers {
-		all = append(all, squash.Layer{DiffID: digest.FromBytes(l), Open: func(context.Context) (io.ReadCloser, error) {
-			return io.NopCloser(bytes.NewReader(l)), nil
-		}})
+	defer dirs.Close()
+	plan, err := squash.Plan(context.Background(), inMemory(layers), dirs)
+	if err != nil {
+		t.Fatal(err)
 	}
-	plan, err := squash.Plan(context.Background(), all, below)
+	var b bytes.Buffer
+	if err := plan.Write(context.Background(), &b); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(mergeOnLayers(t, layers, below), b.Bytes()) {
+		t.Error("the merged layer is another where the layers below are read than where their directories are")
+	}
+	return b.Bytes()
+}
+
+func mergeOnLayers(t *testing.T, layers, below [][]byte) []byte {
+	t.Helper()
+	plan, err := squash.PlanOnLayers(context.Background(), inMemory(layers), inMemory(below))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,6 +124,16 @@ func mergeAll(t *testing.T, layers [][]byte, lower []string) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+func inMemory(layers [][]byte) []squash.Layer {
+	var all []squash.Layer
+	for _, l := range layers {
+		all = append(all, squash.Layer{DiffID: digest.FromBytes(l), Open: func(context.Context) (io.ReadCloser, error) {
+			return io.NopCloser(bytes.NewReader(l)), nil
+		}})
+	}
+	return all
 }
 
 // stage is where directories are mounted.

@@ -53,7 +53,7 @@ type Layer struct {
 	Open func(context.Context) (io.ReadCloser, error)
 }
 
-// Below is what lies below the layers.
+// Below is what lies below the layers: directories that hold it unpacked, say.
 type Below interface {
 	// Has is whether something shows at the path.
 	Has(path string) (bool, error)
@@ -108,7 +108,7 @@ func (m *Merge) learn(ctx context.Context, layer uint8) error {
 	verifier := s.DiffID.Verifier()
 	all := io.TeeReader(content, verifier)
 	err = each(ctx, all, func(f *member, _ io.Reader) error {
-		path, what := meaning(f)
+		path, what := f.meaning()
 		if what == 0 {
 			m.index.addOpaque(layer, path)
 			return nil
@@ -126,8 +126,12 @@ func (m *Merge) learn(ctx context.Context, layer uint8) error {
 	if err != nil {
 		return err
 	}
-	// What may come after the end belongs to the digest.
-	if _, err := io.Copy(io.Discard, all); err != nil {
+	return verify(all, verifier)
+}
+
+// verify reads what comes after the end of an archive, which belongs to its digest.
+func verify(rest io.Reader, verifier digest.Verifier) error {
+	if _, err := io.Copy(io.Discard, rest); err != nil {
 		return err
 	}
 	if !verifier.Verified() {
@@ -136,20 +140,22 @@ func (m *Merge) learn(ctx context.Context, layer uint8) error {
 	return nil
 }
 
-// meaning is the path that a member speaks of and what it says; 0 is that the
-// directory is opaque.
-func meaning(f *member) (path string, what says) {
-	parent, base := f.name[:strings.LastIndexByte(f.name, '/')+1], f.name[strings.LastIndexByte(f.name, '/')+1:]
+func (m *member) meaning() (path string, what says) { return meaning(m.name, m.kind == typeDir) }
+
+// meaning is the path that a member of a clean name speaks of and what it says; 0 is
+// that the directory is opaque.
+func meaning(name string, isDir bool) (path string, what says) {
+	parent, base := name[:strings.LastIndexByte(name, '/')+1], name[strings.LastIndexByte(name, '/')+1:]
 	if base == opaqueName {
 		return strings.TrimSuffix(parent, "/"), 0
 	}
 	if name, ok := strings.CutPrefix(base, whiteoutPrefix); ok {
 		return parent + name, aWhiteout
 	}
-	if f.kind == typeDir {
-		return f.name, aDir
+	if isDir {
+		return name, aDir
 	}
-	return f.name, aFile
+	return name, aFile
 }
 
 // Write writes the merged layer, the same bytes each time. Newer layers come
@@ -178,7 +184,7 @@ func (m *Merge) Write(ctx context.Context, w io.Writer) error {
 func (m *Merge) keep(ctx context.Context, w io.Writer, layer uint8, buf []byte) error {
 	s := &m.layers[layer]
 	return s.each(ctx, func(f *member, content io.Reader) error {
-		path, what := meaning(f)
+		path, what := f.meaning()
 		switch {
 		case what == 0 && m.index.unnamed(path):
 		case what == 0, !m.index.wins(layer, path, what):
@@ -223,7 +229,7 @@ func (m *Merge) move(ctx context.Context, w io.Writer, layer uint8, buf []byte) 
 	err := s.each(ctx, func(f *member, content io.Reader) error {
 		if f.kind != typeLink {
 			home := s.moved[m.index.key(f.name)]
-			if _, what := meaning(f); home == "" || what != aFile {
+			if _, what := f.meaning(); home == "" || what != aFile {
 				return nil
 			}
 			found++

@@ -371,6 +371,7 @@ func TestRandomTrees(t *testing.T) {
 			fmt.Sprintf("%d to %d merged", from, to): apply(t, w.base, slices.Concat(layers[:from], [][]byte{merged}, layers[to:])...),
 			"and merged again":                       apply(t, w.base, slices.Concat(layers[:from], [][]byte{again})...),
 			"all merged":                             apply(t, w.base, merge(t, layers...)),
+			"merged with what lies below being read": apply(t, w.base, slices.Concat(layers[:from], [][]byte{mergeOn(t, slices.Concat([][]byte{w.base}, layers[:from]), layers[from:to])}, layers[to:])...),
 		} {
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Fatalf("seed %d, %s (-want +got):\n%s", seed, what, diff)
@@ -405,7 +406,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	for range 12 {
 		w.change()
 	}
-	w.base = w.layer()
+	w.base = w.upper()
 	return w
 }
 

@@ -35,7 +35,7 @@ import (
 )
 
 // TestEveryKindOfFile merges layers with everything in them that there is: what is shown above the merged layer is what
-// was shown above those that went into it. SEEDS is how many trees are tried, SEED tries one of them again.
+// was shown above those that went into it.
 func TestEveryKindOfFile(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to mount")
@@ -44,13 +44,7 @@ func TestEveryKindOfFile(t *testing.T) {
 	if err := log.SetLevel("error"); err != nil {
 		t.Fatal(err)
 	}
-	first, count := uint64(1), uint64(6)
-	if n, err := strconv.ParseUint(os.Getenv("SEEDS"), 10, 64); err == nil {
-		count = n
-	}
-	if n, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64); err == nil {
-		first, count = n, 1
-	}
+	first, count := seeds(6)
 	const layers = 5
 	for seed := first; seed < first+count; seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -78,23 +72,37 @@ func TestEveryKindOfFile(t *testing.T) {
 				written = append(written, b.Bytes())
 				lower = append(lower, s.unpack(i, true, b.Bytes()))
 			}
-			show := func(lower []string) []trees.Entry {
-				root := s.mount(lower, "")
-				defer s.unmount(root)
-				entries, err := trees.Inventory(root)
-				if err != nil {
-					t.Fatal(err)
-				}
-				return entries
-			}
-			want := show(lower)
-			merged := mergeAll(t, written[1:layers-1], lower[:1])
-			got := show(slices.Concat(lower[:1], []string{s.unpack(layers, true, merged)}, lower[layers-1:]))
+			want := s.show(lower)
+			merged := mergeAll(t, written[1:layers-1], written[:1], lower[:1])
+			got := s.show(slices.Concat(lower[:1], []string{s.unpack(layers, true, merged)}, lower[layers-1:]))
 			if lines := trees.Differences(byNames(want), byNames(got)); len(lines) > 0 {
 				t.Errorf("the layers show (-), merged they show (+):\n%s", trees.Shorten(lines))
 			}
 		})
 	}
+}
+
+// seeds are those that are tried: some, as many as SEEDS says, or the one of SEED.
+func seeds(some uint64) (first, count uint64) {
+	if n, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64); err == nil {
+		return n, 1
+	}
+	if n, err := strconv.ParseUint(os.Getenv("SEEDS"), 10, 64); err == nil {
+		return 1, n
+	}
+	return 1, some
+}
+
+// show is what the layers show together on the kernel's overlay, the lowest first.
+func (s *stage) show(lower []string) []trees.Entry {
+	s.t.Helper()
+	root := s.mount(lower, "")
+	defer s.unmount(root)
+	entries, err := trees.Inventory(root)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return entries
 }
 
 // TestNothingInheritsALaterACL gives a directory a default ACL in a layer above the one that has made what is in it.
@@ -136,7 +144,7 @@ func TestNothingInheritsALaterACL(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := trees.Inventory(s.unpack(9, true, mergeAll(t, written, lower[:1])))
+	got, err := trees.Inventory(s.unpack(9, true, mergeAll(t, written, nil, lower[:1])))
 	if err != nil {
 		t.Fatal(err)
 	}
