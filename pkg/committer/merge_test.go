@@ -441,22 +441,7 @@ func TestAForeignLayerIsNotMerged(t *testing.T) {
 		for i := range maxOwnLayers {
 			content := fmt.Appendf(nil, "%0512d", i)
 			d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromBytes(content), Size: int64(len(content))}
-			extended, err := image.Extend(c.base.Base, []image.Layer{{Descriptor: d, DiffID: d.Digest}}, "x")
-			if err != nil {
-				t.Fatal(err)
-			}
-			c.base.RawConfig = extended.Config
-			c.base.Manifest.Layers = append(c.base.Manifest.Layers, d)
-			if err := json.Unmarshal(extended.Config, &c.base.Config); err != nil {
-				t.Fatal(err)
-			}
-			below := c.base.Open
-			c.base.Open = func(ctx context.Context, asked ocispec.Descriptor) (io.ReadCloser, error) {
-				if asked.Digest == d.Digest {
-					return io.NopCloser(strings.NewReader(string(content))), nil
-				}
-				return below(ctx, asked)
-			}
+			addLayer(t, c.base, d, d.Digest, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil })
 		}
 	}
 	if err := s.commit(context.Background()); err != nil {
@@ -464,6 +449,27 @@ func TestAForeignLayerIsNotMerged(t *testing.T) {
 	}
 	if r := s.last(); r.Containers[0].Layers != maxOwnLayers+1 {
 		t.Errorf("result %+v", r)
+	}
+}
+
+// addLayer has a layer more in a base, as one that an earlier snapshot added.
+func addLayer(t *testing.T, base *Base, d ocispec.Descriptor, diffID digest.Digest, open func() (io.ReadCloser, error)) {
+	t.Helper()
+	extended, err := image.Extend(base.Base, []image.Layer{{Descriptor: d, DiffID: diffID}}, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	base.RawConfig = extended.Config
+	base.Manifest.Layers = append(base.Manifest.Layers, d)
+	if err := json.Unmarshal(extended.Config, &base.Config); err != nil {
+		t.Fatal(err)
+	}
+	below := base.Open
+	base.Open = func(ctx context.Context, asked ocispec.Descriptor) (io.ReadCloser, error) {
+		if asked.Digest == d.Digest {
+			return open()
+		}
+		return below(ctx, asked)
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
+	"strings"
 )
 
 // PlanOnLayers is Plan where no directories hold what lies below. It reads the layers
@@ -156,8 +157,11 @@ func (x *index) showsBelow(layer uint8, path string) bool {
 	}
 }
 
-// namedDirs are directories that a layer names: all but a few, where there are very many.
+// namedDirs are directories that a layer names. The last one and those above it are known
+// however many there are, for that is the order that archives are mostly written in: what
+// comes next is in one of them. Of the others the last to be named are.
 type namedDirs struct {
+	last   string
 	seed   maphash.Seed
 	hashes [1 << 16]uint64 // by their uppermost bits
 }
@@ -166,12 +170,18 @@ func newNamedDirs() *namedDirs { return &namedDirs{seed: maphash.MakeSeed()} }
 
 func (n *namedDirs) add(path string) {
 	h := maphash.String(n.seed, path)
-	n.hashes[h>>48] = h
+	n.last, n.hashes[h>>48] = path, h
 }
 
 func (n *namedDirs) has(path string) bool {
+	if path == "" || path == n.last || len(path) < len(n.last) && n.last[len(path)] == '/' && strings.HasPrefix(n.last, path) {
+		return true
+	}
 	h := maphash.String(n.seed, path)
-	return path == "" || n.hashes[h>>48] == h
+	return n.hashes[h>>48] == h
 }
 
-func (n *namedDirs) forget() { clear(n.hashes[:]) }
+func (n *namedDirs) forget() {
+	n.last = ""
+	clear(n.hashes[:])
+}

@@ -100,6 +100,8 @@ func TestWhatLiesBelow(t *testing.T) {
 		"a directory that is not named":           {[][]string{{"usr/", "usr/x=1"}, {"a/g=1"}}, true}, // it may be a link to a/b
 		"a directory that is named too late":      {[][]string{{"c/g=1", "c/"}}, true},
 		"a directory that another layer names":    {[][]string{{"c/"}, {"c/g=1"}}, true},
+		"a directory that is named first":         {[][]string{{"c/", "c/d/", "c-d/", "c-d/g=1", "c/d/g=1", "c/g=1"}}, false},
+		"one that begins as the last one":         {[][]string{{"c/", "c/dd/", "c/d/g=1"}}, true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -249,8 +251,8 @@ func TestUnreadableLayersBelow(t *testing.T) {
 	}
 }
 
-// TestMemoryOfWhatLiesBelow has as many deletions as files below, of which none is among
-// the others.
+// TestMemoryOfWhatLiesBelow has very many deletions, and below even more directories and
+// files, of which none is deleted.
 func TestMemoryOfWhatLiesBelow(t *testing.T) {
 	const deleted, below = 50_000, 200_000
 	many := func(count int, header func(i int) tar.Header) Layer {
@@ -279,7 +281,15 @@ func TestMemoryOfWhatLiesBelow(t *testing.T) {
 		return func(i int) tar.Header { return tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf(format, i)} }
 	}
 	merged := []Layer{many(deleted, named("file-%d")), many(deleted, named(".wh.file-%d"))}
-	lower := []Layer{many(below, named("other-%d"))}
+	lower := []Layer{many(below, func(i int) tar.Header {
+		switch {
+		case i == 0:
+			return tar.Header{Typeflag: tar.TypeDir, Name: "all/"}
+		case i%2 == 1:
+			return tar.Header{Typeflag: tar.TypeDir, Name: fmt.Sprintf("all/dir-%d/", i)}
+		}
+		return tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("all/dir-%d/file", i-1)}
+	})}
 
 	used := func() int64 {
 		runtime.GC()
