@@ -90,10 +90,7 @@ func (k *Keeper) setAside(ctx context.Context, podUID string, ref runtime.Ref) (
 	if err != nil {
 		return nil, err
 	}
-	if full, err := fullness(k.Root); err != nil || full > fullPercent {
-		if err == nil {
-			err = fmt.Errorf("the disk of %s is %d %% full; nothing is kept above %d %%", k.Root, full, fullPercent)
-		}
+	if err := checkRoom(k.Root); err != nil {
 		return nil, err
 	}
 	container, err := k.client.Find(ctx, podUID, ref)
@@ -117,6 +114,18 @@ func digestOf(reference string) (digest.Digest, error) {
 		return "", fmt.Errorf("its image %q is not named by a digest: %w", reference, err)
 	}
 	return found, nil
+}
+
+// checkRoom fails where the disk of a directory is too full for anything to be kept there.
+func checkRoom(path string) error {
+	full, err := fullness(path)
+	if err != nil {
+		return err
+	}
+	if full > fullPercent {
+		return fmt.Errorf("the disk of %s is %d %% full; nothing is kept above %d %%", path, full, fullPercent)
+	}
+	return nil
 }
 
 // fullness is how many percent of a disk are used, as df counts.
