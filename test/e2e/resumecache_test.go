@@ -21,11 +21,13 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -121,6 +123,49 @@ func TestResumeCache(t *testing.T) {
 	})
 }
 
+// TestTheResumeCacheIsBounded pauses more than may stay on the node. Whatever is not there is pulled.
+func TestTheResumeCacheIsBounded(t *testing.T) {
+	const bound = 30 << 20 // of "old" and "new" one has room, "large" has none
+	theCluster(t).withServerArgs(t, fmt.Sprintf("--resume-cache=%d", bound), "--v=2")
+	r := newRoom(t)
+	sizes := map[string]int{"old": 20e6, "large": 40e6, "new": 20e6}
+	for name := range sizes {
+		r.create(name)
+	}
+	sums := map[string]string{}
+	for name, size := range sizes {
+		r.awaitReady(name)
+		sums[name] = r.sh(name, fmt.Sprintf("head -c %d /dev/urandom > /root/data; md5sum /root/data", size))
+	}
+
+	old := r.pauseInCache("old")
+	large := r.reference(r.pauseLetting("large"))
+	refusal := regexp.MustCompile(fmt.Sprintf(`its \d+ bytes are more than the %d that may be kept on a node`, bound))
+	eventually(t, "the server's log says that the large one is not kept", patience, func(ctx context.Context) (bool, string) {
+		log := r.log(ctx, serverPod, "server", 1000)
+		return refusal.MatchString(log), log
+	})
+	r.awaitUncached(large)
+	r.awaitCached(old) // nothing went for what was not kept
+
+	latest := r.pauseInCache("new")
+	r.awaitUncached(old)
+	r.awaitKeptWithin(bound, "old", "large", "new")
+
+	for name := range sums {
+		r.resume(name)
+	}
+	for name, want := range sums {
+		r.awaitReady(name)
+		if got := r.sh(name, "md5sum /root/data"); got != want {
+			t.Errorf("%s has %s after the resume, want %s", name, got, want)
+		}
+	}
+	r.mustNotHavePulled("new", latest)
+	r.mustHavePulled("old", old)
+	r.mustHavePulled("large", large)
+}
+
 // TestWithoutAResumeCacheNothingIsKept is the default.
 func TestWithoutAResumeCacheNothingIsKept(t *testing.T) {
 	t.Parallel()
@@ -194,9 +239,47 @@ func (r *room) forgetImage(reference string) {
 	}
 }
 
+// awaitKeptWithin waits until what is kept for the sandboxes takes at most so many bytes of the disk: containerd removes it a
+// moment after its name.
+func (r *room) awaitKeptWithin(most int64, sandboxes ...string) {
+	r.t.Helper()
+	var theirs []string
+	for _, sandbox := range sandboxes {
+		theirs = append(theirs, fmt.Sprintf(`labels."lifecycle.opensandbox.io/resume-cache"==%q`, r.get(sandbox).UID))
+	}
+	store := r.containerd.SnapshotService("overlayfs")
+	eventually(r.t, fmt.Sprintf("what is kept takes at most %d bytes", most), patience, func(ctx context.Context) (bool, string) {
+		ctx = namespaces.WithNamespace(ctx, "k8s.io")
+		total, found := int64(0), 0
+		err := store.Walk(ctx, func(ctx context.Context, info snapshots.Info) error {
+			usage, err := store.Usage(ctx, info.Name)
+			total, found = total+usage.Size, found+1
+			return err
+		}, theirs...)
+		return err == nil && found > 0 && total <= most, fmt.Sprintf("%d bytes in %d snapshots (error: %v)", total, found, err)
+	})
+}
+
 // mustNotHavePulled checks that the kubelet found the image of a sandbox's Pod on the node.
 func (r *room) mustNotHavePulled(sandbox, reference string) {
 	r.t.Helper()
+	if told := r.toldOfImage(sandbox, reference); !strings.Contains(told, "already present") {
+		r.t.Errorf("it was pulled: %s", told)
+	}
+}
+
+// mustHavePulled checks that it did not.
+func (r *room) mustHavePulled(sandbox, reference string) {
+	r.t.Helper()
+	if told := r.toldOfImage(sandbox, reference); !strings.Contains(told, "Successfully pulled") {
+		r.t.Errorf("it was not pulled: %s", told)
+	}
+}
+
+// toldOfImage is what the kubelet told of the image of a sandbox's Pod, once it had it.
+func (r *room) toldOfImage(sandbox, reference string) string {
+	r.t.Helper()
+	told := ""
 	eventually(r.t, "the kubelet tells of image "+reference, patience, func(ctx context.Context) (bool, string) {
 		events, err := r.kube.CoreV1().Events(r.namespace).List(ctx, metav1.ListOptions{FieldSelector: "reason=Pulled,involvedObject.name=" + sandbox})
 		if err != nil {
@@ -204,12 +287,11 @@ func (r *room) mustNotHavePulled(sandbox, reference string) {
 		}
 		for _, event := range events.Items {
 			if strings.Contains(event.Message, reference) {
-				if !strings.Contains(event.Message, "already present") {
-					r.t.Errorf("it was pulled: %s", event.Message)
-				}
+				told = event.Message
 				return true, ""
 			}
 		}
 		return false, fmt.Sprintf("%d other events", len(events.Items))
 	})
+	return told
 }
