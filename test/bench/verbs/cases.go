@@ -117,6 +117,21 @@ func (n *node) measureCached(ctx context.Context, c testCase, measured *result) 
 	return n.delete(ctx, c.name)
 }
 
+// relistPeriod is how often the kubelet looks for containers that have started or ended.
+const relistPeriod = time.Second
+
+// moment waits for as much of the kubelet's period as this round has to. What is measured would else
+// always begin in step with it, because what went before has ended when the kubelet looked, and a
+// millisecond more or less would decide for all rounds whether a second is waited for.
+func (n *node) moment(ctx context.Context) (time.Time, error) {
+	select {
+	case <-time.After(n.phase):
+		return time.Now(), nil
+	case <-ctx.Done():
+		return time.Time{}, context.Cause(ctx)
+	}
+}
+
 func (n *node) barePod(ctx context.Context, c testCase) (time.Duration, error) {
 	name := "bare-" + c.name
 	isReady, err := see(ctx, n.pods().Watch, name, podReady)
@@ -124,7 +139,10 @@ func (n *node) barePod(ctx context.Context, c testCase) (time.Duration, error) {
 		return 0, err
 	}
 	template := c.template()
-	began := time.Now()
+	began, err := n.moment(ctx)
+	if err != nil {
+		return 0, err
+	}
 	if _, err := n.pods().Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: template.Spec}, metav1.CreateOptions{}); err != nil {
 		return 0, err
 	}
@@ -172,7 +190,10 @@ func (n *node) pause(ctx context.Context, name, snapshot string) (committed, pau
 	if err != nil {
 		return 0, 0, err
 	}
-	began := time.Now()
+	began, err := n.moment(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
 	if _, err := n.sandboxes().Pause(ctx, name, &v1alpha1.SandboxPause{}, metav1.CreateOptions{}); err != nil {
 		return 0, 0, err
 	}
@@ -189,7 +210,10 @@ func (n *node) resume(ctx context.Context, name string) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	began := time.Now()
+	began, err := n.moment(ctx)
+	if err != nil {
+		return 0, err
+	}
 	if _, err := n.sandboxes().Resume(ctx, name, &v1alpha1.SandboxResume{}, metav1.CreateOptions{}); err != nil {
 		return 0, err
 	}

@@ -78,6 +78,7 @@ func run(ctx context.Context, args []string) error {
 	// Interleaved, so that a machine that slows down does so for all of them alike.
 	for round := range o.rounds {
 		fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, o.rounds)
+		node.phase = relistPeriod * time.Duration(round) / time.Duration(o.rounds)
 		for _, c := range cases {
 			measure := node.measure
 			if o.cached {

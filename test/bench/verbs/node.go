@@ -56,6 +56,8 @@ type node struct {
 	kube       kubernetes.Interface
 	sandbox    versioned.Interface
 	containerd *containerd.Client
+	// phase is by how much what is measured begins later in the kubelet's period than what went before ended.
+	phase time.Duration
 }
 
 // connect finds the cluster by the variables of its cluster.env.

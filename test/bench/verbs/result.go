@@ -62,6 +62,7 @@ func (r *result) add(name, method string, took time.Duration) {
 		r.times[name] = map[string][]time.Duration{}
 	}
 	r.times[name][method] = append(r.times[name][method], took)
+	fmt.Fprintf(os.Stderr, "%s: %s %.2f s\n", name, method, took.Seconds())
 }
 
 // row is a line of the result. Seconds is a median, ratio that median to the one of a bare Pod
