@@ -78,6 +78,14 @@ func TestPoliciesRefuse(t *testing.T) {
 			p.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{Prefix: "x"}}
 		}, "arguments alone"},
 		"writing": {func(p *corev1.Pod) { p.Spec.Containers[1].VolumeMounts[0].ReadOnly = false }, "read-only"},
+		"another hook": {func(p *corev1.Pod) {
+			p.Spec.Containers[1].Lifecycle.PostStart.Exec.Command = []string{"/image-committer", "commit"}
+		}, "arguments alone"},
+		"a hook that asks somebody": {func(p *corev1.Pod) {
+			p.Spec.Containers[1].Lifecycle.PostStart = &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{Host: "example.com"}}
+		}, "arguments alone"},
+		"a hook at the end":    {func(p *corev1.Pod) { p.Spec.Containers[1].Lifecycle.PreStop = p.Spec.Containers[1].Lifecycle.PostStart }, "arguments alone"},
+		"a hook of the commit": {func(p *corev1.Pod) { p.Spec.Containers[0].Lifecycle = p.Spec.Containers[1].Lifecycle }, "arguments alone"},
 		"a kill by the commit": {func(p *corev1.Pod) {
 			p.Spec.Containers[0].SecurityContext.Capabilities.Add = []corev1.Capability{"KILL"}
 		}, "capabilities"},

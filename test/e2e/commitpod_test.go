@@ -70,7 +70,7 @@ func TestTheCommitPodMayDoNoMoreThanItNeeds(t *testing.T) {
 
 	// CAP_KILL is 5.
 	if args := r.mayDoNoMoreThan(pod.Name+"/kill", "0000000000000020"); len(args) < 2 || args[1] != "standby" ||
-		!slices.Contains(args, "--pod-uid="+string(source.UID)) || !slices.Contains(args, "--own-pod-uid="+string(pod.UID)) {
+		!slices.Contains(args, "--pod-uid="+string(source.UID)) {
 		t.Errorf("beside it runs %q", args)
 	}
 

@@ -219,7 +219,7 @@ func (c *cluster) commitPod(image string) *corev1.Pod {
 // addStandby makes it one of a pause's.
 func addStandby(commit *corev1.Pod) {
 	kill := *commit.Spec.Containers[0].DeepCopy()
-	kill.Name, kill.Args = "kill", []string{"standby", "--own-pod-uid=$(POD_UID)"}
+	kill.Name, kill.Args = "kill", []string{"standby"}
 	kill.Env = []corev1.EnvVar{{Name: "POD_UID", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.uid"}}}}
 	kill.SecurityContext.Capabilities.Add = []corev1.Capability{"KILL"}
 	commit.Spec.Containers, commit.Spec.HostPID = append(commit.Spec.Containers, kill), true

@@ -57,8 +57,8 @@ func Run(version string, start time.Time, args []string, stdout, stderr io.Write
 
 "commit" freezes containers, streams what they changed to a registry and pushes images.
 "thaw" thaws containers that a commit left frozen, "kill" ends them. "standby" keeps a container
-there, beside a commit, in which the kill is run. "uncache" removes what a kill has kept on the
-node for the next resume.
+there, beside a commit, in which the kill is run, and "await" waits in it for the commit. "uncache"
+removes what a kill has kept on the node for the next resume.
 
 All log to standard error and write one line of JSON to the termination log: what was
 pushed, or the reason of the failure and whether everything is thawed again.
@@ -67,7 +67,7 @@ Exit codes: 0 success, 1 failure (see the termination log), 2 wrong arguments.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(*cobra.Command, []string) error {
-			return errors.New(`no command given: it is "commit", "thaw", "standby", "kill" or "uncache"`)
+			return errors.New(`no command given: it is "commit", "thaw", "standby", "await", "kill" or "uncache"`)
 		},
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
@@ -80,7 +80,7 @@ Exit codes: 0 success, 1 failure (see the termination log), 2 wrong arguments.`,
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	ran := false
-	for _, add := range []func(*flags) *cobra.Command{commitCommand, thawCommand, standbyCommand, killCommand, uncacheCommand} {
+	for _, add := range []func(*flags) *cobra.Command{commitCommand, thawCommand, standbyCommand, awaitCommand, killCommand, uncacheCommand} {
 		f := &flags{start: start, stdout: stdout, log: log, ran: &ran}
 		root.AddCommand(add(f))
 	}
@@ -170,7 +170,7 @@ command can be repeated.`,
 
 func standbyCommand(f *flags) *cobra.Command {
 	var o committer.StandbyOptions
-	var lockFile string
+	var beside beside
 	cmd := &cobra.Command{
 		Use:   "standby",
 		Short: "Stay beside a commit until nothing that it left frozen is there any more",
@@ -185,22 +185,81 @@ kill with the same --lock runs, because all of a container ends with its first p
 			if err != nil {
 				return err
 			}
-			if o.OwnPodUID == "" || o.Commit == "" || o.Within <= 0 {
-				return errors.New("--own-pod-uid, --commit and --within are needed")
+			if err := beside.check(o.Within); err != nil {
+				return err
 			}
+			o.OwnPodUID, o.Commit = beside.ownPodUID, beside.commit
 			o.PodUID, o.Containers, o.Log = f.podUID, containers, f.log
 			return f.run(func(ctx context.Context, client *runtime.Client) error {
 				err := committer.Standby(ctx, committer.OnContainerd(client), o, f.report)
-				return errors.Join(err, awaitUnlocked(lockFile))
+				return errors.Join(err, awaitUnlocked(beside.lockFile))
 			}, true)
 		},
 	}
 	f.addPod(cmd, "name=NAME,id=ID", 12*time.Minute)
+	cmd.Flags().DurationVar(&o.Within, "within", time.Minute, "how long after the end of the commit what it left frozen has to end")
+	beside.add(cmd, `file that "kill" and "await" lock while they run`)
+	return cmd
+}
+
+// beside are the flags of what runs beside a commit.
+type beside struct {
+	ownPodUID, commit, lockFile string
+}
+
+func (b *beside) add(cmd *cobra.Command, lock string) {
 	fs := cmd.Flags()
-	fs.StringVar(&o.OwnPodUID, "own-pod-uid", "", "UID of the Pod that this runs in")
-	fs.StringVar(&o.Commit, "commit", "image-committer", "name of the container of that Pod that commits")
-	fs.DurationVar(&o.Within, "within", time.Minute, "how long after the end of the commit what it left frozen has to end")
-	fs.StringVar(&lockFile, "lock", "", "file that a kill locks while it runs")
+	fs.StringVar(&b.ownPodUID, "own-pod-uid", os.Getenv("POD_UID"), "UID of the Pod that this runs in, by default what the environment variable POD_UID says")
+	fs.StringVar(&b.commit, "commit", "image-committer", "name of the container of that Pod that commits")
+	fs.StringVar(&b.lockFile, "lock", "", lock)
+}
+
+func (b *beside) check(within time.Duration) error {
+	if b.ownPodUID == "" || b.commit == "" || within <= 0 {
+		return errors.New("--own-pod-uid, --commit and --within are needed")
+	}
+	return nil
+}
+
+func awaitCommand(f *flags) *cobra.Command {
+	var beside beside
+	var within time.Duration
+	cmd := &cobra.Command{
+		Use:   "await",
+		Short: "Wait until the commit in the same Pod has ended",
+		Long: `Wait until the commit in the same Pod has ended, or --within is over. It is the postStart hook of
+the container beside a commit, which the kubelet waits for: when it has started a Pod it looks once
+more at its containers at once (since Kubernetes 1.36), and later once a second. So it tells at
+once of a commit that is over by then. It writes no report, and whatever comes of it is a success,
+because the kubelet ends a container whose hook fails.`,
+		Example: `  image-committer await --own-pod-uid=9e1b… --within=3s`,
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if err := beside.check(within); err != nil {
+				return err
+			}
+			err := f.run(func(ctx context.Context, client *runtime.Client) error {
+				unlock, err := lockShared(beside.lockFile)
+				if err == nil {
+					defer unlock()
+					ctx, cancel := context.WithTimeout(ctx, within)
+					defer cancel()
+					err = client.Exited(ctx, beside.ownPodUID, beside.commit)
+				}
+				if err != nil {
+					f.log.Info("the commit is no longer waited for", "because", err)
+				}
+				return nil
+			}, true)
+			if *f.ran {
+				return nil
+			}
+			return err
+		},
+	}
+	f.add(cmd, time.Minute)
+	cmd.Flags().DurationVar(&within, "within", 3*time.Second, "how long to wait at most")
+	beside.add(cmd, `file that is locked for as long as this runs: "standby" with the same does not end meanwhile`)
 	return cmd
 }
 

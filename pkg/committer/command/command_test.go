@@ -23,12 +23,13 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	goruntime "runtime"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
@@ -50,7 +51,7 @@ func TestMisuse(t *testing.T) {
 		args []string
 		says string
 	}{
-		"no command":              {nil, `"commit", "thaw", "standby", "kill" or "uncache"`},
+		"no command":              {nil, `"commit", "thaw", "standby", "await", "kill" or "uncache"`},
 		"unknown command":         {[]string{"freeze"}, "freeze"},
 		"unknown flag":            {commit("--force"), "--force"},
 		"argument":                {commit(good, "x"), "x"},
@@ -70,6 +71,9 @@ func TestMisuse(t *testing.T) {
 		"standby with an image":   {[]string{"standby", "--own-pod-uid=o", "--pod-uid=p", good}, "image"},
 		"standby for itself":      {[]string{"standby", "--pod-uid=p", "--container=name=a,id=1"}, "--own-pod-uid"},
 		"standby for no time":     {[]string{"standby", "--own-pod-uid=o", "--pod-uid=p", "--container=name=a,id=1", "--within=0s"}, "--within"},
+		"await nobody's commit":   {[]string{"await"}, "--own-pod-uid"},
+		"await for no time":       {[]string{"await", "--own-pod-uid=o", "--within=0s"}, "--within"},
+		"await a container":       {[]string{"await", "--own-pod-uid=o", "--container=name=a,id=1"}, "--container"},
 		"kill for nobody's cache": {[]string{"kill", "--pod-uid=p", "--container=name=a,id=1", "--resume-cache=1", "--snapshot-uid=s"}, "--sandbox-uid"},
 		"uncache nothing":         {[]string{"uncache"}, "--snapshot-uid"},
 		"uncache a container":     {[]string{"uncache", "--snapshot-uid=s", "--container=name=a,id=1"}, "--container"},
@@ -110,10 +114,20 @@ func TestEveryFlagCounts(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, args := range [][]string{{"--help"}, {"commit", "--help"}, {"thaw", "--help"}, {"standby", "--help"}, {"kill", "--help"}, {"--version"}} {
+	for _, args := range [][]string{{"--help"}, {"commit", "--help"}, {"thaw", "--help"}, {"standby", "--help"}, {"await", "--help"}, {"kill", "--help"}, {"--version"}} {
 		if code, stdout, _ := run(args...); code != succeeded || stdout == "" {
 			t.Errorf("%v: exit %d, %q", args, code, stdout)
 		}
+	}
+}
+
+// TestAwaitDoesNoHarm where it cannot wait: the kubelet ends a container whose hook fails.
+func TestAwaitDoesNoHarm(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("POD_UID", "o")
+	code, _, stderr := run("await", "--containerd-address="+dir+"/none.sock", "--termination-log=-", "--timeout=100ms")
+	if code != succeeded || !strings.Contains(stderr, "none.sock") {
+		t.Errorf("exit %d, %s", code, stderr)
 	}
 }
 
@@ -148,8 +162,11 @@ func TestUnreachable(t *testing.T) {
 func TestSignals(t *testing.T) {
 	ctx, stop := interruptible(context.Background())
 	defer stop()
+	// To this thread, which has its signal when the call returns: one to the process may come after stop.
+	goruntime.LockOSThread()
+	defer goruntime.UnlockOSThread()
 	for range 2 { // the second must not end the process
-		if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+		if err := unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
 		select {

@@ -49,6 +49,7 @@ type Client struct {
 	diff       diff.Comparer
 	applier    diff.Applier
 	snapshots  func(name string) snapshots.Snapshotter
+	connection func() any // a gRPC connection
 	closer     io.Closer
 
 	lease string // of Hold
@@ -76,6 +77,7 @@ func Dial(ctx context.Context, address, namespace string) (*Client, error) {
 		diff:       c.DiffService(),
 		applier:    c.DiffService(),
 		snapshots:  c.SnapshotService,
+		connection: c.Conn,
 		closer:     c,
 	}, nil
 }

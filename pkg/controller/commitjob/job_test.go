@@ -84,8 +84,11 @@ func TestArgs(t *testing.T) {
 	short.MaxFrozen = 10 * time.Second
 	caching.ResumeCache = 1000
 	standby := []string{
-		"standby", socket, "--pod-uid=pod-1", main, side, "--own-pod-uid=$(POD_UID)", "--commit=image-committer", "--lock=/dev/termination-log",
+		"standby", socket, "--pod-uid=pod-1", main, side, "--commit=image-committer", "--lock=/dev/termination-log",
 		"--within=1m0s", "--timeout=11m0s",
+	}
+	hook := []string{
+		"/image-committer", "await", socket, "--commit=image-committer", "--lock=/dev/termination-log", "--within=3s", "--termination-log=-",
 	}
 	tests := map[string]struct {
 		job  *batchv1.Job
@@ -132,9 +135,15 @@ func TestArgs(t *testing.T) {
 				for _, variable := range container.Env {
 					env = append(env, variable.Name+"="+variable.ValueFrom.FieldRef.FieldPath)
 				}
-				// For the one argument that is not known before.
 				if want := []string{"POD_UID=metadata.uid"}[:i]; !slices.Equal(env, want) {
 					t.Errorf("container %s has the environment %q, want %q", container.Name, env, want)
+				}
+				var hooks [][]string
+				if container.Lifecycle != nil {
+					hooks = append(hooks, container.Lifecycle.PostStart.Exec.Command)
+				}
+				if want := [][]string{hook}[:i]; !slices.EqualFunc(hooks, want, slices.Equal) {
+					t.Errorf("container %s has the hooks %q, want %q", container.Name, hooks, want)
 				}
 			}
 		})

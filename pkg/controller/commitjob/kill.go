@@ -37,7 +37,7 @@ import (
 )
 
 const (
-	// program is where the committer's image has it: an exec knows no entrypoint.
+	// program is where the committer's image has it: an exec and a hook know no entrypoint.
 	program = "/image-committer"
 	// killTimeout is how long a kill may take. It takes a fraction of a second, and seconds where a
 	// disk is slow on which something is kept for the resume.
@@ -48,8 +48,11 @@ const (
 	killLock = corev1.TerminationMessagePathDefault
 	// maxFault bounds what is told of an answer, in bytes: an event holds 1,024, and a proxy may answer with a page.
 	maxFault = 700
-	// podUIDVariable is expanded by the kubelet in a container's arguments.
+	// podUIDVariable is an environment variable that the program there looks at.
 	podUIDVariable = "POD_UID"
+	// awaitTime is how long the kubelet is kept from telling that the Pod runs: no longer than a commit
+	// takes beside which the second counts that it may take to see its end.
+	awaitTime = 3 * time.Second
 )
 
 // Executor runs a program in a container, and returns the beginning of what it has written. It fails
@@ -71,9 +74,15 @@ func (c *Config) addStandby(pod *corev1.PodSpec, source *Source) {
 		FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.uid"},
 	}}}
 	kill.Args = append([]string{
-		"standby", "--own-pod-uid=$(" + podUIDVariable + ")", "--commit=" + containerName, "--lock=" + killLock,
+		"standby", "--commit=" + containerName, "--lock=" + killLock,
 		"--within=" + standbyTime.String(), "--timeout=" + (c.Timeout + standbyTime).String(),
 	}, c.sourceArgs(source, false)...)
+	// The kubelet looks at a Pod's containers when it has started the last, and has run what comes after
+	// that start; then once a second.
+	kill.Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{
+		program, "await", "--containerd-address=" + c.ContainerdSocket, "--commit=" + containerName, "--lock=" + killLock,
+		"--within=" + awaitTime.String(), "--termination-log=-",
+	}}}}
 	shares := []string{socketVolume}
 	if c.ResumeCache > 0 {
 		kill.SecurityContext.Capabilities.Add = append(kill.SecurityContext.Capabilities.Add, readCapabilities...)
