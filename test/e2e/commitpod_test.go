@@ -86,6 +86,13 @@ func TestTheCommitPodMayDoNoMoreThanItNeeds(t *testing.T) {
 		t.Errorf("resources %+v", resources)
 	}
 	r.awaitPaused("demo")
+	events, err := r.kube.CoreV1().Events(systemNamespace).List(t.Context(), metav1.ListOptions{FieldSelector: "reason=FailedPostStartHook,involvedObject.name=" + pod.Name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, event := range events.Items {
+		t.Errorf("%s: %s", event.InvolvedObject.Name, event.Message)
+	}
 }
 
 // mayDoNoMoreThan checks what the kernel lets the first process of a container do, and returns its arguments.
