@@ -347,23 +347,28 @@ func (s *snapshotterRoom) cycles(saved result.Container) {
 	}
 }
 
+// view shows the files of an image, unpacked by a snapshotter.
 func (s *snapshotterRoom) view(image containerd.Image, snapshotter string, look func(files string) error) error {
+	// Without a lease containerd may collect the view at any time.
+	ctx, release, err := s.node.WithLease(s.context())
+	if err != nil {
+		return err
+	}
+	s.cleanup("release the view on "+snapshotter, release)
 	if snapshotter != s.name {
-		if err := image.Unpack(s.context(), snapshotter); err != nil {
+		if err := image.Unpack(ctx, snapshotter); err != nil {
 			return err
 		}
 	}
-	diffIDs, err := image.RootFS(s.context())
+	diffIDs, err := image.RootFS(ctx)
 	if err != nil {
 		return err
 	}
-	snapshots, key := s.node.SnapshotService(snapshotter), "e2e-view-"+snapshotter
-	mounts, err := snapshots.View(s.context(), key, identity.ChainID(diffIDs).String())
+	mounts, err := s.node.SnapshotService(snapshotter).View(ctx, "e2e-view-"+snapshotter, identity.ChainID(diffIDs).String())
 	if err != nil {
 		return err
 	}
-	s.cleanup("remove snapshot "+key, func(ctx context.Context) error { return snapshots.Remove(ctx, key) })
-	return mount.WithTempMount(s.context(), mounts, look)
+	return mount.WithTempMount(ctx, mounts, look)
 }
 
 // sameFiles compares the directory "cycles" of a root filesystem, if there should be one, with what is wanted.
