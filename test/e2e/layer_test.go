@@ -206,7 +206,13 @@ func TestAHostileContainerIsCommitted(t *testing.T) {
 		s.Spec.Template.Spec.Volumes = []corev1.Volume{{Name: "programs", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: shared}}}}
 		s.Spec.Template.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "programs", MountPath: "/programs"}}
 	})
-	r.sh("demo", hostile+"mkdir many && /programs/treemaker many many "+files)
+	// A million files take their time on a slow disk.
+	ctx, cancel := context.WithTimeout(t.Context(), 5*patience)
+	defer cancel()
+	var said bytes.Buffer
+	if err := r.exec(ctx, "demo", "main", &said, &said, "sh", "-euc", hostile+"mkdir many && /programs/treemaker many many "+files); err != nil {
+		t.Fatalf("making the files: %v\n%s", err, said.String())
+	}
 
 	// A snapshot of a running sandbox: what the node makes of it again is not the question here.
 	_, err = r.snapshots().Create(t.Context(), &v1alpha1.SandboxSnapshot{
