@@ -239,9 +239,8 @@ because the kubelet ends a container whose hook fails.`,
 				return err
 			}
 			err := f.run(func(ctx context.Context, client *runtime.Client) error {
-				unlock, err := lockShared(beside.lockFile)
+				_, err := lockShared(beside.lockFile)
 				if err == nil {
-					defer unlock()
 					ctx, cancel := context.WithTimeout(ctx, within)
 					defer cancel()
 					err = client.Exited(ctx, beside.ownPodUID, beside.commit)
@@ -286,12 +285,10 @@ committed to, unless the disk is more than 70 % full.`,
 				return errors.New("--resume-cache needs --sandbox-uid and --snapshot-uid")
 			}
 			return f.run(func(ctx context.Context, client *runtime.Client) error {
-				unlock, err := lockShared(lockFile)
-				if err != nil {
+				if _, err := lockShared(lockFile); err != nil {
 					f.log.Error("failed", "error", err)
 					return errors.Join(err, f.report(result.Result{Error: result.From(err)}))
 				}
-				defer unlock()
 				// Whoever reads what this says may end: half a kill is worse than one that nobody hears of.
 				signal.Ignore(syscall.SIGPIPE)
 				o := committer.KillOptions{PodUID: f.podUID, Containers: containers, Log: f.log}

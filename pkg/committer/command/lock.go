@@ -27,20 +27,19 @@ import (
 // runtime kills what else is in it (ShouldKillAllOnExit of containerd's shim). So the first waits for
 // the other, by a lock that the kernel releases however its holder ends.
 
-// lockShared holds the lock of a file until unlock is called. It fails where the first process has
-// waited and is about to end. Without a file there is none to wait.
-func lockShared(file string) (unlock func(), err error) {
+// lockShared takes the lock of a file, and returns its descriptor, which is to stay open until this
+// process ends: one that let go before might be killed before its end, and exit with 137 for all that
+// it has done. It fails where the first process has waited and is about to end. Without a file there
+// is none to wait, and no descriptor (-1).
+func lockShared(file string) (fd int, err error) {
 	if file == "" {
-		return func() {}, nil
+		return -1, nil
 	}
-	fd, err := lock(file, unix.LOCK_SH|unix.LOCK_NB)
+	fd, err = lock(file, unix.LOCK_SH|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("the container that this runs in is about to end: %w", err)
+		return -1, fmt.Errorf("the container that this runs in is about to end: %w", err)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return func() { _ = unix.Close(fd) }, nil
+	return fd, err
 }
 
 // awaitUnlocked returns when nobody holds the lock of a file, and keeps it to the end of this process.
@@ -55,14 +54,14 @@ func awaitUnlocked(file string) error {
 // lock returns a bare descriptor: an *os.File would let go of the lock when it is collected.
 func lock(file string, how int) (fd int, err error) {
 	if fd, err = unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
-		return 0, fmt.Errorf("opening %s to lock it: %w", file, err)
+		return -1, fmt.Errorf("opening %s to lock it: %w", file, err)
 	}
 	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
 		err = unix.Flock(fd, how)
 	}
 	if err != nil {
 		_ = unix.Close(fd)
-		return 0, fmt.Errorf("locking %s: %w", file, err)
+		return -1, fmt.Errorf("locking %s: %w", file, err)
 	}
 	return fd, nil
 }

@@ -174,14 +174,15 @@ func ofKill(said string, err error) Outcome {
 	switch {
 	case unreadable == nil && reported.Error != nil:
 		return noKill(reported.Error.Message)
+	case unreadable == nil && reported.Thawed:
+		// Whatever came after: a connection that broke, say.
+		return Outcome{State: Succeeded, Thawed: true}
 	case err != nil:
 		return noKill(err.Error())
 	case unreadable != nil:
 		return noKill(fmt.Sprintf("the kill has left no readable report: %v", unreadable))
-	case !reported.Thawed:
-		return noKill("the kill does not say that nothing is frozen any more")
 	}
-	return Outcome{State: Succeeded, Thawed: true}
+	return noKill("the kill does not say that nothing is frozen any more")
 }
 
 func noKill(why string) Outcome {
