@@ -98,8 +98,8 @@ unit: ## Run the unit tests (no cluster, no network)
 	go test $(TEST_FLAGS) $$(go list ./... | grep -v -e /generated/ -e /test/)
 	go test -C hack/cluster $(TEST_FLAGS) .
 
-# How long each fuzz target runs.
-# How many inputs, because a fuzzer that runs for a time fails now and then when that is over (golang/go#75804).
+# How many inputs each fuzz target gets: one that runs for a time (10s) fails now and then when that is over, before
+# Go 1.27 (golang/go#75804).
 FUZZTIME ?= 20000x
 export FUZZTIME
 

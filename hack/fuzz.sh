@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Runs every fuzz target, one after the other, for FUZZTIME each: so many inputs (20000x), or so long (1h). An input that a target fails with is written below
-# testdata/fuzz beside it: mend the code and commit the input, `go test` runs it from then on.
+# Runs every fuzz target, one after the other, for FUZZTIME each: so many inputs (20000x), or so long (1h). An input that
+# a target fails with is written below testdata/fuzz beside it: mend the code and commit the input, `go test` runs it from
+# then on.
 
 set -o errexit -o nounset -o pipefail
 
