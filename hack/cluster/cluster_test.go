@@ -436,9 +436,9 @@ func readTar(t *testing.T, path string) map[string][]byte {
 
 func TestKubernetesVersion(t *testing.T) {
 	want := []string{
-		"k8s.io/component-base/version.gitVersion=v1.37.1", "k8s.io/component-base/version.gitMajor=1", "k8s.io/component-base/version.gitMinor=37",
+		"k8s.io/component-base/version.gitVersion=v1.37.2", "k8s.io/component-base/version.gitMajor=1", "k8s.io/component-base/version.gitMinor=37",
 	}
-	if got := kubernetesVersion("v1.37.1"); !slices.Equal(got, want) {
+	if got := kubernetesVersion("v1.37.2"); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
