@@ -118,6 +118,26 @@ type SandboxSnapshotStatus struct {
 	// frozenDuration is how long the commit kept the containers frozen: for a pause, until the
 	// last byte was pushed (they stay frozen until the Pod is removed).
 	FrozenDuration *metav1.Duration
+
+	// warnings are what this snapshot does not hold, and what could not be guaranteed of it. At most
+	// 32; where there were more, the last one says how many were left out.
+	Warnings []SnapshotWarning
+}
+
+// SnapshotWarning is something that a snapshot does not hold, or that could not be guaranteed of it.
+type SnapshotWarning struct {
+	// reason is the kind of the warning, in one CamelCase word.
+	Reason string
+
+	// containerName is the container that it is about; empty where it is about the whole Pod.
+	ContainerName string
+
+	// path is the file or directory in that container, of at most 1,024 bytes; a longer one is cut
+	// and ends with an ellipsis.
+	Path string
+
+	// message is a sentence for a person, of at most 1,024 bytes.
+	Message string
 }
 
 // ContainerSnapshot is one container's share of a snapshot.

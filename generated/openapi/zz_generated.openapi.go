@@ -48,6 +48,7 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		v1alpha1.SandboxSpec{}.OpenAPIModelName():                  schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxSpec(ref),
 		v1alpha1.SandboxStatus{}.OpenAPIModelName():                schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxStatus(ref),
 		v1alpha1.SnapshotPolicy{}.OpenAPIModelName():               schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotPolicy(ref),
+		v1alpha1.SnapshotWarning{}.OpenAPIModelName():              schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotWarning(ref),
 		v1.AWSElasticBlockStoreVolumeSource{}.OpenAPIModelName():   schema_k8sio_api_core_v1_AWSElasticBlockStoreVolumeSource(ref),
 		v1.Affinity{}.OpenAPIModelName():                           schema_k8sio_api_core_v1_Affinity(ref),
 		v1.AppArmorProfile{}.OpenAPIModelName():                    schema_k8sio_api_core_v1_AppArmorProfile(ref),
@@ -901,11 +902,29 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxSnapshotStatus(ref 
 							Ref:         ref(metav1.Duration{}.OpenAPIModelName()),
 						},
 					},
+					"warnings": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "warnings are what this snapshot does not hold, and what could not be guaranteed of it. At most 32; where there were more, the last one says how many were left out.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.SnapshotWarning{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
 				},
 			},
 		},
 		Dependencies: []string{
-			v1alpha1.ContainerSnapshot{}.OpenAPIModelName(), v1.PodTemplateSpec{}.OpenAPIModelName(), metav1.Condition{}.OpenAPIModelName(), metav1.Duration{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName()},
+			v1alpha1.ContainerSnapshot{}.OpenAPIModelName(), v1alpha1.SnapshotWarning{}.OpenAPIModelName(), v1.PodTemplateSpec{}.OpenAPIModelName(), metav1.Condition{}.OpenAPIModelName(), metav1.Duration{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName()},
 	}
 }
 
@@ -1101,6 +1120,49 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotPolicy(ref common.
 						},
 					},
 				},
+			},
+		},
+	}
+}
+
+func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotWarning(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "SnapshotWarning is something that a snapshot does not hold, or that could not be guaranteed of it.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"reason": {
+						SchemaProps: spec.SchemaProps{
+							Description: "reason is the kind of the warning, in one CamelCase word.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"containerName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "containerName is the container that it is about; empty where it is about the whole Pod.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"path": {
+						SchemaProps: spec.SchemaProps{
+							Description: "path is the file or directory in that container, of at most 1,024 bytes; a longer one is cut and ends with an ellipsis.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"message": {
+						SchemaProps: spec.SchemaProps{
+							Description: "message is a sentence for a person, of at most 1,024 bytes.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"reason"},
 			},
 		},
 	}

@@ -153,6 +153,15 @@ type commit struct {
 	parts   []*part
 	release func(context.Context) error
 	doing   string // for the message of an interruption
+
+	warnings []result.Warning
+}
+
+// warn notes what the images do not hold, or what could not be guaranteed of them. Unlike
+// all else it is said of a success.
+func (c *commit) warn(w result.Warning) {
+	c.Log.Warn(w.Message, "reason", w.Reason, "container", w.Container, "path", w.Path)
+	c.warnings = append(c.warnings, w)
 }
 
 // part is one container on its way to an image.
@@ -395,7 +404,7 @@ func (c *commit) cancelUploads(ctx context.Context) {
 }
 
 func (c *commit) result() result.Result {
-	r := result.Result{FrozenMillis: c.freezer.frozenMillis(), Thawed: len(c.freezer.touched) == 0}
+	r := result.Result{FrozenMillis: c.freezer.frozenMillis(), Thawed: len(c.freezer.touched) == 0, Warnings: c.warnings}
 	for _, p := range c.parts {
 		bytes := int64(0)
 		for _, l := range p.layers {

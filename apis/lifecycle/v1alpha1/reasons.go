@@ -171,6 +171,26 @@ const (
 	ReasonSnapshotRejected = "SnapshotRejected"
 )
 
+// Reasons of a SandboxSnapshot's warnings: what it does not hold, and what could not be guaranteed
+// of it.
+const (
+	// ReasonMountNotKept: something that was mounted in a container is not in the snapshot, and goes
+	// with the Pod.
+	ReasonMountNotKept = "MountNotKept"
+	// ReasonContainerNotKept: a container's files are not in the snapshot.
+	ReasonContainerNotKept = "ContainerNotKept"
+	// ReasonResourcesChanged: a container's resources are others than the template's, which the next
+	// Pod gets.
+	ReasonResourcesChanged = "ResourcesChanged"
+	// ReasonWrittenWhileRead: something that could not be stopped wrote to files while they were read.
+	ReasonWrittenWhileRead = "WrittenWhileRead"
+	// ReasonBaseRebuilt: the image that a container was created from was gone, and what is below its
+	// files was made again from what the node still had.
+	ReasonBaseRebuilt = "BaseRebuilt"
+	// ReasonWarningsOmitted: there were more warnings than a snapshot holds.
+	ReasonWarningsOmitted = "WarningsOmitted"
+)
+
 // Reasons of events that are not reasons of conditions as well.
 const (
 	// EventPodCreated: the sandbox's Pod was created.

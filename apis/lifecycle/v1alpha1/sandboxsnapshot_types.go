@@ -145,6 +145,31 @@ type SandboxSnapshotStatus struct {
 	// last byte was pushed (they stay frozen until the Pod is removed).
 	// +optional
 	FrozenDuration *metav1.Duration `json:"frozenDuration,omitempty"`
+
+	// warnings are what this snapshot does not hold, and what could not be guaranteed of it. At most
+	// 32; where there were more, the last one says how many were left out.
+	// +optional
+	// +listType=atomic
+	Warnings []SnapshotWarning `json:"warnings,omitempty"`
+}
+
+// SnapshotWarning is something that a snapshot does not hold, or that could not be guaranteed of it.
+type SnapshotWarning struct {
+	// reason is the kind of the warning, in one CamelCase word.
+	Reason string `json:"reason"`
+
+	// containerName is the container that it is about; empty where it is about the whole Pod.
+	// +optional
+	ContainerName string `json:"containerName,omitempty"`
+
+	// path is the file or directory in that container, of at most 1,024 bytes; a longer one is cut
+	// and ends with an ellipsis.
+	// +optional
+	Path string `json:"path,omitempty"`
+
+	// message is a sentence for a person, of at most 1,024 bytes.
+	// +optional
+	Message string `json:"message,omitempty"`
 }
 
 // ContainerSnapshot is one container's share of a snapshot.

@@ -85,3 +85,8 @@ func (in SandboxStatus) OpenAPIModelName() string {
 func (in SnapshotPolicy) OpenAPIModelName() string {
 	return "io.opensandbox.lifecycle.v1alpha1.SnapshotPolicy"
 }
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in SnapshotWarning) OpenAPIModelName() string {
+	return "io.opensandbox.lifecycle.v1alpha1.SnapshotWarning"
+}

@@ -97,5 +97,39 @@ func ValidateSandboxSnapshotStatusUpdate(snapshot, old *lifecycle.SandboxSnapsho
 			errs = append(errs, field.Invalid(path.Child("layers"), container.Layers, "must not be negative"))
 		}
 	}
+	return append(errs, validateWarnings(snapshot.Status.Warnings, status.Child("warnings"))...)
+}
+
+// What a snapshot may say of what it does not hold: its object has to stay small.
+const (
+	maxWarnings     = 32
+	maxWarningBytes = 1024
+)
+
+// warningReason is the form of a condition's reason as well.
+var warningReason = regexp.MustCompile(`^[A-Z][A-Za-z0-9]{0,62}$`)
+
+func validateWarnings(warnings []lifecycle.SnapshotWarning, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if len(warnings) > maxWarnings {
+		errs = append(errs, field.TooMany(path, len(warnings), maxWarnings))
+	}
+	for i, warning := range warnings {
+		at := path.Index(i)
+		if warning.Reason == "" {
+			errs = append(errs, field.Required(at.Child("reason"), "a warning is of a kind"))
+		} else if !warningReason.MatchString(warning.Reason) {
+			errs = append(errs, field.Invalid(at.Child("reason"), warning.Reason, "must be one CamelCase word of at most 63 letters and digits"))
+		}
+		if warning.ContainerName != "" {
+			errs = append(errs, validateName(warning.ContainerName, apivalidation.NameIsDNSLabel, at.Child("containerName"))...)
+		}
+		if len(warning.Path) > maxWarningBytes {
+			errs = append(errs, field.TooLong(at.Child("path"), "", maxWarningBytes))
+		}
+		if len(warning.Message) > maxWarningBytes {
+			errs = append(errs, field.TooLong(at.Child("message"), "", maxWarningBytes))
+		}
+	}
 	return errs
 }

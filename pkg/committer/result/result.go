@@ -40,6 +40,9 @@ type Result struct {
 	// the first freeze until the last thaw, or until the end of the run where
 	// they stay frozen. 0 when nothing was frozen.
 	FrozenMillis int64 `json:"frozenMillis,omitempty"`
+	// Warnings are what the images do not hold, and what could not be guaranteed of them.
+	// Encode leaves out those that are too many.
+	Warnings []Warning `json:"warnings,omitempty"`
 	// Error is why the run failed.
 	Error *Error `json:"error,omitempty"`
 	// Thawed says that nothing which this run touched is frozen any more. False
@@ -138,10 +141,16 @@ func From(err error) *Error {
 	return &Error{Reason: reason, Message: strings.ReplaceAll(err.Error(), "\n", "; "), cause: err}
 }
 
-// Encode returns r as JSON of at most MaxBytes. Only an error's message is ever
-// cut: everything else is bounded by what a Pod can hold.
+// Encode returns r as JSON of at most MaxBytes. Only an error's message and warnings
+// are ever cut: everything else is bounded by what a Pod can hold.
 func (r Result) Encode() ([]byte, error) {
+	warnings := r.Warnings
+	r.Warnings = bounded(warnings, maxWarnings)
 	data, err := marshal(r)
+	for most := maxWarnings - 1; err == nil && len(data) > MaxBytes && len(r.Warnings) > 0; most-- {
+		r.Warnings = bounded(warnings, most)
+		data, err = marshal(r)
+	}
 	if err != nil || len(data) <= MaxBytes {
 		return data, err
 	}

@@ -187,6 +187,13 @@ func adopt(status *v1alpha1.SandboxSnapshotStatus, report result.Result) error {
 	}
 	status.Containers = adopted
 	status.FrozenDuration = &metav1.Duration{Duration: time.Duration(report.FrozenMillis) * time.Millisecond}
+	warnings := slices.Clone(status.Warnings)
+	for _, warning := range report.Warnings {
+		warnings = append(warnings, v1alpha1.SnapshotWarning{
+			Reason: string(warning.Reason), ContainerName: warning.Container, Path: warning.Path, Message: warning.Message,
+		})
+	}
+	status.Warnings = bounded(warnings)
 	return nil
 }
 
@@ -200,6 +207,9 @@ func (r *Reconciler) succeed(ctx context.Context, snapshot *v1alpha1.SandboxSnap
 		return err
 	}
 	r.Recorder.Eventf(snapshot, nil, corev1.EventTypeNormal, v1alpha1.ReasonSucceeded, "Commit", "committed %s", images(snapshot))
+	for _, warning := range snapshot.Status.Warnings {
+		r.Recorder.Eventf(snapshot, nil, corev1.EventTypeWarning, warning.Reason, "Commit", "%s", warning.Message)
+	}
 	r.release(client.ObjectKeyFromObject(snapshot))
 	return nil
 }

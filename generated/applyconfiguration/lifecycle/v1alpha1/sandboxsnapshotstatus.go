@@ -58,6 +58,9 @@ type SandboxSnapshotStatusApplyConfiguration struct {
 	// frozenDuration is how long the commit kept the containers frozen: for a pause, until the
 	// last byte was pushed (they stay frozen until the Pod is removed).
 	FrozenDuration *metav1.Duration `json:"frozenDuration,omitempty"`
+	// warnings are what this snapshot does not hold, and what could not be guaranteed of it. At most
+	// 32; where there were more, the last one says how many were left out.
+	Warnings []SnapshotWarningApplyConfiguration `json:"warnings,omitempty"`
 }
 
 // SandboxSnapshotStatusApplyConfiguration constructs a declarative configuration of the SandboxSnapshotStatus type for use with
@@ -177,5 +180,18 @@ func (b *SandboxSnapshotStatusApplyConfiguration) WithCompletionTime(value metav
 // If called multiple times, the FrozenDuration field is set to the value of the last call.
 func (b *SandboxSnapshotStatusApplyConfiguration) WithFrozenDuration(value metav1.Duration) *SandboxSnapshotStatusApplyConfiguration {
 	b.FrozenDuration = &value
+	return b
+}
+
+// WithWarnings adds the given value to the Warnings field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Warnings field.
+func (b *SandboxSnapshotStatusApplyConfiguration) WithWarnings(values ...*SnapshotWarningApplyConfiguration) *SandboxSnapshotStatusApplyConfiguration {
+	for i := range values {
+		if values[i] == nil {
+			panic("nil value passed to WithWarnings")
+		}
+		b.Warnings = append(b.Warnings, *values[i])
+	}
 	return b
 }
