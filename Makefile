@@ -118,10 +118,13 @@ e2e: $(CLUSTER) ## Run the end-to-end tests on the local cluster; starts it and 
 .PHONY: bench
 bench: bench-commit bench-verbs bench-scale ## Measure: all benchmarks, their numbers in .bench
 
+# The commit whose image-committer is measured beside this checkout's: make bench-commit BASELINE=v1.0
+BASELINE ?=
+export BASELINE
+
 .PHONY: bench-commit
-bench-commit: build ## Measure commits beside tar | zstd | curl and containerd's own diff (needs root; BENCH_FLAGS=--help lists more)
-	@go build -o bin/bench-commit ./test/bench/commit
-	@bin/bench-commit --bin $(CLUSTER_DIR)/bin $(BENCH_FLAGS)
+bench-commit: build ## Measure commits beside tar | zstd | curl, containerd's own diff and, with BASELINE=COMMIT, another build (needs root; BENCH_FLAGS=--help lists more)
+	@CLUSTER_DIR=$(CLUSTER_DIR) hack/bench-commit.sh
 
 .PHONY: bench-verbs
 bench-verbs: $(CLUSTER) ## Measure a pause and a resume on the local cluster beside a bare Pod; starts it and ends it, unless it is up already (needs root)

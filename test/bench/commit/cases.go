@@ -17,25 +17,39 @@ limitations under the License.
 package main
 
 import (
+	"archive/tar"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 )
 
 // testCase is a container's changes.
 type testCase struct {
 	name string
-	// baseFiles is how many files the image has.
+	// baseFiles is how many files the image has; layers are further layers of it, from below.
 	baseFiles int
+	layers    []func(*tar.Writer) error
 	// busy is whether the container goes on writing small files.
 	busy bool
 	// fill makes the changes, once; root is the container's.
 	fill func(root string) error
 	// touch makes some more before each run.
 	touch func(root string, run int) error
+	// alone is a case that only builds of image-committer run: none of the others does that job.
+	alone bool
+	// second commits each time to where no repository but that of another sandbox has the image's layers.
+	second bool
+	// volume is a path that the image declares as one, and what fill fills. A second container has the same below its
+	// root: that is inUpper, which there is instead of a baseline.
+	volume string
+	// targets are beside those that every case has.
+	targets []target
 }
 
 const mib = 1 << 20
@@ -54,6 +68,90 @@ var cases = []testCase{
 			return files(filepath.Join(root, fmt.Sprintf("run-%d", run)), 20, 10<<10, text)
 		},
 	},
+	{
+		// What an entrypoint does that wants its user to own its home.
+		name: "chown-home-128mb", alone: true,
+		layers: []func(*tar.Writer) error{func(w *tar.Writer) error { return home(w, 4000, 32<<10) }},
+		fill:   func(root string) error { return chown(filepath.Join(root, "home"), owner) },
+		targets: []target{
+			{of: uploaded, than: baseline, atMost: 0.1},
+			{of: seconds, than: baseline, atMost: 0.5},
+		},
+	},
+	{
+		name: "second-of-256mb-base", alone: true, second: true,
+		layers: []func(*tar.Writer) error{random(1, 64*mib), random(2, 64*mib), random(3, 64*mib), random(4, 64*mib)},
+		targets: []target{
+			{of: seconds, than: baseline, atMost: 0.25},
+			{of: uploaded, than: baseline, atMost: 0.02},
+		},
+	},
+	{
+		name: "20gb-sparse", alone: true,
+		fill:    func(root string) error { return sparse(filepath.Join(root, "sparse"), 20<<30) },
+		targets: []target{{of: frozen, than: baseline, atMost: 0.02}},
+	},
+	{
+		name: "100mb-volume", alone: true, volume: "/data",
+		fill: func(root string) error { return files(root, 200, mib/2, text) },
+		targets: []target{
+			{of: uploaded, than: inUpper, atLeast: 0.95}, // it is saved
+			{of: seconds, than: inUpper, atMost: 1.1},
+		},
+	},
+}
+
+// owner is whose home it is, in the image and after a chown.
+const owner = 1000
+
+// home is a layer of files that no compressor makes smaller, at most 100 in a directory.
+func home(w *tar.Writer, count int, size int64) error {
+	dir := ""
+	for i := range count {
+		if i%100 == 0 {
+			dir = fmt.Sprintf("home/%02d/", i/100)
+			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir, Mode: 0o755, Uid: owner, Gid: owner}); err != nil {
+				return err
+			}
+		}
+		if err := w.WriteHeader(&tar.Header{Name: dir + strconv.Itoa(i%100), Mode: 0o644, Size: size, Uid: owner, Gid: owner}); err != nil {
+			return err
+		}
+		if _, err := io.CopyN(w, noise(uint64(i)), size); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// random is a layer of one file that no compressor makes smaller.
+func random(seed uint64, size int64) func(*tar.Writer) error {
+	return func(w *tar.Writer) error {
+		if err := w.WriteHeader(&tar.Header{Name: fmt.Sprintf("random-%d", seed), Mode: 0o644, Size: size}); err != nil {
+			return err
+		}
+		_, err := io.CopyN(w, noise(seed), size)
+		return err
+	}
+}
+
+// chown is chown -R.
+func chown(root string, id int) error {
+	return filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(path, id, id)
+	})
+}
+
+// sparse makes a file of nothing but a hole.
+func sparse(path string, size int64) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(size), f.Close())
 }
 
 // files makes count files of size bytes, at most 100 in a directory.

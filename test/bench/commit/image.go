@@ -31,28 +31,46 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// writeImage writes an OCI archive and its only layer, this very program and
-// some files, of which it returns the digest.
-func writeImage(path, layer, name string, files int) (digest.Digest, error) {
-	diffID, size, err := writeBase(layer, files)
-	if err != nil {
-		return "", err
+// layer is one of an image, in a file of its own.
+type layer struct {
+	path   string
+	digest digest.Digest // of what is not compressed, and so the diff ID as well
+	size   int64
+}
+
+// writeImage writes an OCI archive and, beside it, its layers: this very program with some files, and those of the case.
+func writeImage(path, name string, c testCase) ([]layer, error) {
+	var layers []layer
+	fills := append([]func(*tar.Writer) error{func(w *tar.Writer) error { return program(w, c.baseFiles) }}, c.layers...)
+	for i, fill := range fills {
+		l, err := writeLayer(fmt.Sprintf("%s.layer-%d", path, i), fill)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, l)
 	}
 	var image ocispec.Image
-	image.OS, image.Architecture = "linux", runtime.GOARCH
-	image.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{diffID}}
-	image.History = []ocispec.History{{CreatedBy: "bench"}}
+	image.OS, image.Architecture, image.RootFS.Type = "linux", runtime.GOARCH, "layers"
+	if c.volume != "" {
+		image.Config.Volumes = map[string]struct{}{c.volume: {}}
+	}
+	var descriptors []ocispec.Descriptor
+	for _, l := range layers {
+		image.RootFS.DiffIDs = append(image.RootFS.DiffIDs, l.digest)
+		image.History = append(image.History, ocispec.History{CreatedBy: "bench"})
+		descriptors = append(descriptors, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: l.digest, Size: l.size})
+	}
 	config, err := json.Marshal(image)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	manifest, err := json.Marshal(ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
 		Config: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(config), Size: int64(len(config))},
-		Layers: []ocispec.Descriptor{{MediaType: ocispec.MediaTypeImageLayer, Digest: diffID, Size: size}},
+		Layers: descriptors,
 	})
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	index, err := json.Marshal(ocispec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2},
@@ -62,9 +80,9 @@ func writeImage(path, layer, name string, files int) (digest.Digest, error) {
 		}},
 	})
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	return diffID, archive(path, func(w *tar.Writer) error {
+	return layers, archive(path, func(w *tar.Writer) error {
 		blob := func(d digest.Digest) string { return "blobs/sha256/" + d.Encoded() }
 		for _, file := range []struct {
 			name    string
@@ -77,42 +95,49 @@ func writeImage(path, layer, name string, files int) (digest.Digest, error) {
 				return err
 			}
 		}
-		return addFile(w, blob(diffID), 0o644, layer)
-	})
-}
-
-func writeBase(path string, files int) (digest.Digest, int64, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return "", 0, err
-	}
-	err = archive(path, func(w *tar.Writer) error {
-		if err := addFile(w, "bench", 0o755, self); err != nil {
-			return err
-		}
-		for i := range files {
-			if i%100 == 0 {
-				if err := add(w, &tar.Header{Typeflag: tar.TypeDir, Name: fmt.Sprintf("base/%04d/", i/100), Mode: 0o755}, nil); err != nil {
-					return err
-				}
-			}
-			if err := add(w, &tar.Header{Name: fmt.Sprintf("base/%04d/%02d", i/100, i%100), Mode: 0o644, Size: 5}, []byte("base\n")); err != nil {
+		for _, l := range layers {
+			if err := addFile(w, blob(l.digest), 0o644, l.path); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// program is a layer of this very program and of files.
+func program(w *tar.Writer, files int) error {
+	self, err := os.Executable()
 	if err != nil {
-		return "", 0, err
+		return err
+	}
+	if err := addFile(w, "bench", 0o755, self); err != nil {
+		return err
+	}
+	for i := range files {
+		if i%100 == 0 {
+			if err := add(w, &tar.Header{Typeflag: tar.TypeDir, Name: fmt.Sprintf("base/%04d/", i/100), Mode: 0o755}, nil); err != nil {
+				return err
+			}
+		}
+		if err := add(w, &tar.Header{Name: fmt.Sprintf("base/%04d/%02d", i/100, i%100), Mode: 0o644, Size: 5}, []byte("base\n")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeLayer(path string, fill func(*tar.Writer) error) (layer, error) {
+	if err := archive(path, fill); err != nil {
+		return layer{}, err
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return "", 0, err
+		return layer{}, err
 	}
 	defer f.Close()
 	h := sha256.New()
 	size, err := io.Copy(h, f)
-	return digest.NewDigest(digest.SHA256, h), size, err
+	return layer{path: path, digest: digest.NewDigest(digest.SHA256, h), size: size}, err
 }
 
 func archive(path string, fill func(*tar.Writer) error) error {

@@ -35,8 +35,8 @@ import (
 )
 
 type options struct {
-	// bin holds containerd, its shim, ctr and registry; committer is image-committer.
-	bin, committer string
+	// bin holds containerd, its shim, ctr and registry; committer is image-committer, and baseline another build of it.
+	bin, committer, baseline string
 	// dir is for data and logs, out the result.
 	dir, out       string
 	rounds         int
@@ -83,7 +83,7 @@ func run(ctx context.Context, args []string) error {
 		if err != nil {
 			return fmt.Errorf("case %s: %w", c.name, err)
 		}
-		rows = append(rows, summarize(c.name, measured)...)
+		rows = append(rows, summarize(c, measured)...)
 		// After each case: a run that is interrupted leaves what it has.
 		if err := write(o.out, rows); err != nil {
 			return err
@@ -104,6 +104,7 @@ func parse(args []string) (*options, error) {
 	flags := flag.NewFlagSet("bench-commit", flag.ContinueOnError)
 	flags.StringVar(&o.bin, "bin", ".cluster/bin", "directory of containerd, ctr and registry (make cluster-up builds them)")
 	flags.StringVar(&o.committer, "committer", "bin/image-committer", "the image-committer to measure (make build)")
+	flags.StringVar(&o.baseline, "baseline", "", "another image-committer, measured beside it (make bench-commit BASELINE=COMMIT builds it)")
 	flags.StringVar(&o.dir, "dir", ".bench/commit", "directory for data and logs; emptied")
 	flags.StringVar(&o.out, "out", ".bench/commit.json", "where the numbers go")
 	flags.IntVar(&o.rounds, "rounds", 5, "how often each method runs, by turns")
@@ -112,7 +113,7 @@ func parse(args []string) (*options, error) {
 		names = append(names, c.name)
 	}
 	selected := flags.String("cases", strings.Join(names, ","), "which cases")
-	methods := flags.String("methods", strings.Join([]string{ours, reference, containerdDiff}, ","), "which methods")
+	methods := flags.String("methods", strings.Join([]string{ours, baseline, reference, containerdDiff}, ","), "which methods")
 	flags.DurationVar(&o.deadline, "deadline", time.Hour, "when to give up")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
@@ -123,7 +124,16 @@ func parse(args []string) (*options, error) {
 			return nil, fmt.Errorf("--cases: %q is none of %s", c, strings.Join(names, ", "))
 		}
 	}
-	for _, path := range []*string{&o.bin, &o.committer, &o.dir, &o.out} {
+	for _, m := range o.methods {
+		if !slices.Contains(allMethods, m) {
+			return nil, fmt.Errorf("--methods: %q is none of %s", m, strings.Join(allMethods, ", "))
+		}
+	}
+	paths := []*string{&o.bin, &o.committer, &o.dir, &o.out}
+	if o.baseline != "" {
+		paths = append(paths, &o.baseline)
+	}
+	for _, path := range paths {
 		var err error
 		if *path, err = filepath.Abs(*path); err != nil {
 			return nil, err
@@ -153,6 +163,11 @@ func (o *options) check() error {
 	}
 	if _, err := os.Stat(o.committer); err != nil {
 		return fmt.Errorf("%w: make build makes it", err)
+	}
+	if o.baseline != "" {
+		if _, err := os.Stat(o.baseline); err != nil {
+			return fmt.Errorf("%w: make bench-commit BASELINE=COMMIT builds one", err)
+		}
 	}
 	return nil
 }

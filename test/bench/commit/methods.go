@@ -28,6 +28,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -38,14 +39,38 @@ import (
 
 const (
 	ours           = "ours"
+	baseline       = "baseline"
+	inUpper        = "in-upper"
 	reference      = "reference"
 	containerdDiff = "containerd-diff"
 )
 
+// allMethods are in the order of the result.
+var allMethods = []string{ours, baseline, inUpper, reference, containerdDiff}
+
 // sample is one run.
 type sample struct {
-	seconds, cpu, peakMiB float64
-	frozen                *time.Duration // nil: it freezes nothing
+	seconds, cpu, peakMiB, uploadedMiB float64
+	frozen                             *time.Duration // nil: it freezes nothing
+}
+
+// methods are those of o that this case has.
+func (c testCase) methods(o *options) []string {
+	return slices.DeleteFunc(slices.Clone(allMethods), func(method string) bool {
+		switch method {
+		case inUpper:
+			return c.volume == "" || !slices.Contains(o.methods, ours)
+		case baseline:
+			if o.baseline == "" || c.volume != "" {
+				return true
+			}
+		case reference, containerdDiff:
+			if c.alone {
+				return true
+			}
+		}
+		return !slices.Contains(o.methods, method)
+	})
 }
 
 // measure runs each method by turns.
@@ -56,52 +81,76 @@ func measure(ctx context.Context, o *options, c testCase, say func(string, ...an
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.close(), removeDir(o.dir)) }()
-	methods := map[string]func(context.Context, string) (sample, error){ours: s.ours, reference: s.reference, containerdDiff: s.containerdDiff}
+	names := c.methods(o)
+	methods := map[string]func(context.Context, string) (sample, error){
+		ours: func(ctx context.Context, repository string) (sample, error) {
+			return s.commit(ctx, o.committer, s.main, repository)
+		},
+		baseline: func(ctx context.Context, repository string) (sample, error) {
+			return s.commit(ctx, o.baseline, s.main, repository)
+		},
+		inUpper: func(ctx context.Context, repository string) (sample, error) {
+			return s.commit(ctx, o.committer, s.beside, repository)
+		},
+		reference: s.reference, containerdDiff: s.containerdDiff,
+	}
+	if c.second {
+		for _, name := range names {
+			if _, err := methods[name](ctx, "first-"+name); err != nil {
+				return nil, fmt.Errorf("the first sandbox of %s: %w", name, err)
+			}
+		}
+	}
 	all := map[string][]sample{}
 	for round := range o.rounds {
-		for turn := range o.methods {
+		for turn := range names {
 			// Another one begins each round: none has always the same neighbour before it.
-			name := o.methods[(round+turn)%len(o.methods)]
-			method, ok := methods[name]
-			if !ok {
-				return nil, fmt.Errorf("--methods: %q is none", name)
-			}
+			name := names[(round+turn)%len(names)]
 			if c.touch != nil {
-				if err := c.touch(s.root, round*len(o.methods)+turn); err != nil {
+				if err := c.touch(s.main.root, round*len(names)+turn); err != nil {
 					return nil, err
 				}
 			}
 			// What one left to be written must not be paid by the next.
 			syscall.Sync()
-			one, err := method(ctx, fmt.Sprintf("%s-%s-%d", c.name, name, round))
+			one, err := methods[name](ctx, fmt.Sprintf("%s-%s-%d", c.name, name, round))
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
 			}
 			all[name] = append(all[name], one)
-			say("%s: round %d: %s %.3f s, %.2f s of CPU, %.0f MiB", c.name, round+1, name, one.seconds, one.cpu, one.peakMiB)
+			say("%s: round %d: %s %.3f s, %.2f s of CPU, %.0f MiB, %.2f MiB uploaded", c.name, round+1, name, one.seconds, one.cpu, one.peakMiB, one.uploadedMiB)
 		}
 	}
 	return all, nil
 }
 
-// ours is image-committer as its Job runs it.
-func (s *stage) ours(ctx context.Context, repository string) (sample, error) {
+// commit is an image-committer as its Job runs it.
+func (s *stage) commit(ctx context.Context, program string, c *container, repository string) (sample, error) {
 	report := filepath.Join(s.dir, "result.json")
-	cmd := exec.CommandContext(ctx, s.o.committer, "commit",
-		"--containerd-address="+s.socket, "--containerd-namespace="+namespace, "--registry-insecure",
-		"--pod-uid="+podUID, "--snapshot-uid="+repository, "--termination-log="+report, "--spool-dir="+s.dir,
-		fmt.Sprintf("--container=name=%s,id=%s,image=%s/%s:x", containerName, s.container, s.registry, repository))
-	var log bytes.Buffer
-	cmd.Stderr = &log
-	// The repository is fresh but for the base's layer, as it is from the second pause on.
-	location, err := begin(ctx, s.registry, repository, url.Values{"mount": {s.base.String()}, "from": {baseRepository}})
+	args, err := knownTo(ctx, program, []string{
+		"--containerd-address=" + s.socket, "--containerd-namespace=" + namespace, "--registry-insecure",
+		"--pod-uid=" + c.podUID, "--snapshot-uid=" + repository, "--termination-log=" + report, "--spool-dir=" + s.dir,
+		fmt.Sprintf("--container=name=%s,id=%s,image=%s/%s:x", containerName, c.id, s.registry, repository),
+	})
 	if err != nil {
 		return sample{}, err
 	}
-	if location != "" {
-		return sample{}, errors.New("the registry did not take the base's layer from another repository")
+	cmd := exec.CommandContext(ctx, program, append([]string{"commit"}, args...)...)
+	var log bytes.Buffer
+	cmd.Stderr = &log
+	if !s.second {
+		// The repository is fresh but for the base's layers, as it is from the second pause on.
+		for _, l := range s.layers {
+			location, err := begin(ctx, s.registry, repository, url.Values{"mount": {l.digest.String()}, "from": {baseRepository}})
+			if err != nil {
+				return sample{}, err
+			}
+			if location != "" {
+				return sample{}, errors.New("the registry did not take the base's layer from another repository")
+			}
+		}
 	}
-	one, err := s.timed(func() ([]*exec.Cmd, error) { return []*exec.Cmd{cmd}, cmd.Run() })
+	one, err := s.timed(ctx, func() ([]*exec.Cmd, error) { return []*exec.Cmd{cmd}, cmd.Run() })
 	if err != nil {
 		return one, fmt.Errorf("%w:\n%s", err, log.String())
 	}
@@ -118,11 +167,23 @@ func (s *stage) ours(ctx context.Context, repository string) (sample, error) {
 	return one, os.WriteFile(filepath.Join(s.dir, "ours.log"), log.Bytes(), 0o644)
 }
 
+// knownTo are those of the arguments whose flags this build has: it may be older or newer than what they are written for.
+func knownTo(ctx context.Context, program string, args []string) ([]string, error) {
+	help, err := exec.CommandContext(ctx, program, "commit", "--help").CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("%s commit --help: %w: %s", program, err, help)
+	}
+	return slices.DeleteFunc(args, func(arg string) bool {
+		flag, _, _ := strings.Cut(arg, "=")
+		return !bytes.Contains(help, []byte(" "+flag+" "))
+	}), nil
+}
+
 // reference is the same work by the best separate tools, each on its own.
 func (s *stage) reference(ctx context.Context, repository string) (sample, error) {
-	return s.timed(func() ([]*exec.Cmd, error) {
+	return s.timed(ctx, func() ([]*exec.Cmd, error) {
 		p := &pipeline{}
-		p.add(ctx, "tar", "-C", s.upper, "--xattrs", "--xattrs-include=*", "-c", ".")
+		p.add(ctx, "tar", "-C", s.main.upper, "--xattrs", "--xattrs-include=*", "-c", ".")
 		diffID := p.hash(ctx)
 		p.add(ctx, "zstd", "-1", "-T"+strconv.Itoa(runtime.NumCPU()), "-q", "-c")
 		if err := p.push(ctx, s.registry, repository); err != nil {
@@ -138,10 +199,10 @@ func (s *stage) reference(ctx context.Context, repository string) (sample, error
 // containerdDiff is what a user would have instead: frozen as nerdctl and docker commit do it.
 func (s *stage) containerdDiff(ctx context.Context, repository string) (sample, error) {
 	var frozen time.Duration
-	one, err := s.timed(func() ([]*exec.Cmd, error) {
+	one, err := s.timed(ctx, func() ([]*exec.Cmd, error) {
 		p := &pipeline{}
 		began := time.Now()
-		if _, err := s.ctr(ctx, "tasks", "pause", s.container); err != nil {
+		if _, err := s.ctr(ctx, "tasks", "pause", s.main.id); err != nil {
 			return nil, err
 		}
 		blob, err := os.Create(filepath.Join(s.dir, "blob"))
@@ -149,11 +210,11 @@ func (s *stage) containerdDiff(ctx context.Context, repository string) (sample, 
 			return nil, err
 		}
 		defer blob.Close()
-		line := s.ctrArgs("snapshots", "diff", s.container)
+		line := s.ctrArgs("snapshots", "diff", s.main.id)
 		diff := exec.CommandContext(ctx, line[0], line[1:]...)
 		diff.Stdout = blob
 		err = diff.Run()
-		if _, resumeErr := s.ctr(ctx, "tasks", "resume", s.container); err == nil {
+		if _, resumeErr := s.ctr(ctx, "tasks", "resume", s.main.id); err == nil {
 			err = resumeErr
 		}
 		frozen = time.Since(began)
@@ -169,7 +230,7 @@ func (s *stage) containerdDiff(ctx context.Context, repository string) (sample, 
 }
 
 // timed measures the programs that work starts, and containerd beside them.
-func (s *stage) timed(work func() ([]*exec.Cmd, error)) (sample, error) {
+func (s *stage) timed(ctx context.Context, work func() ([]*exec.Cmd, error)) (sample, error) {
 	// Resets the peak, see proc_pid_clear_refs(5).
 	daemon := s.containerd.Process.Pid
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", daemon), []byte("5"), 0); err != nil {
@@ -179,6 +240,7 @@ func (s *stage) timed(work func() ([]*exec.Cmd, error)) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
+	sent := s.relay.sent.Load()
 	began := time.Now()
 	all, err := work()
 	one := sample{seconds: time.Since(began).Seconds()}
@@ -201,7 +263,15 @@ func (s *stage) timed(work func() ([]*exec.Cmd, error)) (sample, error) {
 		}
 		one.peakMiB = max(one.peakMiB, peak)
 	}
-	return one, nil
+	// A connection is counted when it has ended, which those of programs do with them.
+	err = s.await(ctx, "the last connection to the registry", func() error {
+		if n := s.relay.connections.Load(); n > 0 {
+			return fmt.Errorf("%d are open", n)
+		}
+		return nil
+	})
+	one.uploadedMiB = float64(s.relay.sent.Load()-sent) / mib
+	return one, err
 }
 
 func daemonCPU(pid int) (float64, error) {
@@ -332,6 +402,7 @@ func begin(ctx context.Context, registry, repository string, query url.Values) (
 	if err != nil {
 		return "", err
 	}
+	request.Close = true // see timed
 	answer, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return "", err

@@ -34,54 +34,62 @@ type row struct {
 	Method  string  `json:"method"`
 	Seconds float64 `json:"seconds"`
 	// Ratio is to the reference's seconds of the same run.
-	Ratio      float64 `json:"ratio"`
+	Ratio      float64 `json:"ratio,omitempty"`
 	CPUSeconds float64 `json:"cpu_seconds"`
 	// PeakMiB is the resident memory of the largest process.
 	PeakMiB float64 `json:"peak_mib"`
 	// FrozenMillis is null where nothing is frozen.
 	FrozenMillis *float64 `json:"frozen_ms"`
+	// UploadedMiB is what was sent to the registry, headers included.
+	UploadedMiB float64 `json:"uploaded_mib"`
+	// Beside is what this build's numbers are of another's.
+	Beside *comparison `json:"beside,omitempty"`
 }
 
-func summarize(name string, measured map[string][]sample) []row {
+func summarize(c testCase, measured map[string][]sample) []row {
 	var rows []row
 	base := math.NaN()
 	if m := measured[reference]; len(m) > 0 {
-		base = median(m, func(s sample) float64 { return s.seconds })
+		base = round(median(m, func(s sample) float64 { return s.seconds }))
 	}
-	for _, method := range []string{ours, reference, containerdDiff} {
+	for _, method := range allMethods {
 		m := measured[method]
 		if len(m) == 0 {
 			continue
 		}
 		r := row{
-			Case: name, Method: method,
-			Seconds:    median(m, func(s sample) float64 { return s.seconds }),
-			CPUSeconds: median(m, func(s sample) float64 { return s.cpu }),
-			PeakMiB:    median(m, func(s sample) float64 { return s.peakMiB }),
+			Case: c.name, Method: method,
+			Seconds:     round(median(m, func(s sample) float64 { return s.seconds })),
+			CPUSeconds:  round(median(m, func(s sample) float64 { return s.cpu })),
+			PeakMiB:     round(median(m, func(s sample) float64 { return s.peakMiB })),
+			UploadedMiB: round(median(m, func(s sample) float64 { return s.uploadedMiB })),
 		}
 		if !math.IsNaN(base) {
 			r.Ratio = round(r.Seconds / base)
 		}
 		if m[0].frozen != nil {
-			millis := median(m, func(s sample) float64 { return float64(*s.frozen) / float64(time.Millisecond) })
+			millis := round(median(m, func(s sample) float64 { return float64(*s.frozen) / float64(time.Millisecond) }))
 			r.FrozenMillis = &millis
+		}
+		if method == ours {
+			r.Beside = compare(c, measured)
 		}
 		rows = append(rows, r)
 	}
 	return rows
 }
 
-func median(m []sample, of func(sample) float64) float64 {
+func median[T any](m []T, of func(T) float64) float64 {
 	values := make([]float64, 0, len(m))
-	for _, s := range m {
-		values = append(values, of(s))
+	for _, one := range m {
+		values = append(values, of(one))
 	}
 	slices.Sort(values)
 	middle := len(values) / 2
 	if len(values)%2 == 1 {
-		return round(values[middle])
+		return values[middle]
 	}
-	return round((values[middle-1] + values[middle]) / 2)
+	return (values[middle-1] + values[middle]) / 2
 }
 
 func round(x float64) float64 { return math.Round(x*1000) / 1000 }
@@ -142,15 +150,21 @@ func judge(rows []row) []string {
 
 func printTable(w io.Writer, rows []row) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "case\tmethod\tseconds\tratio\tCPU s\tpeak MiB\tfrozen ms\t")
+	fmt.Fprintln(t, "case\tmethod\tseconds\tratio\tCPU s\tpeak MiB\tfrozen ms\tuploaded MiB\t")
 	for _, r := range rows {
-		frozen := "-"
+		ratio, frozen := "-", "-"
+		if r.Ratio > 0 {
+			ratio = fmt.Sprintf("%.2f", r.Ratio)
+		}
 		if r.FrozenMillis != nil {
 			frozen = fmt.Sprintf("%.0f", *r.FrozenMillis)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%.3f\t%.2f\t%.2f\t%.0f\t%s\t\n", r.Case, r.Method, r.Seconds, r.Ratio, r.CPUSeconds, r.PeakMiB, frozen)
+		fmt.Fprintf(t, "%s\t%s\t%.3f\t%s\t%.2f\t%.0f\t%s\t%.2f\t\n", r.Case, r.Method, r.Seconds, ratio, r.CPUSeconds, r.PeakMiB, frozen, r.UploadedMiB)
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	return printComparisons(w, rows)
 }
 
 func write(path string, rows []row) error {

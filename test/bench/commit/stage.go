@@ -26,35 +26,38 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/opencontainers/go-digest"
 )
 
 const (
 	namespace     = "bench-commit"
 	imageName     = "bench.local/base:1"
 	containerName = "main"
-	podUID        = "bench-pod"
 
 	baseRepository = "base"
 )
 
-// stage is a containerd with one running container, and a registry.
+// stage is a containerd with a running container, and a registry.
 type stage struct {
 	o          *options
 	dir        string
 	containerd *exec.Cmd
 	socket     string
-	registry   string // host:port
-	base       digest.Digest
-	container  string
-	root       string // the container's root directory, as it sees it
-	upper      string // what it changed
+	relay      *relay
+	registry   string // the relay's host:port
+	layers     []layer
+	second     bool // no repository has the layers
+	main       *container
+	beside     *container // of a case with a volume
 	stops      []func() error
+}
+
+type container struct {
+	id, podUID string
+	root       string // its root directory, as it sees it
+	upper      string // what it changed
 }
 
 // open starts everything for one case, with nothing left of an earlier one.
@@ -65,7 +68,7 @@ func open(ctx context.Context, o *options, c testCase) (_ *stage, err error) {
 	if err := os.MkdirAll(o.dir, 0o755); err != nil {
 		return nil, err
 	}
-	s := &stage{o: o, dir: o.dir, container: "bench-" + strconv.Itoa(os.Getpid())}
+	s := &stage{o: o, dir: o.dir, second: c.second}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -77,22 +80,32 @@ func open(ctx context.Context, o *options, c testCase) (_ *stage, err error) {
 	if err := s.startRegistry(ctx); err != nil {
 		return nil, err
 	}
-	archive, layer := filepath.Join(s.dir, "base.tar"), filepath.Join(s.dir, "base.layer")
-	if s.base, err = writeImage(archive, layer, imageName, c.baseFiles); err != nil {
+	archive := filepath.Join(s.dir, "base.tar")
+	if s.layers, err = writeImage(archive, imageName, c); err != nil {
 		return nil, err
 	}
 	if _, err := s.ctr(ctx, "images", "import", archive); err != nil {
 		return nil, err
 	}
-	p := &pipeline{}
-	p.add(ctx, "cat", layer)
-	if err := p.push(ctx, s.registry, baseRepository); err != nil {
+	if !c.second {
+		for _, l := range s.layers {
+			p := &pipeline{}
+			p.add(ctx, "cat", l.path)
+			if err := p.push(ctx, s.registry, baseRepository); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if s.main, err = s.startContainer(ctx, "bench", c.volume); err != nil {
 		return nil, err
 	}
-	if err := s.startContainer(ctx, c); err != nil {
+	if err := s.main.change(c); err != nil || c.volume == "" {
+		return s, err
+	}
+	if s.beside, err = s.startContainer(ctx, "bench-beside", ""); err != nil {
 		return nil, err
 	}
-	return s, nil
+	return s, s.beside.change(c)
 }
 
 func (s *stage) startContainerd(ctx context.Context) error {
@@ -125,8 +138,8 @@ func (s *stage) startRegistry(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.registry = fmt.Sprintf("127.0.0.1:%d", port)
-	config := fmt.Sprintf("version: 0.1\nlog: {level: warn, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: %q}}\nhttp: {addr: %q}\n", filepath.Join(s.dir, "registry"), s.registry)
+	address := fmt.Sprintf("127.0.0.1:%d", port)
+	config := fmt.Sprintf("version: 0.1\nlog: {level: warn, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: %q}}\nhttp: {addr: %q}\n", filepath.Join(s.dir, "registry"), address)
 	file := filepath.Join(s.dir, "registry.yml")
 	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
 		return err
@@ -134,8 +147,13 @@ func (s *stage) startRegistry(ctx context.Context) error {
 	if _, err := s.start("registry", "serve", file); err != nil {
 		return err
 	}
+	if s.relay, err = relayTo(ctx, address); err != nil {
+		return err
+	}
+	s.stops = append(s.stops, s.relay.listener.Close)
+	s.registry = s.relay.listener.Addr().String()
 	return s.await(ctx, "the registry", func() error {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.registry+"/v2/", nil)
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/v2/", nil)
 		if err != nil {
 			return err
 		}
@@ -147,51 +165,65 @@ func (s *stage) startRegistry(ctx context.Context) error {
 	})
 }
 
-// startContainer runs it with the labels of a Pod's, for image-committer asks for those.
-func (s *stage) startContainer(ctx context.Context, c testCase) error {
+// startContainer runs it with the labels of a Pod's, for image-committer asks for those, and what the image declares as a
+// volume mounted from where containerd's CRI plugin has it.
+func (s *stage) startContainer(ctx context.Context, name, volume string) (*container, error) {
+	c := &container{id: fmt.Sprintf("%s-%d", name, os.Getpid()), podUID: name + "-pod"}
 	args := []string{"run", "--detach", "--null-io"}
-	for _, label := range []string{"io.kubernetes.pod.uid=" + podUID, "io.kubernetes.container.name=" + containerName, "io.cri-containerd.kind=container"} {
+	for _, label := range []string{"io.kubernetes.pod.uid=" + c.podUID, "io.kubernetes.container.name=" + containerName, "io.cri-containerd.kind=container"} {
 		args = append(args, "--label", label)
 	}
-	args = append(args, imageName, s.container, "/bench", sandboxCommand)
+	if volume != "" {
+		source := filepath.Join(s.dir, "root", "io.containerd.grpc.v1.cri", "containers", c.id, "volumes", "bench")
+		if err := os.MkdirAll(source, 0o755); err != nil {
+			return nil, err
+		}
+		args = append(args, "--mount", fmt.Sprintf("type=bind,src=%s,dst=%s,options=rbind:rw", source, volume))
+	}
+	args = append(args, imageName, c.id, "/bench", sandboxCommand)
 	if _, err := s.ctr(ctx, args...); err != nil {
-		return err
+		return nil, err
 	}
 	s.stops = append(s.stops, func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 		defer cancel()
-		_, _ = s.ctr(ctx, "tasks", "resume", s.container) // as far as an interrupted run left it frozen
-		_, err := s.ctr(ctx, "tasks", "delete", "--force", s.container)
+		_, _ = s.ctr(ctx, "tasks", "resume", c.id) // as far as an interrupted run left it frozen
+		_, err := s.ctr(ctx, "tasks", "delete", "--force", c.id)
 		return err
 	})
 	list, err := s.ctr(ctx, "tasks", "list")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for line := range strings.Lines(list) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == s.container {
-			s.root = "/proc/" + f[1] + "/root"
+		if f := strings.Fields(line); len(f) == 3 && f[0] == c.id {
+			c.root = "/proc/" + f[1] + "/root"
 		}
 	}
-	mounts, err := s.ctr(ctx, "snapshots", "mounts", "/x", s.container)
+	mounts, err := s.ctr(ctx, "snapshots", "mounts", "/x", c.id)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for option := range strings.FieldsFuncSeq(mounts, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' }) {
 		if upper, ok := strings.CutPrefix(option, "upperdir="); ok {
-			s.upper = upper
+			c.upper = upper
 		}
 	}
-	if s.root == "" || s.upper == "" {
-		return fmt.Errorf("no process or no upper directory of the container in %q, %q", list, mounts)
+	if c.root == "" || c.upper == "" {
+		return nil, fmt.Errorf("no process or no upper directory of the container in %q, %q", list, mounts)
 	}
-	if c.fill != nil {
-		if err := c.fill(s.root); err != nil {
+	return c, nil
+}
+
+// change makes the case's changes in the container.
+func (c *container) change(of testCase) error {
+	if of.fill != nil {
+		if err := of.fill(filepath.Join(c.root, of.volume)); err != nil {
 			return err
 		}
 	}
-	if c.busy {
-		return os.WriteFile(s.root+"/busy", nil, 0o644)
+	if of.busy {
+		return os.WriteFile(c.root+"/busy", nil, 0o644)
 	}
 	return nil
 }
