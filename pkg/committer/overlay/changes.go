@@ -19,6 +19,7 @@ package overlay
 import (
 	"bytes"
 	"fmt"
+	"hash/maphash"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -27,16 +28,33 @@ import (
 // changes is what a second pass compares with.
 type changes struct {
 	limit    unix.Timespec
+	seed     maphash.Seed
 	recall   *recall
 	together map[inode]bool
+	none     nowhere
 }
 
 // old is whether st has not changed since the beginning of the first pass.
 func (c *changes) old(st *unix.Stat_t) bool { return st.Ctim.Nano() < c.limit.Nano() }
 
-// unchanged is whether the first pass wrote what is there.
-func (c *changes) unchanged(was *known, st *unix.Stat_t) bool {
-	return was != nil && was.is(st) && c.old(st) && !c.together[inodeOf(st)]
+// unchanged is whether the first pass wrote what is there. Where the times cannot tell,
+// again writes it, and what that gives is compared.
+func (t *writer) unchanged(stack []*frame, was *known, st *unix.Stat_t, again func() error) (bool, error) {
+	switch c := t.changes; {
+	case was == nil || !was.is(st) || c.together[inodeOf(st)]:
+		return false, nil
+	case c.old(st):
+		return true, nil
+	case was.sum == 0:
+		return false, nil
+	}
+	for _, f := range stack { // what it inherits is a part of how it is written
+		if err := t.prepare(f); err != nil {
+			return false, err
+		}
+	}
+	sum, err := t.sumOf(again)
+	return sum == was.sum, err
 }
 
 // walkChanges walks the tree below root and the record of the first pass side by
@@ -57,7 +75,14 @@ func (t *writer) walkChanges(root string) (err error) {
 	if err != nil {
 		return err
 	}
-	same := t.changes.unchanged(was, st)
+	attrs, err := t.xattrs(fdXattrs(top.fd), nil)
+	if err != nil {
+		return err
+	}
+	same, err := t.unchanged(stack, was, st, func() error { return t.writeDirectory(top, st, attrs, nil, attrs.opaque) })
+	if err != nil {
+		return err
+	}
 	t.changes.recall.take()
 	if !same {
 		if err := t.flush(stack); err != nil {
@@ -126,10 +151,26 @@ func (t *writer) gone(stack []*frame, dir, before []byte) error {
 			return nil
 		}
 		recall.take()
+		// Whatever a first pass may have noted twice: the deletion of what stands beside it in
+		// the same layer makes a layer that no node can unpack.
+		if f.next > 0 && bytes.Equal(was.name, f.names.raw(f.next-1)) {
+			if err := t.forget(was); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := t.deleted(stack, dir, was); err != nil {
 			return err
 		}
 	}
+}
+
+// forget goes on behind an entry that was just taken, with all that is in it.
+func (t *writer) forget(was *known) error {
+	if was.isDirectory() {
+		return t.changes.recall.skip()
+	}
+	return nil
 }
 
 // deleted writes the deletion of an entry that was just taken.
@@ -148,10 +189,7 @@ func (t *writer) deleted(stack []*frame, dir []byte, was *known) error {
 			return err
 		}
 	}
-	if was.isDirectory() {
-		return t.changes.recall.skip()
-	}
-	return nil
+	return t.forget(was)
 }
 
 // compare writes what is under name when it is not what the first pass wrote.
@@ -165,7 +203,7 @@ func (t *writer) compare(stack []*frame, name []byte, kind uint8, path []byte) (
 			return nil, err
 		}
 		if next != nil && bytes.Equal(next.name, name) {
-			was = &known{kind: next.kind, ino: next.ino, sec: next.sec, nsec: next.nsec, size: next.size}
+			was = &known{kind: next.kind, ino: next.ino, sec: next.sec, nsec: next.nsec, size: next.size, sum: next.sum}
 			recall.take()
 		}
 	}
@@ -182,13 +220,18 @@ func (t *writer) compare(stack []*frame, name []byte, kind uint8, path []byte) (
 	}
 	isWhiteout := format == unix.S_IFCHR && st.Rdev == 0
 	// All whiteouts are one inode, which each new one changes.
-	if was.kind == whiteoutEntry && isWhiteout || t.changes.unchanged(was, &st) {
+	if was.kind == whiteoutEntry && isWhiteout {
 		return nil, nil
 	}
-	if was.isDirectory() {
-		if err := recall.skip(); err != nil {
-			return nil, err
-		}
+	same, err := t.unchanged(stack, was, &st, func() error {
+		_, err := t.entry(f.dir, name, kind, path)
+		return err
+	})
+	if same || err != nil {
+		return nil, err
+	}
+	if err := t.forget(was); err != nil {
+		return nil, err
 	}
 	if format == unix.S_IFSOCK {
 		// It is left out, but what was in its place is not there any more.
@@ -229,11 +272,15 @@ func (t *writer) compareDirectory(stack []*frame, name, path []byte, was *known)
 		if child.names, err = dir.list(t.buf); err != nil {
 			return vanished(path, err)
 		}
-		if t.changes.unchanged(was, st) {
+		if t.changes.old(st) && was.is(st) && !t.changes.together[child.dir.id] {
 			return nil
 		}
 		attrs, err := t.xattrs(fdXattrs(dir.fd), path)
 		if err != nil {
+			return err
+		}
+		same, err := t.unchanged(stack, was, st, func() error { return t.writeDirectory(dir, st, attrs, path, attrs.opaque) })
+		if same || err != nil {
 			return err
 		}
 		if err := t.flush(stack); err != nil {

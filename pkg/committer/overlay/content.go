@@ -46,6 +46,7 @@ func (t *writer) regular(dir *directory, name, path []byte) error {
 	if err != nil {
 		return err
 	}
+	t.recent.begin(t, &st)
 	// The other form of a whiteout, for file systems without device nodes.
 	// https://docs.kernel.org/filesystems/overlayfs.html#whiteouts-and-opaque-directories
 	if attrs.whiteout && st.Size == 0 {

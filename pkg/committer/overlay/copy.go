@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"time"
 
@@ -45,7 +46,9 @@ var (
 //   - The beginning is a time of the clock that the kernel stamps files with
 //     (CLOCK_REALTIME_COARSE, see current_time in fs/inode.c): every later change
 //     of a file, its attributes or its names leaves a change time that is not
-//     before it. A tick is taken off all the same. Change times cannot be set.
+//     before it. Change times cannot be set. It is put back by some seconds (grace),
+//     and to a whole one: see kernelClock. What is stamped after that and is as it was
+//     stamped then is compared by what it is written as.
 //   - A page that a process has mapped and made dirty before stays writable, and
 //     does not move the change time, until it is written back (file_update_time is
 //     called when the page is made writable, page_mkwrite). Therefore syncfs after
@@ -57,9 +60,9 @@ var (
 //     under way at the beginning has an old stamp and may still be copying when
 //     the file is read. It holds the inode's lock meanwhile: asking for the first
 //     data with lseek(2) waits for it (ext4_llseek, btrfs_file_llseek; XFS takes
-//     the lock to read). Direct writes to allocated blocks share that lock: those
-//     still in flight are waited for by nothing but syncfs, which ends with a flush
-//     of the device.
+//     the lock to read). Direct writes to allocated blocks share that lock, and
+//     syncfs waits for none of them: those that take no longer than the grace have
+//     a stamp that counts as new.
 //   - A rename stamps what it moves, and all that it moves is compared by name.
 //   - While frozen nothing is synced: what processes wrote is in the page cache,
 //     from where it is read.
@@ -70,6 +73,7 @@ type Copy struct {
 	path    string
 	options Options
 	limit   unix.Timespec // who is stamped before has not changed
+	seed    maphash.Seed
 	clock   Clock
 	// eachFile is whether files have still to be written back, one by one.
 	eachFile bool
@@ -102,7 +106,7 @@ func BeginCopy(ctx context.Context, path string, o Options) (_ *Copy, err error)
 	if !magics[int64(fs.Type)] {
 		return nil, fmt.Errorf("%w: the file system (type %#x) is none of ext4, XFS and Btrfs", ErrNoPromise, fs.Type)
 	}
-	c := &Copy{path: path, options: o, clock: o.Clock, together: map[inode]bool{}}
+	c := &Copy{path: path, options: o, clock: o.Clock, together: map[inode]bool{}, seed: maphash.MakeSeed()}
 	if c.clock == nil {
 		if c.clock, err = watchClock(); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrNoPromise, err)
@@ -159,8 +163,23 @@ type Clock interface {
 	Close()
 }
 
+// grace is how far a change may lie behind its stamp.
+//
+// A page fault is stamped before it waits for the journal or for room, and only then may
+// the page be written to; a direct or asynchronous write is stamped when it is begun. What
+// was stamped before the beginning and is under way for no longer than this is taken for
+// changed. It costs that what was written just before the beginning is read twice, but
+// not written twice: see recent.go.
+const grace = 5 * time.Second
+
 // kernelClock is a timer that the clock's being set ends.
-type kernelClock struct{ timer int }
+type kernelClock struct {
+	timer int
+	// grace is taken off, and unit is what the coarsest of the file systems stamps in: ext2,
+	// ext3 and ext4 with inodes of 128 bytes (mkfs.ext4 -I 128) know only whole seconds, and
+	// all of them have the same magic number.
+	grace, unit time.Duration
+}
 
 func watchClock() (Clock, error) {
 	fd, err := unix.TimerfdCreate(unix.CLOCK_REALTIME, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
@@ -172,13 +191,14 @@ func watchClock() (Clock, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("timerfd_settime: %w", err)
 	}
-	return &kernelClock{fd}, nil
+	return &kernelClock{timer: fd, grace: grace, unit: time.Second}, nil
 }
 
-func (*kernelClock) Past() (time.Time, error) {
+func (k *kernelClock) Past() (time.Time, error) {
 	var now, tick unix.Timespec
 	err := errors.Join(unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now), unix.ClockGetres(unix.CLOCK_REALTIME_COARSE, &tick))
-	return time.Unix(0, now.Nano()-tick.Nano()), err
+	past := now.Nano() - tick.Nano() - int64(k.grace)
+	return time.Unix(0, past-past%int64(k.unit)), err
 }
 
 func (k *kernelClock) WasSet() error {
@@ -220,7 +240,7 @@ func (c *Copy) First(ctx context.Context, w io.Writer) (_ Stats, err error) {
 	if t.record, err = newRecording(); err != nil {
 		return Stats{}, err
 	}
-	t.writeBack = c.eachFile
+	t.writeBack, t.recent = c.eachFile, &recent{limit: c.limit, seed: c.seed}
 	if err := t.walk(c.path); err != nil {
 		return t.stats, err
 	}
@@ -243,7 +263,7 @@ func (c *Copy) Changes(ctx context.Context, w io.Writer) (Stats, error) {
 	}
 	defer recall.close()
 	t, flush := newWriter(ctx, w, c.options)
-	t.changes = &changes{limit: c.limit, recall: recall, together: c.together}
+	t.changes = &changes{limit: c.limit, seed: c.seed, recall: recall, together: c.together}
 	if err := t.walkChanges(c.path); err != nil {
 		return t.stats, err
 	}

@@ -43,8 +43,12 @@ type mounted struct {
 
 func newMounted(t *testing.T) *mounted {
 	t.Helper()
+	return newMountedAt(t, t.TempDir())
+}
+
+func newMountedAt(t *testing.T, work string) *mounted {
+	t.Helper()
 	asRoot(t)
-	work := t.TempDir()
 	m := &mounted{t: t, work: work, lower: work + "/lower", upper: work + "/upper", merged: work + "/merged"}
 	for _, dir := range []string{m.lower, m.upper, m.merged, work + "/work"} {
 		must(t, os.Mkdir(dir, 0o755))
@@ -63,9 +67,17 @@ func newMounted(t *testing.T) *mounted {
 	return m
 }
 
+// begin begins at once: what was written before, and has outlived a tick, is old.
 func (m *mounted) begin() *Copy {
 	m.t.Helper()
-	c, err := BeginCopy(context.Background(), m.upper, Options{Lowerdirs: []string{m.lower}})
+	clock, err := watchClock()
+	must(m.t, err)
+	return m.beginWith(&kernelClock{timer: clock.(*kernelClock).timer, unit: 1})
+}
+
+func (m *mounted) beginWith(clock Clock) *Copy {
+	m.t.Helper()
+	c, err := BeginCopy(context.Background(), m.upper, Options{Lowerdirs: []string{m.lower}, Clock: clock})
 	if errors.Is(err, ErrNoPromise) {
 		m.t.Skip(err)
 	}
@@ -235,6 +247,23 @@ func TestChanges(t *testing.T) {
 				if diff := cmp.Diff(test.want, got); diff != "" {
 					t.Errorf("the second layer (-want +got):\n%s", diff)
 				}
+			}
+			m.compare(layers...)
+		})
+		// The same where all is younger than the limit. A file of several names is then written once more.
+		t.Run(test.name+", at once", func(t *testing.T) {
+			m := newMounted(t)
+			test.before(tree{t, m.merged})
+			c := m.beginWith(nil)
+			layers := []*bytes.Buffer{m.first(c), nil}
+			test.change(tree{t, m.merged})
+			layers[1], _ = m.changes(c)
+			got := []string{}
+			for _, e := range read(t, layers[1].Bytes()) {
+				got = append(got, e.Name)
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" && test.want != nil && test.name != "a renamed directory with one name of a file" {
+				t.Errorf("the second layer (-want +got):\n%s", diff)
 			}
 			m.compare(layers...)
 		})
@@ -463,8 +492,11 @@ func TestRecord(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for i := range 1000 {
 		k := known{kind: otherEntry, name: fmt.Appendf(nil, "%d-%x", i, random.Uint64()), ino: random.Uint64(), sec: random.Int64() - 1<<62, nsec: int64(random.IntN(1e9)), size: random.Int64()}
+		if i%2 == 0 {
+			k.sum = random.Uint64() | 1
+		}
 		st := unix.Stat_t{Ino: k.ino, Ctim: unix.Timespec{Sec: k.sec, Nsec: k.nsec}, Size: k.size}
-		must(t, r.add(k.kind, k.name, &st))
+		must(t, r.add(k.kind, k.name, &st, k.sum))
 		want = append(want, k)
 	}
 	must(t, r.leave())

@@ -58,30 +58,59 @@ const (
 	direntName   = 19
 )
 
-// list reads the directory's names.
+// getdents is replaced by tests, to change a directory while it is listed.
+var getdents = unix.Getdents
+
+// list reads the directory's names, each once.
 func (d *directory) list(buf []byte) (names, error) {
 	var all names
 	for {
-		n, err := retry(func() (int, error) { return unix.Getdents(d.fd, buf) })
+		n, err := retry(func() (int, error) { return getdents(d.fd, buf) })
 		if err != nil {
 			return names{}, err
 		}
 		if n == 0 {
-			sort.Sort(&all)
+			all.settle()
 			return all, nil
 		}
-		for rest := buf[:n]; len(rest) > 0; {
-			length := binary.NativeEndian.Uint16(rest[direntLength:])
-			record := rest[:length]
-			rest = rest[length:]
-			name, _, _ := bytes.Cut(record[direntName:], []byte{0})
-			if binary.NativeEndian.Uint64(record) == 0 || string(name) == "." || string(name) == ".." {
-				continue
-			}
-			all.starts = append(all.starts, uint32(len(all.bytes)))
-			all.size = append(all.size, uint8(len(name)))
-			all.types = append(all.types, record[direntType])
-			all.bytes = append(append(all.bytes, name...), 0)
-		}
+		all.add(buf[:n])
 	}
+}
+
+// add takes in what one getdents64 gave.
+func (n *names) add(records []byte) {
+	for rest := records; len(rest) > 0; {
+		length := binary.NativeEndian.Uint16(rest[direntLength:])
+		record := rest[:length]
+		rest = rest[length:]
+		name, _, _ := bytes.Cut(record[direntName:], []byte{0})
+		if binary.NativeEndian.Uint64(record) == 0 || string(name) == "." || string(name) == ".." {
+			continue
+		}
+		n.starts = append(n.starts, uint32(len(n.bytes)))
+		n.size = append(n.size, uint8(len(name)))
+		n.types = append(n.types, record[direntType])
+		n.bytes = append(append(n.bytes, name...), 0)
+	}
+}
+
+// settle brings the names into their order, and drops those that were given before: a
+// name that is removed and made anew while the directory is listed may be given again
+// (readdir(3p) leaves it open; XFS does), and then of another type. A name that comes or
+// goes meanwhile, by a rename too, may be missing; who lists a directory that is in use
+// has to list it once more when it is not.
+func (n *names) settle() {
+	sort.Sort(n)
+	kept := 0
+	for i := range n.len() {
+		if kept > 0 && bytes.Equal(n.raw(kept-1), n.raw(i)) {
+			if n.types[kept-1] != n.types[i] {
+				n.types[kept-1] = unix.DT_UNKNOWN
+			}
+			continue
+		}
+		n.starts[kept], n.size[kept], n.types[kept] = n.starts[i], n.size[i], n.types[i]
+		kept++
+	}
+	n.starts, n.size, n.types = n.starts[:kept], n.size[:kept], n.types[:kept]
 }

@@ -41,6 +41,8 @@ const (
 	whiteoutEntry
 	directoryEntry
 	opaqueEntry // a directory that hides what the layers below have in it
+
+	withSum byte = 1 << 7 // beside one of them
 )
 
 // known is what a first pass found under a name.
@@ -50,6 +52,7 @@ type known struct {
 	ino       uint64
 	sec, nsec int64 // the change time
 	size      int64
+	sum       uint64 // of what was written, 0 without one
 }
 
 func (k *known) isDirectory() bool { return k.kind == directoryEntry || k.kind == opaqueEntry }
@@ -78,15 +81,21 @@ func newRecording() (*recording, error) {
 	return r, err
 }
 
-func (r *recording) add(kind byte, name []byte, st *unix.Stat_t) error {
+func (r *recording) add(kind byte, name []byte, st *unix.Stat_t, sum uint64) error {
 	sec, nsec := st.Ctim.Unix()
 	b := r.buf[:0]
+	if sum != 0 {
+		kind |= withSum
+	}
 	b = append(b, kind, byte(len(name)))
 	b = append(b, name...)
 	b = binary.AppendVarint(b, int64(st.Ino-r.last))
 	b = binary.AppendVarint(b, sec)
 	b = binary.AppendUvarint(b, uint64(nsec))
 	b = binary.AppendUvarint(b, uint64(st.Size))
+	if sum != 0 {
+		b = binary.NativeEndian.AppendUint64(b, sum)
+	}
 	r.buf, r.last = b, st.Ino
 	_, err := r.encoder.Write(b)
 	return err
@@ -164,7 +173,7 @@ func (r *recall) read() error {
 	if err != nil {
 		return err
 	}
-	r.next.kind = kind
+	r.next.kind, r.next.sum = kind&^withSum, 0
 	if kind == endOfDirectory {
 		return nil
 	}
@@ -191,6 +200,12 @@ func (r *recall) read() error {
 	}
 	size, err := binary.ReadUvarint(r.in)
 	r.next.nsec, r.next.size = int64(nsec), int64(size)
+	if err != nil || kind&withSum == 0 {
+		return err
+	}
+	var sum [8]byte
+	_, err = io.ReadFull(r.in, sum[:])
+	r.next.sum = binary.NativeEndian.Uint64(sum[:])
 	return err
 }
 

@@ -16,7 +16,10 @@ limitations under the License.
 
 package overlay
 
-import "io"
+import (
+	"hash/maphash"
+	"io"
+)
 
 // Lender is a writer whose buffer can be filled in place: a file's content is
 // read to where it is needed, without a copy.
@@ -73,26 +76,47 @@ func (b *buffered) flush() error {
 }
 
 // sink marks the errors of a writer, to tell them from those of reading.
-type sink struct{ to Lender }
+type sink struct {
+	to Lender
+	// sum takes in all that is written, where there is one; lent is what it has to see.
+	sum  *maphash.Hash
+	lent []byte
+}
 
 type sinkError struct{ error }
 
 func (e *sinkError) Unwrap() error { return e.error }
 
-func (s sink) Lend() ([]byte, error) {
+func (s *sink) Lend() ([]byte, error) {
 	room, err := s.to.Lend()
 	if err != nil {
 		err = &sinkError{err}
 	}
+	s.lent = room
 	return room, err
 }
 
-func (s sink) Fill(n int) { s.to.Fill(n) }
+func (s *sink) Fill(n int) {
+	if s.sum != nil {
+		_, _ = s.sum.Write(s.lent[:n]) // never fails
+	}
+	s.to.Fill(n)
+}
 
-func (s sink) Write(p []byte) (int, error) {
+func (s *sink) Write(p []byte) (int, error) {
+	if s.sum != nil {
+		_, _ = s.sum.Write(p) // never fails
+	}
 	n, err := s.to.Write(p)
 	if err != nil {
 		err = &sinkError{err}
 	}
 	return n, err
 }
+
+// nowhere is a Lender that keeps nothing.
+type nowhere struct{ buf []byte }
+
+func (n nowhere) Lend() ([]byte, error)       { return n.buf, nil }
+func (n nowhere) Fill(int)                    {}
+func (n nowhere) Write(p []byte) (int, error) { return len(p), nil }

@@ -129,7 +129,7 @@ func Check(path string, o Options) error {
 
 type writer struct {
 	ctx     context.Context
-	out     Lender
+	out     *sink
 	encoder encoder
 	marks   string // the prefix of overlay's own extended attributes
 	owners  Owners
@@ -151,6 +151,8 @@ type writer struct {
 	// be written back before it is read.
 	record    *recording
 	writeBack bool
+	// recent is whether what an entry is written as is summed up; see recent.go.
+	recent *recent
 	// Of a second pass.
 	changes *changes
 	// Of a directory that is kept as the layer that it would be.
@@ -161,7 +163,7 @@ func newWriter(ctx context.Context, w io.Writer, o Options) (*writer, func() err
 	out, flush := lenderOf(w)
 	t := &writer{
 		ctx:     ctx,
-		out:     sink{out},
+		out:     &sink{to: out},
 		owners:  o.Owners,
 		marks:   trustedMarks,
 		maxPath: MaxPath,
@@ -226,7 +228,7 @@ func (t *writer) remember(kind byte, name []byte, st *unix.Stat_t) error {
 	if t.record == nil {
 		return nil
 	}
-	return t.record.add(kind, name, st)
+	return t.record.add(kind, name, st, t.recent.take(t, st))
 }
 
 // socket leaves a socket out, and what it hides.
@@ -299,6 +301,7 @@ func (t *writer) enter(dir *directory, name, path []byte) (names, error) {
 	if err != nil {
 		return names{}, err
 	}
+	t.recent.begin(t, &st)
 	kind := directoryEntry
 	if attrs.opaque {
 		kind = opaqueEntry
@@ -360,6 +363,7 @@ func (t *writer) special(dir *directory, name, path []byte, st *unix.Stat_t) err
 	if err != nil {
 		return err
 	}
+	t.recent.begin(t, st)
 	if done, err := t.hardlink(dir, name, path, st, attrs); err != nil {
 		return err
 	} else if done {
