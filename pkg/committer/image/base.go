@@ -49,17 +49,24 @@ type Base struct {
 // registries stop at 4 MiB for a manifest.
 const maxMetadata = 8 << 20
 
-// Resolve returns the manifest below target, an index or a manifest, whose
-// unpacked layers are chainID. That rather than the platform decides: a node
-// can run another platform's image, and an image name moves.
-func Resolve(ctx context.Context, store content.Provider, target ocispec.Descriptor, chainID digest.Digest) (*Base, error) {
-	return resolve(ctx, store, target, chainID, 0)
+// Wanted is what an image has to be to be the one that is looked for.
+type Wanted struct {
+	// ChainID is the key of its unpacked layers.
+	ChainID digest.Digest
+	// Config is the digest of its configuration; any will do where it is empty.
+	Config digest.Digest
+}
+
+// Resolve returns the manifest below target, an index or a manifest, that is wanted. That rather than the platform
+// decides: a node can run another platform's image, and an image name moves.
+func Resolve(ctx context.Context, store content.Provider, target ocispec.Descriptor, wanted Wanted) (*Base, error) {
+	return resolve(ctx, store, target, wanted, 0)
 }
 
 // maxNesting is how deep indexes may lie in each other.
 const maxNesting = 4
 
-func resolve(ctx context.Context, store content.Provider, target ocispec.Descriptor, chainID digest.Digest, depth int) (*Base, error) {
+func resolve(ctx context.Context, store content.Provider, target ocispec.Descriptor, wanted Wanted, depth int) (*Base, error) {
 	switch {
 	case images.IsIndexType(target.MediaType):
 		if depth == maxNesting {
@@ -71,7 +78,7 @@ func resolve(ctx context.Context, store content.Provider, target ocispec.Descrip
 		}
 		problem := ErrNoMatch
 		for _, m := range index.Manifests {
-			base, err := resolve(ctx, store, m, chainID, depth+1)
+			base, err := resolve(ctx, store, m, wanted, depth+1)
 			if err == nil {
 				return base, nil
 			}
@@ -80,11 +87,17 @@ func resolve(ctx context.Context, store content.Provider, target ocispec.Descrip
 		}
 		return nil, problem
 	case images.IsManifestType(target.MediaType):
-		base, err := Read(ctx, store, target)
-		if err != nil {
+		base := &Base{Digest: target.Digest}
+		if err := readJSON(ctx, store, target, &base.Manifest, nil); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrNoMatch, err)
 		}
-		if base.ChainID() != chainID {
+		if wanted.Config != "" && base.Manifest.Config.Digest != wanted.Config {
+			return nil, fmt.Errorf("%w: %s has another configuration", ErrNoMatch, target.Digest)
+		}
+		if err := readJSON(ctx, store, base.Manifest.Config, &base.Config, &base.RawConfig); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrNoMatch, err)
+		}
+		if base.ChainID() != wanted.ChainID {
 			return nil, fmt.Errorf("%w: %s has other layers", ErrNoMatch, target.Digest)
 		}
 		if len(base.Manifest.Layers) != len(base.Config.RootFS.DiffIDs) {

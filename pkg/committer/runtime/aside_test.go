@@ -120,10 +120,12 @@ func (o *overlays) start(id string, from *image.Base) *Container {
 		o.t.Fatal(err)
 	}
 	o.write(o.prepare(id, from.ChainID().String()), "written-by-"+id, id)
-	if _, err := o.client.containers.Create(o.ctx(), containers.Container{
+	record := containers.Container{
 		ID: id, Labels: map[string]string{labelPodUID: "pod", labelContainerName: "main", labelKind: kindContainer},
 		Runtime: containers.RuntimeInfo{Name: runcShim}, Spec: spec, Snapshotter: "overlayfs", SnapshotKey: id,
-	}); err != nil {
+	}
+	createdBy("v1", digest.FromBytes(from.RawConfig), "")(&record)
+	if _, err := o.client.containers.Create(o.ctx(), record); err != nil {
 		o.t.Fatal(err)
 	}
 	o.states[id] = task.Status_PAUSED

@@ -18,8 +18,10 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"strings"
 
@@ -27,6 +29,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/pkg/labels"
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -46,76 +49,141 @@ type Base struct {
 	client *Client
 }
 
-// Base finds the image whose unpacked layers are the parent of the container's
-// snapshot. The image's name alone proves nothing: it is a tag that may have
-// moved since the container was created.
+// Base finds the image that the container was created from, by what the runtime noted of it: by its
+// configuration, which is what the kubelet calls its ID. Neither a name proves anything, for a tag moves, nor do
+// layers, which images of other commands, users and tenants share.
 func (c *Container) Base(ctx context.Context) (*Base, error) {
 	ctx = c.client.in(ctx)
 	snapshot, err := c.snapshotter().Stat(ctx, c.record.SnapshotKey)
 	if err != nil {
 		return nil, fmt.Errorf("looking for the snapshot of container %q: %w", c.ref.Name, err)
 	}
-	chainID := digest.Digest(snapshot.Parent)
 	all, err := c.client.images.List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("listing containerd's images: %w", err)
 	}
-	// The container's own image nearly always fits.
-	slices.SortStableFunc(all, func(a, b images.Image) int {
-		return boolRank(a.Name == c.record.Image) - boolRank(b.Name == c.record.Image)
-	})
-	tried := map[digest.Digest]bool{}
+	noted, err := c.createdFrom()
+	because := ""
+	if err != nil {
+		because = ": " + err.Error() // its image's name is what is left
+	}
+	wanted := image.Wanted{ChainID: digest.Digest(snapshot.Parent), Config: noted.ImageRef}
+	found, target, err := c.client.find(ctx, c.candidates(all, noted), wanted)
+	if errors.Is(err, image.ErrNoMatch) && noted.ImageRef != "" {
+		// Its names may be gone, and what they named be there still.
+		var manifests []ocispec.Descriptor
+		if manifests, err = c.client.manifestsOf(ctx, noted.ImageRef); err == nil {
+			found, target, err = c.client.find(ctx, manifests, wanted)
+		}
+	}
+	if errors.Is(err, image.ErrNoMatch) {
+		return nil, result.Errorf(result.CommitJobFailed, "none of the %d images on the node is the one that container %q was created from (%s)%s; pulling it again on this node brings it back",
+			len(all), c.ref.Name, c.namesOf(noted), because)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking for the image of container %q: %w", c.ref.Name, err)
+	}
+	return &Base{
+		Base:         found,
+		Repositories: c.repositories(ctx, all, noted, target, found),
+		Resources: []leases.Resource{
+			// Labels of the manifest's blob lead the collector to all that it names.
+			{Type: "content", ID: found.Digest.String()},
+			{Type: "snapshots/" + c.record.Snapshotter, ID: c.record.SnapshotKey},
+		},
+		client: c.client,
+	}, nil
+}
+
+// candidates are what may be the container's image, the likeliest first: several manifests can name one
+// configuration, when layers were compressed anew. Of a container without a record it is what its image's name
+// stands for, unless that was changed since.
+func (c *Container) candidates(all []images.Image, noted created) []ocispec.Descriptor {
+	var targets []ocispec.Descriptor
+	slices.SortStableFunc(all, func(a, b images.Image) int { return c.rank(a, noted) - c.rank(b, noted) })
 	for _, candidate := range all {
-		if tried[candidate.Target.Digest] {
+		if noted.ImageRef == "" && (candidate.Name != c.record.Image || candidate.UpdatedAt.After(c.record.CreatedAt)) {
 			continue
 		}
-		tried[candidate.Target.Digest] = true
-		found, err := image.Resolve(ctx, c.client.content, candidate.Target, chainID)
-		if err != nil {
-			continue
+		if !slices.ContainsFunc(targets, func(known ocispec.Descriptor) bool { return known.Digest == candidate.Target.Digest }) {
+			targets = append(targets, candidate.Target)
 		}
-		return &Base{
-			Base:         found,
-			Repositories: c.client.repositories(ctx, all, candidate, found),
-			Resources: []leases.Resource{
-				// Labels of the manifest's blob lead the collector to all that it names.
-				{Type: "content", ID: found.Digest.String()},
-				{Type: "snapshots/" + c.record.Snapshotter, ID: c.record.SnapshotKey},
-			},
-			client: c.client,
-		}, nil
 	}
-	return nil, result.Errorf(result.CommitJobFailed, "none of the %d images on the node is the one that container %q was created from (%s, unpacked as %s); pulling it again on this node brings it back", len(tried), c.ref.Name, c.record.Image, chainID)
+	return targets
 }
 
-func boolRank(first bool) int {
-	if first {
+func (c *Container) rank(candidate images.Image, noted created) int {
+	switch {
+	case candidate.Target.Digest == noted.ImageDigest:
 		return 0
+	case candidate.Name == c.record.Image:
+		return 1
+	case candidate.Name == noted.ImageRef.String():
+		return 2
 	}
-	return 1
+	return 3
 }
 
-// repositories collects the names of an image and what containerd noted when it
-// pulled the blobs.
-func (c *Client) repositories(ctx context.Context, all []images.Image, found images.Image, base *image.Base) []string {
+// find returns the first of the targets that is the wanted image, or has it as one of its platforms.
+func (c *Client) find(ctx context.Context, targets []ocispec.Descriptor, wanted image.Wanted) (*image.Base, ocispec.Descriptor, error) {
+	for _, target := range targets {
+		found, err := image.Resolve(ctx, c.content, target, wanted)
+		if err == nil {
+			return found, target, nil
+		}
+		if ctx.Err() != nil {
+			return nil, target, context.Cause(ctx)
+		}
+	}
+	return nil, ocispec.Descriptor{}, image.ErrNoMatch
+}
+
+// manifestsOf are the manifests that name a configuration, wherever they lie: containerd labels each with it.
+func (c *Client) manifestsOf(ctx context.Context, config digest.Digest) ([]ocispec.Descriptor, error) {
+	var all []ocispec.Descriptor
+	err := c.content.Walk(ctx, func(info content.Info) error {
+		// Docker's schema 2 manifests are read as this type, too.
+		all = append(all, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: info.Digest, Size: info.Size})
+		return nil
+	}, fmt.Sprintf("labels.%q==%q", labelRefConfig, config))
+	return all, err
+}
+
+// namesOf is how a person knows the container's image.
+func (c *Container) namesOf(noted created) string {
+	var names []string
+	for _, name := range []string{noted.Config.Image.UserSpecifiedImage, noted.ImageName, c.record.Image, noted.ImageRef.String()} {
+		if name != "" && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// repositories are where the image may have come from: its names, and what containerd noted when it pulled the
+// blobs. The container's own come first.
+func (c *Container) repositories(ctx context.Context, all []images.Image, noted created, target ocispec.Descriptor, base *image.Base) []string {
 	var repos []string
 	add := func(repo string) {
 		if repo != "" && !slices.Contains(repos, repo) {
 			repos = append(repos, repo)
 		}
 	}
-	add(repositoryOf(found.Name))
+	add(repositoryOf(normalized(noted.Config.Image.UserSpecifiedImage)))
+	add(repositoryOf(noted.ImageName))
+	add(repositoryOf(c.record.Image))
 	for _, other := range all {
-		if other.Target.Digest == found.Target.Digest {
+		if other.Target.Digest == target.Digest {
 			add(repositoryOf(other.Name))
 		}
 	}
-	blobs := append([]ocispec.Descriptor{found.Target, {Digest: base.Digest}}, base.Manifest.Layers...)
-	if found.Target.Digest == base.Digest {
+	named := repos
+	blobs := append([]ocispec.Descriptor{target, {Digest: base.Digest}}, base.Manifest.Layers...)
+	if target.Digest == base.Digest {
 		blobs = blobs[1:] // an image of one platform
 	}
 	for _, blob := range blobs {
-		info, err := c.content.Info(ctx, blob.Digest)
+		info, err := c.client.content.Info(ctx, blob.Digest)
 		if err != nil {
 			continue // discarded after unpacking
 		}
@@ -125,11 +193,36 @@ func (c *Client) repositories(ctx context.Context, all []images.Image, found ima
 				continue
 			}
 			for repo := range strings.SplitSeq(value, ",") {
-				add(host + "/" + repo)
+				if !slices.ContainsFunc(named, func(known string) bool { return withoutPort(known) == host+"/"+repo }) {
+					add(host + "/" + repo)
+				}
 			}
 		}
 	}
 	return repos
+}
+
+// withoutPort is a repository as containerd labels blobs with it: host names only.
+// https://github.com/containerd/containerd/blob/main/core/remotes/docker/handler.go
+func withoutPort(repo string) string {
+	registry, path, _ := strings.Cut(repo, "/")
+	if host, _, err := net.SplitHostPort(registry); err == nil {
+		registry = host
+	}
+	return registry + "/" + path
+}
+
+// normalized is the whole name of an image that a Pod names, which may leave out what is Docker Hub's; empty where it is
+// an image's ID.
+func normalized(image string) string {
+	if _, err := digest.Parse(image); err == nil {
+		return ""
+	}
+	named, err := reference.ParseDockerRef(image)
+	if err != nil {
+		return ""
+	}
+	return named.String()
 }
 
 // repositoryOf is an image's name without tag and digest; empty for the names

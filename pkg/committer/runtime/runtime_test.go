@@ -18,10 +18,7 @@ package runtime
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -30,8 +27,6 @@ import (
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/containers"
-	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/mount"
@@ -40,10 +35,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	"github.com/google/go-cmp/cmp"
-	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/identity"
-	"github.com/opencontainers/image-spec/specs-go"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	runtimespec "github.com/opencontainers/runtime-spec/specs-go"
 	bolt "go.etcd.io/bbolt"
 	"google.golang.org/grpc"
@@ -290,114 +281,6 @@ func TestFiles(t *testing.T) {
 			got, err := c.Files(context.Background())
 			if !cmp.Equal(got, test.want) || reasonOf(err) != test.reason {
 				t.Errorf("got %+v (%v), want %+v (%s)", got, err, test.want, test.reason)
-			}
-		})
-	}
-}
-
-// blob stores JSON and returns its descriptor.
-func (n *node) blob(mediaType string, v any, labels map[string]string) ocispec.Descriptor {
-	n.t.Helper()
-	data, err := json.Marshal(v)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
-	err = content.WriteBlob(n.client.in(context.Background()), n.client.content, d.Digest.String(), strings.NewReader(string(data)), d, content.WithLabels(labels))
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	return d
-}
-
-func diffIDs(name string) []digest.Digest {
-	return []digest.Digest{digest.FromString(name + "1"), digest.FromString(name + "2")}
-}
-
-// manifest stores an image of two layers, whose blobs are not on the node.
-func (n *node) manifest(name string, labels map[string]string) ocispec.Descriptor {
-	return n.manifestOf(ocispec.MediaTypeImageManifest, name, labels)
-}
-
-func (n *node) manifestOf(mediaType, name string, labels map[string]string) ocispec.Descriptor {
-	config := n.blob(ocispec.MediaTypeImageConfig, ocispec.Image{RootFS: ocispec.RootFS{Type: "layers", DiffIDs: diffIDs(name)}, Author: name}, nil)
-	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: mediaType, Config: config}
-	for i := range 2 {
-		m.Layers = append(m.Layers, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: digest.FromString(fmt.Sprint("layer of ", name, i)), Size: 1})
-	}
-	return n.blob(mediaType, m, labels)
-}
-
-func (n *node) image(name string, target ocispec.Descriptor) {
-	n.t.Helper()
-	if _, err := n.client.images.Create(n.client.in(context.Background()), images.Image{Name: name, Target: target}); err != nil {
-		n.t.Fatal(err)
-	}
-}
-
-func TestBase(t *testing.T) {
-	const name = "registry.example.com/team/base:v1"
-	missing := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("of another platform"), Size: 9}
-	tests := map[string]struct {
-		prepare      func(n *node)
-		repositories []string
-		fails        string
-	}{
-		"the container's image": {func(n *node) { n.image(name, n.manifest("wanted", nil)) },
-			[]string{"registry.example.com/team/base"}, ""},
-		"one platform of an index": {func(n *node) {
-			n.image(name, n.blob(ocispec.MediaTypeImageIndex, ocispec.Index{Manifests: []ocispec.Descriptor{missing, n.manifest("other", nil), n.manifest("wanted", nil)}}, nil))
-		}, []string{"registry.example.com/team/base"}, ""},
-		"one platform of a list of Docker's": {func(n *node) {
-			n.image(name, n.blob(images.MediaTypeDockerSchema2ManifestList, ocispec.Index{Manifests: []ocispec.Descriptor{
-				missing, n.manifestOf(images.MediaTypeDockerSchema2Manifest, "wanted", nil),
-			}}, nil))
-		}, []string{"registry.example.com/team/base"}, ""},
-		"the tag has moved": {func(n *node) {
-			n.image(name, n.manifest("newer", nil))
-			n.image("sha256:0123", n.manifest("wanted", map[string]string{
-				"containerd.io/distribution.source.mirror.example.com": "a/b,c",
-			}))
-			n.image("other.example.com:5000/x@sha256:0123", n.manifest("wanted", nil))
-		}, []string{"other.example.com:5000/x", "mirror.example.com/a/b", "mirror.example.com/c"}, ""},
-		"the image is gone":         {func(n *node) { n.image(name, n.manifest("newer", nil)) }, nil, name},
-		"the configuration is gone": {func(n *node) { n.image(name, missing) }, nil, "pulling it again"},
-	}
-	for what, test := range tests {
-		t.Run(what, func(t *testing.T) {
-			n := newNode(t)
-			test.prepare(n)
-			n.container("asked", task.Status_RUNNING)
-			n.snapshots["asked"] = snapshots.Info{Parent: identity.ChainID(diffIDs("wanted")).String()}
-			c, err := n.client.Find(context.Background(), "pod", Ref{"main", "asked"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			base, err := c.Base(context.Background())
-			if test.fails != "" {
-				if reasonOf(err) != result.CommitJobFailed || !strings.Contains(err.Error(), test.fails) {
-					t.Errorf("got %v", err)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if base.Config.Author != "wanted" || !strings.Contains(string(base.RawConfig), `"wanted"`) || len(base.Manifest.Layers) != 2 {
-				t.Errorf("base %+v", base.Base)
-			}
-			if diff := cmp.Diff(test.repositories, base.Repositories); diff != "" {
-				t.Error(diff)
-			}
-			if _, err := base.Open(context.Background(), base.Manifest.Layers[0]); !errdefs.IsNotFound(err) {
-				t.Errorf("a layer that is not there: %v", err)
-			}
-			blob, err := base.Open(context.Background(), base.Manifest.Config)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if data, err := io.ReadAll(blob); err != nil || string(data) != string(base.RawConfig) {
-				t.Errorf("read %q, %v", data, err)
 			}
 		})
 	}
