@@ -19,13 +19,17 @@ limitations under the License.
 package e2e
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
@@ -149,6 +153,10 @@ func TestAProbeThatFailsWhileFrozenLosesNothingUnsaid(t *testing.T) {
 	r.sh("demo", "touch /root/probed")
 	r.awaitReady("demo")
 	r.pause("demo")
+	if r.awaitPausedOrLost("demo").Status.Phase == v1alpha1.SandboxRunning {
+		t.Log("the container was restarted before all was saved")
+		r.pause("demo")
+	}
 	r.awaitPaused("demo")
 	r.edit("demo", func(s *v1alpha1.Sandbox) {
 		main := &s.Spec.Template.Spec.Containers[0]
@@ -162,4 +170,97 @@ func TestAProbeThatFailsWhileFrozenLosesNothingUnsaid(t *testing.T) {
 		return
 	}
 	r.sh("demo", checkBigFile)
+}
+
+// awaitPausedOrLost waits for the end of a pause that files may go under.
+func (r *room) awaitPausedOrLost(name string) *v1alpha1.Sandbox {
+	r.t.Helper()
+	return r.await(name, "Paused, or FilesLost", func(s *v1alpha1.Sandbox) bool {
+		return s.Status.Phase == v1alpha1.SandboxPaused ||
+			s.Status.Phase == v1alpha1.SandboxRunning && reasonOf(s.Status.Conditions, v1alpha1.ConditionPaused) == v1alpha1.ReasonFilesLost
+	})
+}
+
+// As a probe or a lack of memory does it: the container ends after the pause was asked for, and before
+// it is frozen.
+func TestAPauseThatSeesFilesGoCallsNothingSavedUnasked(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	r.start("demo", func(s *v1alpha1.Sandbox) {
+		s.Spec.Template.Spec.Containers[0].Command = []string{"sh", "-c", "while [ ! -e /root/die ]; do sleep 0.1; done; exit 3"}
+	})
+	r.sh("demo", "echo important > /root/important; "+bigFile) // which is read before anything is frozen
+	r.pause("demo")
+	quickly(t, "the commit is under way", patience, func(ctx context.Context) (bool, string) {
+		pods, err := r.jobPods(ctx)
+		return slices.ContainsFunc(pods, func(p corev1.Pod) bool {
+			return p.Annotations[v1alpha1.AnnotationSnapshot] == "demo-gen1" && p.Status.Phase == corev1.PodRunning
+		}), fmt.Sprintf("%d Pods, error: %v", len(pods), err)
+	})
+	release := r.holdCommit("demo-gen1")
+	r.sh("demo", "touch /root/die")
+	r.await("demo", "restarted", func(*v1alpha1.Sandbox) bool {
+		pod, err := r.kube.CoreV1().Pods(r.namespace).Get(t.Context(), "demo", metav1.GetOptions{})
+		return err == nil && pod.Status.ContainerStatuses[0].RestartCount > 0
+	})
+	release()
+
+	stopped := r.awaitPausedOrLost("demo")
+	lost := messageOf(stopped.Status.Conditions, v1alpha1.ConditionDataLost)
+	if stopped.Status.Phase != v1alpha1.SandboxRunning || !meta.IsStatusConditionTrue(stopped.Status.Conditions, v1alpha1.ConditionDataLost) || !strings.Contains(lost, "exit code 3") {
+		t.Fatalf("after files were lost under a pause the sandbox is %s", describe(stopped))
+	}
+	r.mustNotBeFrozen()
+	r.awaitReady("demo")
+	// What a GitOps tool does all the time is no word of anybody's.
+	r.edit("demo", func(s *v1alpha1.Sandbox) {
+		s.Spec.DesiredState = v1alpha1.DesiredStatePaused
+		s.Spec.Template.Labels = map[string]string{"applied": "again"}
+	})
+	still := r.await("demo", "seen after the edit", func(s *v1alpha1.Sandbox) bool { return s.Status.ObservedGeneration == s.Generation })
+	if reasonOf(still.Status.Conditions, v1alpha1.ConditionPaused) != v1alpha1.ReasonFilesLost {
+		t.Errorf("after the same was applied again the sandbox is %s", describe(still))
+	}
+
+	r.pause("demo")
+	paused, _ := r.awaitPaused("demo")
+	if saved := messageOf(paused.Status.Conditions, v1alpha1.ConditionDataLost); meta.IsStatusConditionTrue(paused.Status.Conditions, v1alpha1.ConditionDataLost) || !strings.Contains(saved, "exit code 3") {
+		t.Errorf("paused by somebody who could know, the sandbox is %s", describe(paused))
+	}
+}
+
+func TestAContainerThatNeverRanHasLostNothing(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	r.create("demo", func(s *v1alpha1.Sandbox) {
+		s.Spec.Template.Spec.Containers[0].WorkingDir = "rel/dir" // which the runtime refuses
+	})
+	r.await("demo", "tried three times", func(s *v1alpha1.Sandbox) bool {
+		pod, err := r.kube.CoreV1().Pods(r.namespace).Get(t.Context(), "demo", metav1.GetOptions{})
+		return err == nil && len(pod.Status.ContainerStatuses) > 0 && pod.Status.ContainerStatuses[0].RestartCount >= 2 && s.Status.Phase == v1alpha1.SandboxRunning
+	})
+	if now := r.get("demo"); meta.FindStatusCondition(now.Status.Conditions, v1alpha1.ConditionDataLost) != nil {
+		t.Errorf("before anything ran the sandbox is %s", describe(now))
+	}
+	before := r.get("demo")
+	r.deletePod("demo", metav1.DeleteOptions{})
+	now := r.await("demo", "with another Pod", func(s *v1alpha1.Sandbox) bool {
+		return s.Status.PodUID != "" && s.Status.PodUID != before.Status.PodUID
+	})
+	if meta.FindStatusCondition(now.Status.Conditions, v1alpha1.ConditionDataLost) != nil {
+		t.Errorf("after a Pod that never ran was deleted the sandbox is %s", describe(now))
+	}
+}
+
+func TestAnEvictionIsToldWithItsCause(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	r.start("demo", func(s *v1alpha1.Sandbox) {
+		s.Spec.Template.Spec.Containers[0].Resources.Limits = corev1.ResourceList{corev1.ResourceEphemeralStorage: resource.MustParse("20Mi")}
+	})
+	r.sh("demo", "dd if=/dev/zero of=/root/much bs=1M count=60")
+	lost := r.awaitReason("demo", v1alpha1.ConditionDataLost, v1alpha1.ReasonPodLost)
+	if message := messageOf(lost.Status.Conditions, v1alpha1.ConditionDataLost); !strings.Contains(message, "Evicted") || !strings.Contains(message, "20Mi") {
+		t.Errorf("evicted for its limit, the sandbox says %q", message)
+	}
 }

@@ -23,7 +23,8 @@ const (
 	// ConditionPaused: the sandbox's files are safe in a snapshot and its Pod is gone.
 	ConditionPaused = "Paused"
 	// ConditionDataLost: files that were written since the last snapshot are gone. Set only
-	// once it is true; false again after the next successful pause.
+	// once it is true; false again after the next successful pause that was asked for when it was true
+	// already. Its message goes on telling what was lost.
 	ConditionDataLost = "DataLost"
 )
 
@@ -97,7 +98,7 @@ const (
 	ReasonPodLost = "PodLost"
 	// ReasonFilesystemReset: a container was restarted in place, with a fresh root filesystem.
 	ReasonFilesystemReset = "FilesystemReset"
-	// ReasonFilesSaved: a pause has succeeded since.
+	// ReasonFilesSaved: a pause that was asked for afterwards has succeeded.
 	ReasonFilesSaved = "FilesSaved"
 )
 
@@ -169,6 +170,9 @@ const (
 	// ReasonSnapshotRejected: the API refuses the snapshot of a pause: a ResourceQuota is used
 	// up, or an admission policy or webhook says no.
 	ReasonSnapshotRejected = "SnapshotRejected"
+	// ReasonFilesLost: files were lost after the pause was asked for and before they were saved. The
+	// sandbox runs on, or is Failed where its Pod is gone, until a pause or a resume is asked for.
+	ReasonFilesLost = "FilesLost"
 )
 
 // Reasons of a SandboxSnapshot's warnings: what it does not hold, and what could not be guaranteed

@@ -169,7 +169,7 @@ func arrived(sandbox, asked *v1alpha1.Sandbox) (bool, error) {
 	switch {
 	case sandbox.UID != asked.UID:
 		return false, errors.New("it was deleted and created anew")
-	case sandbox.Generation < asked.Generation:
+	case sandbox.Generation < asked.Generation, sandbox.Status.LastRequestTime.Before(asked.Status.LastRequestTime):
 		return false, nil // from before the request
 	case sandbox.Spec.DesiredState != asked.Spec.DesiredState:
 		return false, fmt.Errorf("somebody has asked for %s meanwhile", sandbox.Spec.DesiredState)
@@ -179,6 +179,9 @@ func arrived(sandbox, asked *v1alpha1.Sandbox) (bool, error) {
 	// The phase is for people, the condition is the contract. That of an older generation of the
 	// spec says nothing about what was asked.
 	condition := meta.FindStatusCondition(sandbox.Status.Conditions, conditionOf(sandbox))
+	if condition != nil && condition.Reason == v1alpha1.ReasonFilesLost && sandbox.Status.Phase == v1alpha1.SandboxRunning {
+		return false, errors.New(describe(sandbox)) // it waits for somebody's word, which the caller's next pause is
+	}
 	return condition != nil && condition.Status == metav1.ConditionTrue && condition.ObservedGeneration >= asked.Generation, nil
 }
 

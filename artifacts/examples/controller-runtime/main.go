@@ -151,6 +151,9 @@ func arrived(sandbox *v1alpha1.Sandbox, wanted v1alpha1.SandboxDesiredState, gen
 	// The phase is for people, the condition is the contract. That of an older generation of the
 	// spec says nothing about what was asked.
 	condition := meta.FindStatusCondition(sandbox.Status.Conditions, conditionOf(sandbox))
+	if condition != nil && condition.Reason == v1alpha1.ReasonFilesLost && sandbox.Status.Phase == v1alpha1.SandboxRunning {
+		return false, errors.New(describe(sandbox)) // it waits for somebody's word, which the caller's next pause is
+	}
 	return condition != nil && condition.Status == metav1.ConditionTrue && condition.ObservedGeneration >= generation, nil
 }
 

@@ -44,6 +44,10 @@ type observed struct {
 	killFault string
 	// checked says that the registry was asked for the images of from at this visit.
 	checked bool
+	// fresh says that pod was read past the cache at this visit.
+	fresh bool
+	// runs is what is known of the Pod's containers beside its status.
+	runs firstRuns
 	// held says that the last creation of the Pod was refused and its time has not come again.
 	held bool
 	// pauseHeld is how long the next attempt has to wait because the API refused the snapshot of
@@ -64,6 +68,7 @@ const (
 	thaw           verb = "thaw"
 	kill           verb = "kill"
 	checkImages    verb = "check images"
+	readPod        verb = "read pod"
 )
 
 // action is what to do next.
@@ -112,25 +117,33 @@ func decide(o observed) action {
 
 func (o *observed) running() action {
 	if o.pod == nil {
-		return o.lost()
+		return o.lost(o.next(), o.from)
 	}
 	view := o.view()
+	next := o.next()
 	if view.lost {
+		// Why is written down first: with the Pod it would be gone.
+		next.set(v1alpha1.ConditionReady, false, view.reason, "%s", view.message)
+		if write := o.write(next, nil); write.do != wait {
+			return write
+		}
 		return o.remove(nil)
 	}
-	next := o.next()
 	var event *note
 	if next.PodUID != "" && next.PodUID != o.pod.UID {
 		event = next.loseData(v1alpha1.ReasonPodLost, "Pod %s was replaced by one with UID %s", o.pod.Name, o.pod.UID)
 	}
 	next.show(o.pod, view)
-	if reset := next.noticeReset(view); reset != nil {
+	if reset := next.noticeReset(o.resets()); reset != nil {
 		event = reset
 	}
 	if o.wants(v1alpha1.DesiredStateRunning) {
 		next.FailedAttempts = 0
 		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonRunning, "the sandbox is not paused")
 		return o.write(next, event)
+	}
+	if event != nil || o.pausedReason() == v1alpha1.ReasonFilesLost {
+		return o.heldByLoss(next, event)
 	}
 	if o.pod.DeletionTimestamp != nil {
 		return o.write(next, event)
@@ -178,6 +191,9 @@ func (o *observed) paused() action {
 		next.resuming()
 		return o.write(next, nil)
 	}
+	if o.pausedReason() == v1alpha1.ReasonFilesLost {
+		next.keepData() // a person has said that what there is shall do
+	}
 	next.pausedOn(next.SnapshotName)
 	var event *note
 	if imagesMissing(o.from) {
@@ -193,8 +209,11 @@ func (o *observed) wants(state v1alpha1.SandboxDesiredState) bool {
 	return o.sandbox.Spec.DesiredState == state
 }
 
-func (o *observed) view() podView {
-	return viewPod(o.pod, o.sandbox.Spec.Snapshot.Containers...)
+func (o *observed) view() podView { return viewPod(o.pod) }
+
+// resets are the restarts in place that have cost files which a pause keeps.
+func (o *observed) resets() []reset {
+	return resetsOf(o.pod, o.runs, o.sandbox.Spec.Snapshot.Containers)
 }
 
 func (o *observed) pausedReason() string {

@@ -20,21 +20,28 @@ import (
 	"fmt"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
+
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
 
-// lost goes on after a Pod that went away by itself, with whatever is saved.
-func (o *observed) lost() action {
-	next := o.next()
-	podName := next.PodName
+// lost goes on after a Pod that went away by itself, with whatever is saved; nil: the template.
+func (o *observed) lost(next *nextStatus, saved *v1alpha1.SandboxSnapshot) action {
+	if o.runs.none(next.PodUID) {
+		return o.neverRan(next)
+	}
+	gone := fmt.Sprintf("Pod %s was lost", next.PodName)
+	if ready := meta.FindStatusCondition(next.Conditions, v1alpha1.ConditionReady); ready != nil && (ready.Reason == v1alpha1.ReasonPodLost || ready.Reason == v1alpha1.ReasonPodTerminating) {
+		gone += " (" + ready.Message + ")" // as it was seen last
+	}
 	next.forgetPod()
 	age := "there is no snapshot, all its files are gone"
-	if o.from != nil && next.SnapshotName != "" && o.from.Status.CompletionTime != nil {
-		age = fmt.Sprintf("it falls back on snapshot %s, made %s before", next.SnapshotName, o.now.Sub(o.from.Status.CompletionTime.Time).Round(time.Second))
+	if saved != nil && next.SnapshotName != "" && saved.Status.CompletionTime != nil {
+		age = fmt.Sprintf("it falls back on snapshot %s, made %s before", next.SnapshotName, o.now.Sub(saved.Status.CompletionTime.Time).Round(time.Second))
 	} else if next.SnapshotName != "" {
 		age = fmt.Sprintf("it falls back on snapshot %s", next.SnapshotName)
 	}
-	event := next.loseData(v1alpha1.ReasonPodLost, "Pod %s was lost: %s", podName, age)
+	event := next.loseData(v1alpha1.ReasonPodLost, "%s: %s", gone, age)
 	switch {
 	case o.wants(v1alpha1.DesiredStateRunning) && (next.SnapshotName != "" || o.sandbox.Spec.RestoreFrom != nil):
 		// One that once started from a snapshot and has none now was resumed from its template: it
@@ -45,13 +52,47 @@ func (o *observed) lost() action {
 		next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonPending, "the Pod was lost and is created anew")
 		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonRunning, "the sandbox is not paused")
 	case next.SnapshotName != "":
+		// It is as it was asked to be, and yet it has not what was to be saved.
+		next.Phase = v1alpha1.SandboxFailed
 		next.FailedAttempts = 0
-		next.pausedOn(next.SnapshotName)
+		message := fmt.Sprintf("%s, before its files were saved: %s; another pause takes that for the state to keep, a resume starts from it", gone, age)
+		next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonFilesLost, "%s", message)
+		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonFilesLost, "%s", message)
 	default:
 		next.Phase = v1alpha1.SandboxFailed
 		message := "the Pod was lost while it was being paused and there is no snapshot: resume with fromTemplate to start afresh, or delete the sandbox"
 		next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonNoSnapshot, "%s", message)
 		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonNoSnapshot, "%s", message)
+	}
+	return o.write(next, event)
+}
+
+// neverRan goes on after a Pod of which no container ever ran: nothing is lost with it.
+func (o *observed) neverRan(next *nextStatus) action {
+	next.forgetPod()
+	next.FailedAttempts = 0
+	switch {
+	case o.wants(v1alpha1.DesiredStatePaused) && next.SnapshotName != "":
+		next.pausedOn(next.SnapshotName)
+	case next.SnapshotName != "" || o.sandbox.Spec.RestoreFrom != nil:
+		next.resuming()
+	default:
+		next.Phase = v1alpha1.SandboxPending
+		next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonPending, "the Pod went away before it ran and is created anew")
+		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonRunning, "the sandbox is not paused")
+	}
+	return o.write(next, nil)
+}
+
+// heldByLoss ends a pause that has seen files go, which were there when it was asked for: whoever asked is to
+// know before what is left is called saved. It goes on when it is asked for again, by the verb or by
+// another desiredState in between. event tells of the loss, nil where that was told before.
+func (o *observed) heldByLoss(next *nextStatus, event *note) action {
+	next.Phase = v1alpha1.SandboxRunning
+	o.showSame(next)
+	if lost := meta.FindStatusCondition(next.Conditions, v1alpha1.ConditionDataLost); lost != nil {
+		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonFilesLost, "files were lost after the pause was asked for: %s; the sandbox runs on and is not paused by itself: "+
+			"another pause, or desiredState Running and then Paused, saves what is there now", lost.Message)
 	}
 	return o.write(next, event)
 }

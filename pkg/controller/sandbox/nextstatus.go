@@ -18,6 +18,7 @@ package sandbox
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -105,20 +106,27 @@ func (n *nextStatus) loseData(reason, format string, args ...any) *note {
 }
 
 // noticeReset says that a container was restarted in place, and returns an event where that is news.
-func (n *nextStatus) noticeReset(view podView) *note {
-	if view.reset == "" {
+// A restart that the condition tells of already is none, whatever else has changed since.
+func (n *nextStatus) noticeReset(resets []reset) *note {
+	before := meta.FindStatusCondition(n.Conditions, v1alpha1.ConditionDataLost)
+	if before != nil && (before.Status != metav1.ConditionTrue || before.Reason != v1alpha1.ReasonFilesystemReset) {
+		before = nil
+	}
+	if !slices.ContainsFunc(resets, func(r reset) bool { return before == nil || !r.toldIn(before.Message) }) {
 		return nil
 	}
 	since := "the sandbox was started"
 	if n.SnapshotName != "" {
 		since = "snapshot " + n.SnapshotName
 	}
-	return n.loseData(v1alpha1.ReasonFilesystemReset, "restarted in place, with a fresh root filesystem: %s; what was written there since %s is gone", view.reset, since)
+	return n.loseData(v1alpha1.ReasonFilesystemReset, "restarted in place, with a fresh root filesystem: %s; what was written there since %s is gone", list(resets), since)
 }
 
-// keepData takes the complaint back: a pause has succeeded since.
+// keepData takes the complaint back: somebody who could know of the loss has asked for a pause since,
+// and that has succeeded. What was lost is still told.
 func (n *nextStatus) keepData() {
-	if meta.IsStatusConditionTrue(n.Conditions, v1alpha1.ConditionDataLost) {
-		n.set(v1alpha1.ConditionDataLost, false, v1alpha1.ReasonFilesSaved, "everything that was there at the last pause is in its snapshot")
+	if lost := meta.FindStatusCondition(n.Conditions, v1alpha1.ConditionDataLost); lost != nil && lost.Status == metav1.ConditionTrue {
+		n.set(v1alpha1.ConditionDataLost, false, v1alpha1.ReasonFilesSaved, "what was there when this pause was asked for is in snapshot %s; lost before that, as was seen at %s: %s",
+			n.SnapshotName, lost.LastTransitionTime.UTC().Format(time.RFC3339), lost.Message)
 	}
 }

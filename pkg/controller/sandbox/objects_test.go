@@ -17,6 +17,7 @@ limitations under the License.
 package sandbox
 
 import (
+	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -89,6 +90,7 @@ func says(kind string, status metav1.ConditionStatus, reason string) func(*v1alp
 }
 
 var (
+	heldByLoss  = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonFilesLost)
 	canceling   = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonCanceling)
 	removing    = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonRemovingPod)
 	queuedBy    = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonQueued)
@@ -146,7 +148,25 @@ func sidecarRuns(p *corev1.Pod) {
 
 func replaced(p *corev1.Pod) { p.UID = "pod-2" }
 
-func restartedPod(p *corev1.Pod) { p.Status.ContainerStatuses[0].RestartCount = 1 }
+// restartedPod: the container was killed and started once more.
+func restartedPod(p *corev1.Pod) {
+	main := &p.Status.ContainerStatuses[0]
+	main.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{
+		Reason: "OOMKilled", ExitCode: 137, StartedAt: metav1.Time{Time: epoch}, FinishedAt: metav1.Time{Time: epoch.Add(time.Minute)}, ContainerID: main.ContainerID,
+	}
+	main.RestartCount++
+	main.ContainerID = fmt.Sprintf("containerd://c1-%d", main.RestartCount)
+}
+
+// cannotStart: the runtime makes the container, and its process never begins.
+func cannotStart(p *corev1.Pod) {
+	main := &p.Status.ContainerStatuses[0]
+	main.State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
+	main.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{
+		Reason: "StartError", ExitCode: 128, StartedAt: metav1.Unix(0, 0), FinishedAt: metav1.Time{Time: epoch}, ContainerID: main.ContainerID,
+	}
+	main.RestartCount++
+}
 
 func restored(snapshot string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
@@ -180,6 +200,21 @@ func snapshotIn(phase v1alpha1.SandboxSnapshotPhase, options ...func(*v1alpha1.S
 
 func mainSaved(s *v1alpha1.SandboxSnapshot) {
 	s.Status.Containers = []v1alpha1.ContainerSnapshot{{ContainerName: "main", ContainerID: "c1"}}
+}
+
+func savedAs(container string) func(*v1alpha1.SandboxSnapshot) {
+	return func(s *v1alpha1.SandboxSnapshot) {
+		s.Status.Containers = []v1alpha1.ContainerSnapshot{{ContainerName: "main", ContainerID: container}}
+	}
+}
+
+// tellsOf: DataLost tells of what was done to the Pod.
+func tellsOf(losses ...func(*corev1.Pod)) func(*v1alpha1.Sandbox) {
+	return func(s *v1alpha1.Sandbox) {
+		meta.SetStatusCondition(&s.Status.Conditions, metav1.Condition{
+			Type: v1alpha1.ConditionDataLost, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonFilesystemReset, Message: list(resetsOf(podOf(losses...), firstRuns{}, nil)),
+		})
+	}
 }
 
 func named(snapshot string) func(*v1alpha1.SandboxSnapshot) {
@@ -260,6 +295,11 @@ func thawed(o *observed) { o.thawed = true }
 func hasKill(how killing) func(*observed) { return func(o *observed) { o.killing = how } }
 
 func held(o *observed) { o.held = true }
+
+func fresh(o *observed) { o.fresh = true }
+
+// sawNothingRun: the Pod podUID was seen, and no container of it ever ran.
+func sawNothingRun(o *observed) { o.runs = firstRuns{uid: podUID, since: map[string]int32{}} }
 
 func pauseHeld(d time.Duration) func(*observed) {
 	return func(o *observed) { o.pauseHeld = d }

@@ -50,8 +50,11 @@ func (o *observed) pausing() action {
 	case o.attempt == nil && canceling:
 		return o.canceled(next)
 	case o.attempt == nil && o.pod == nil:
-		return o.lost()
+		return o.lost(next, o.from)
 	case o.attempt == nil:
+		if reset := next.noticeReset(o.resets()); reset != nil {
+			return o.heldByLoss(next, reset)
+		}
 		return action{do: createSnapshot}
 	case !o.attemptIsOurs() && canceling:
 		return o.canceled(next)
@@ -68,7 +71,7 @@ func (o *observed) pausing() action {
 			return o.canceled(next)
 		}
 		if o.pod == nil {
-			return o.lost()
+			return o.lost(next, o.from)
 		}
 		return o.attemptFailed(next, reasonOf(o.attempt))
 	}
@@ -105,27 +108,44 @@ func (o *observed) queuedStays() time.Duration {
 // committed goes on after a successful commit: the containers are frozen, and will be until
 // the Pod is removed or the pause is cancelled.
 func (o *observed) committed(next *nextStatus, canceling bool) action {
+	// A loss was seen too late to stop the commit, so it is undone like one that is cancelled.
+	undone := o.pausedReason() == v1alpha1.ReasonFilesLost
 	switch {
-	case o.attempt.DeletionTimestamp != nil && !canceling:
+	case o.attempt.DeletionTimestamp != nil && !canceling && !undone:
 		// Somebody deletes what was just made. When it is gone, the attempt is made again; the
 		// containers are frozen until then.
 		return action{do: wait}
+	case o.pod == nil && (canceling || undone):
+		// It may have been thawed, and have run on for a while.
+		next.SnapshotName = o.attempt.Name
+		return o.lost(next, o.attempt)
 	case o.pod == nil:
 		// Gone before it was removed, and after everything was saved.
 		return o.finishPause(next)
-	case canceling && !o.thawed:
+	case (canceling || undone) && !o.thawed:
 		return action{do: thaw}
 	case canceling:
 		return o.canceled(next)
+	case undone:
+		next.FailedAttempts++
+		return o.heldByLoss(next, nil)
 	case o.pod.UID != o.attempt.Status.SourcePodUID:
 		return o.attemptFailed(next, metav1.Condition{Reason: v1alpha1.ReasonSourcePodReplaced, Message: fmt.Sprintf("Pod %s is not the one that was committed", o.pod.Name)})
 	}
-	// The last look at this Pod: a restart that came just before the commit was not seen yet.
-	reset := next.noticeReset(o.view())
+	if !o.fresh {
+		return action{do: readPod}
+	}
+	// The last look at this Pod: what was committed may have been the fresh root filesystem of a
+	// container that was restarted after the pause was asked for.
+	if reset := next.noticeReset(beforeCommit(o.resets(), o.attempt)); reset != nil {
+		// Written down before anything is thawed: from then on the Pod has more than the snapshot.
+		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonFilesLost, "files were lost after the pause was asked for; what attempt %d froze is being thawed", next.SnapshotAttempts)
+		return o.write(next, reset)
+	}
 	next.SnapshotName = o.attempt.Name
 	next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonPausing, "the sandbox is being paused")
 	next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonRemovingPod, "snapshot %s is ready, Pod %s is being removed", o.attempt.Name, o.pod.Name)
-	return o.write(next, reset)
+	return o.write(next, nil)
 }
 
 func (o *observed) finishPause(next *nextStatus) action {
@@ -146,8 +166,11 @@ func (o *observed) finishPause(next *nextStatus) action {
 
 // attemptFailed lets the sandbox run on: the snapshot says Failed only when nothing is frozen.
 func (o *observed) attemptFailed(next *nextStatus, why metav1.Condition) action {
-	next.Phase = v1alpha1.SandboxRunning
 	next.FailedAttempts++
+	if reset := next.noticeReset(o.resets()); reset != nil {
+		return o.heldByLoss(next, reset)
+	}
+	next.Phase = v1alpha1.SandboxRunning
 	o.showSame(next)
 	next.set(v1alpha1.ConditionPaused, false, why.Reason, "attempt %d failed: %s; the sandbox runs on, the next attempt follows in %s, or at once with another pause",
 		next.SnapshotAttempts, why.Message, backoff(next.FailedAttempts))
@@ -156,7 +179,7 @@ func (o *observed) attemptFailed(next *nextStatus, why metav1.Condition) action 
 
 func (o *observed) canceled(next *nextStatus) action {
 	if o.pod == nil {
-		return o.lost()
+		return o.lost(next, o.from)
 	}
 	next.Phase = v1alpha1.SandboxRunning
 	next.FailedAttempts = 0

@@ -18,7 +18,6 @@ package sandbox
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -35,19 +34,18 @@ type podView struct {
 	reason, message string
 	// lost: its containers were ended from outside and will not come back.
 	lost bool
-	// reset names the containers that were restarted in place, empty where none was.
-	reset string
 }
 
-// viewPod looks at a Pod. kept are the containers whose files a pause keeps; none: all of them.
-func viewPod(pod *corev1.Pod, kept ...string) podView {
-	view := podView{reset: restarted(pod, kept)}
+func viewPod(pod *corev1.Pod) podView {
+	view := podView{}
 	switch pod.Status.Phase {
 	case corev1.PodSucceeded, corev1.PodFailed:
 		if why := evicted(pod); why != "" {
-			return podView{lost: true, reason: v1alpha1.ReasonPodLost, message: why, reset: view.reset}
+			return podView{lost: true, reason: v1alpha1.ReasonPodLost, message: why}
 		}
-		view.started = true
+		// One that is deleted before it ran ends as Failed, and has written nothing. One that ended by
+		// itself is left to whoever made its template, though nothing of it ever ran.
+		view.started = pod.DeletionTimestamp == nil || !neverRan(pod)
 		view.reason = v1alpha1.ReasonContainersEnded
 		view.message = "all containers have ended; a pause keeps their files"
 	case corev1.PodRunning:
@@ -65,6 +63,9 @@ func viewPod(pod *corev1.Pod, kept ...string) podView {
 	if pod.DeletionTimestamp != nil {
 		view.ready = false
 		view.reason, view.message = v1alpha1.ReasonPodTerminating, "the Pod is being deleted"
+		if why := disruption(pod); why != "" {
+			view.message += ": " + why
+		}
 	}
 	return view
 }
@@ -72,10 +73,8 @@ func viewPod(pod *corev1.Pod, kept ...string) podView {
 // evicted says why a failed Pod was ended from outside; empty where its containers ended by
 // themselves.
 func evicted(pod *corev1.Pod) string {
-	for _, condition := range pod.Status.Conditions {
-		if condition.Type == corev1.DisruptionTarget && condition.Status == corev1.ConditionTrue {
-			return fmt.Sprintf("the Pod was ended: %s: %s", condition.Reason, condition.Message)
-		}
+	if why := disruption(pod); why != "" {
+		return "the Pod was ended: " + why
 	}
 	if pod.Status.Reason != "" && pod.Status.Reason != "DeadlineExceeded" {
 		// Evicted, NodeShutdown, NodeAffinity, OutOfcpu …: set by the kubelet, and never when
@@ -86,17 +85,14 @@ func evicted(pod *corev1.Pod) string {
 	return ""
 }
 
-// restarted names the containers that were restarted in place: each has lost its root filesystem.
-// Nobody was promised the files of a container that a pause does not keep.
-func restarted(pod *corev1.Pod, kept []string) string {
-	var names []string
-	for i := range pod.Status.ContainerStatuses {
-		status := &pod.Status.ContainerStatuses[i]
-		if status.RestartCount > 0 && (len(kept) == 0 || slices.Contains(kept, status.Name)) {
-			names = append(names, status.Name)
+// disruption is why others end the Pod, empty where they do not say that they do.
+func disruption(pod *corev1.Pod) string {
+	for _, condition := range pod.Status.Conditions {
+		if condition.Type == corev1.DisruptionTarget && condition.Status == corev1.ConditionTrue {
+			return fmt.Sprintf("%s: %s", condition.Reason, condition.Message)
 		}
 	}
-	return strings.Join(names, ", ")
+	return ""
 }
 
 func notReady(pod *corev1.Pod) string {

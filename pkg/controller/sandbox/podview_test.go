@@ -99,19 +99,29 @@ func TestPullTroubleIsSaidOnce(t *testing.T) {
 	}
 }
 
-func TestRestarted(t *testing.T) {
-	pod := podOf(func(p *corev1.Pod) {
-		p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "a", RestartCount: 1}, {Name: "b"}, {Name: "c", RestartCount: 7}}
-		p.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: "init", RestartCount: 3}}
-	})
-	if got := viewPod(pod).reset; got != "a, c" {
-		t.Errorf("reset %q", got)
+func TestAPodThatIsDeletedBeforeItRan(t *testing.T) {
+	// As kubelets leave it since 1.27: the containers that never were end with a code of 137.
+	gone := func(p *corev1.Pod) {
+		p.Status.Phase = corev1.PodFailed
+		p.Status.ContainerStatuses[0] = corev1.ContainerStatus{Name: "main", State: corev1.ContainerState{
+			Terminated: &corev1.ContainerStateTerminated{Reason: "ContainerStatusUnknown", ExitCode: 137},
+		}}
 	}
-	if got := viewPod(pod, "b", "c").reset; got != "c" {
-		t.Errorf("reset %q where the files of b and c are kept", got)
+	if got := viewPod(podOf(gone, terminating(30))); got.started || got.reason != v1alpha1.ReasonPodTerminating {
+		t.Errorf("seen as %+v", got)
 	}
-	evictedPod(pod)
-	if got := viewPod(pod).reset; got != "a, c" {
-		t.Errorf("reset %q once it is evicted", got)
+	if got := viewPod(podOf(inPhase(corev1.PodFailed, ""), terminating(30))); !got.started {
+		t.Errorf("one that ran is seen as %+v", got)
+	}
+}
+
+func TestAPodThatOthersEndSaysWhy(t *testing.T) {
+	got := viewPod(podOf(terminating(30), func(p *corev1.Pod) {
+		p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting",
+		})
+	}))
+	if want := "the Pod is being deleted: EvictionByEvictionAPI: Eviction API: evicting"; got.message != want {
+		t.Errorf("%q, want %q", got.message, want)
 	}
 }

@@ -69,6 +69,7 @@ type Reconciler struct {
 	// holds are of sandboxes whose Pod was refused, pauseHolds of those whose snapshot was.
 	holds, pauseHolds holds
 	kills             *kills
+	ran               ranMemory
 }
 
 // Reconcile decides and acts until there is nothing to do but to wait. Each step decides on
@@ -83,6 +84,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			r.holds.forget(req.NamespacedName)
 			r.pauseHolds.forget(req.NamespacedName)
 			r.kills.forget(req.NamespacedName)
+			r.ran.forget(req.NamespacedName)
 			return ctrl.Result{}, r.reportStray(ctx, req.NamespacedName)
 		}
 		return ctrl.Result{}, fmt.Errorf("read sandbox %s: %w", req, err)
@@ -91,9 +93,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return r.finalize(ctx, sandbox)
 	}
 
-	thawed, checked := false, false
+	thawed, checked, fresh := false, false, false
 	for range maxSteps {
-		pod, err := r.pod(ctx, sandbox)
+		pod, err := r.pod(ctx, sandbox, fresh)
 		if err != nil {
 			return ctrl.Result{}, err
 		}
@@ -101,7 +103,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		if err != nil {
 			return ctrl.Result{}, err
 		}
-		seen.thawed, seen.checked = thawed, checked
+		seen.thawed, seen.checked, seen.fresh = thawed, checked, fresh
 		next := decide(*seen)
 		switch next.do {
 		case wait:
@@ -116,6 +118,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		case checkImages:
 			r.Images.CheckForResume(ctx, seen.from)
 			checked = true
+		case readPod:
+			fresh = true
 		case createPod:
 			if done, err := r.createPod(ctx, seen); err != nil || !done {
 				return ctrl.Result{RequeueAfter: backstop}, err
@@ -221,6 +225,10 @@ func (r *Reconciler) idle(ctx context.Context, key client.ObjectKey) (bool, ctrl
 func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1alpha1.Sandbox, pod *corev1.Pod) (*observed, error) {
 	now := r.Clock.Now()
 	seen := &observed{sandbox: sandbox, pod: pod, now: now, held: r.holds.left(sandbox, now) > 0, pauseHeld: r.pauseHolds.left(sandbox, now)}
+	if pod != nil {
+		r.ran.see(pod)
+	}
+	seen.runs = r.ran.of(client.ObjectKeyFromObject(sandbox), sandbox.Status.PodUID)
 	var err error
 	status := &sandbox.Status
 	if status.SnapshotAttempts > 0 && (status.Phase == v1alpha1.SandboxPausing || status.FailedAttempts > 0) {
@@ -250,13 +258,15 @@ func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1
 }
 
 // pod is the sandbox's own Pod. The cache is believed only where it shows the Pod that the
-// status tells of: that a Pod is gone, or that another is ours, is asked of the API.
-func (r *Reconciler) pod(ctx context.Context, sandbox *v1alpha1.Sandbox) (*corev1.Pod, error) {
-	pod, certain, err := r.cachedPod(ctx, sandbox)
-	if err != nil || certain {
-		return pod, err
+// status tells of: that a Pod is gone, or that another is ours, is asked of the API. Fresh asks it
+// in any case.
+func (r *Reconciler) pod(ctx context.Context, sandbox *v1alpha1.Sandbox, fresh bool) (*corev1.Pod, error) {
+	if !fresh {
+		if pod, certain, err := r.cachedPod(ctx, sandbox); err != nil || certain {
+			return pod, err
+		}
 	}
-	pod = &corev1.Pod{}
+	pod := &corev1.Pod{}
 	key := client.ObjectKeyFromObject(sandbox)
 	if err := r.HostLive.Get(ctx, key, pod); err != nil {
 		if apierrors.IsNotFound(err) {
@@ -340,7 +350,7 @@ func (r *Reconciler) createPod(ctx context.Context, seen *observed) (bool, error
 		r.tell(sandbox, &note{reason: v1alpha1.EventPodCreated, message: fmt.Sprintf("created Pod %s from %s", pod.Name, source)})
 		return false, nil // the Pod's own events bring the next visit
 	case apierrors.IsAlreadyExists(err):
-		mine, err := r.pod(ctx, sandbox)
+		mine, err := r.pod(ctx, sandbox, false)
 		if err != nil {
 			return false, err
 		}

@@ -53,7 +53,10 @@ func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueu
 		For(&v1alpha1.Sandbox{}).
 		Watches(&v1alpha1.SandboxSnapshot{}, handler.EnqueueRequestsFromMapFunc(r.concerned)).
 		WatchesRawSource(source.Kind(host, &corev1.Pod{}, handler.TypedEnqueueRequestsFromMapFunc(
-			func(_ context.Context, pod *corev1.Pod) []reconcile.Request { return r.served(pod) }))).
+			func(_ context.Context, pod *corev1.Pod) []reconcile.Request {
+				r.ran.see(pod) // each state that the watch shows, also one that no visit comes in time for
+				return r.served(pod)
+			}))).
 		WatchesRawSource(source.Kind(host, &batchv1.Job{}, handler.TypedEnqueueRequestsFromMapFunc(
 			func(_ context.Context, job *batchv1.Job) []reconcile.Request { return r.served(job) }))).
 		WatchesRawSource(source.Channel(r.kills.ended, &handler.EnqueueRequestForObject{})).

@@ -98,9 +98,10 @@ func (w *world) rested() {
 	case ready == nil || ready.Reason == "" || ready.Message == "":
 		w.fail("rests without saying why")
 	case status.Phase == v1alpha1.SandboxFailed:
-		if ready.Reason != v1alpha1.ReasonNoSnapshot && ready.Reason != v1alpha1.ReasonSnapshotNotFound {
+		if ready.Reason != v1alpha1.ReasonNoSnapshot && ready.Reason != v1alpha1.ReasonSnapshotNotFound && ready.Reason != v1alpha1.ReasonFilesLost {
 			w.fail("rests as Failed because of %s", ready.Reason)
 		}
+	case status.Phase == v1alpha1.SandboxRunning && w.pausedReason() == v1alpha1.ReasonFilesLost && meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionDataLost):
 	case w.sandbox.Spec.DesiredState == v1alpha1.DesiredStatePaused && status.Phase != v1alpha1.SandboxPaused,
 		w.sandbox.Spec.DesiredState == v1alpha1.DesiredStateRunning && status.Phase != v1alpha1.SandboxRunning:
 		w.fail("rests in another phase than the wanted one")
@@ -117,6 +118,8 @@ func (w *world) check() {
 		w.fail("Paused on a snapshot that did not succeed")
 	case w.frozen && w.pod != nil && status.Phase != v1alpha1.SandboxPausing:
 		w.fail("containers are frozen, and nothing is being committed")
+	case w.unnoted && meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionPaused):
+		w.fail("files went while the pause was wanted, and it is called saved without a word of anybody's")
 	}
 	if meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionDataLost) {
 		w.unsaid = false
@@ -125,10 +128,10 @@ func (w *world) check() {
 
 // visit is the controller's: decide and do until there is nothing to do but to wait.
 func (w *world) visit() {
-	thawed, checked := false, false
+	thawed, checked, fresh := false, false, false
 	for range maxSteps {
 		seen := w.observe()
-		seen.thawed, seen.checked = thawed, checked
+		seen.thawed, seen.checked, seen.fresh = thawed, checked, fresh
 		next := decide(*seen)
 		if next.do != wait {
 			w.note("controller: %s", next.do)
@@ -145,9 +148,15 @@ func (w *world) visit() {
 			if next.after > 0 {
 				return
 			}
+			if w.chance(10) {
+				w.note("controller: crashes")
+				return
+			}
 		case checkImages:
 			w.askRegistry(seen.from)
 			checked = true
+		case readPod:
+			fresh = true
 		case createPod:
 			if imagesMissing(seen.from) {
 				w.fail("creates a Pod whose image is not in the registry")
@@ -165,6 +174,10 @@ func (w *world) visit() {
 				return // its Job runs
 			}
 			w.thawSource(seen.attempt)
+			if w.chance(5) {
+				w.note("controller: crashes")
+				return
+			}
 			thawed = true
 		case kill:
 			w.kill()

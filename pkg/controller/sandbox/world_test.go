@@ -53,6 +53,10 @@ type world struct {
 	gaveUp bool
 	// unsaid: files were reset in place and DataLost has not said so yet.
 	unsaid bool
+	// unnoted: files went while a pause was wanted, and nobody who could know has asked for anything since.
+	// unnotedSince is what DataLost said then.
+	unnoted      bool
+	unnotedSince string
 
 	snapshots map[string]*v1alpha1.SandboxSnapshot
 	content   map[string]int // files in a snapshot that succeeded
@@ -144,9 +148,35 @@ func (w *world) removePod() {
 	if w.pod == nil {
 		return
 	}
+	attempt := w.snapshots[naming.PauseSnapshot(name, w.sandbox.Status.SnapshotAttempts)]
+	if saved := attempt != nil && attempt.Status.Phase == v1alpha1.SnapshotSucceed && attempt.Status.SourcePodUID == w.pod.UID && w.content[attempt.Name] == w.files; !saved {
+		w.filesGo()
+	}
 	w.note("node: Pod %s is gone", w.pod.UID)
 	w.last, w.pod, w.frozen = w.files, nil, false
 	w.unsaid = false // what only the Pod knew is not to be known any more
+}
+
+// filesGo notes a loss of what the Pod has more than it came with.
+func (w *world) filesGo() {
+	if w.files > w.base && !w.gaveUp && w.sandbox.Spec.DesiredState == v1alpha1.DesiredStatePaused {
+		w.unnoted, w.unnotedSince = true, w.dataLost()
+		w.note("files go while a pause is wanted")
+	}
+}
+
+func (w *world) dataLost() string {
+	if lost := meta.FindStatusCondition(w.sandbox.Status.Conditions, v1alpha1.ConditionDataLost); lost != nil {
+		return string(lost.Status) + lost.Message
+	}
+	return ""
+}
+
+func (w *world) pausedReason() string {
+	if paused := meta.FindStatusCondition(w.sandbox.Status.Conditions, v1alpha1.ConditionPaused); paused != nil {
+		return paused.Reason
+	}
+	return ""
 }
 
 // commit is the snapshot controller's work, and the committer's, on the last attempt, and on
@@ -189,7 +219,7 @@ func (w *world) commit() {
 		w.note("snapshot: frozen")
 	default:
 		attempt.Status.Phase, attempt.Status.CompletionTime = v1alpha1.SnapshotSucceed, &metav1.Time{Time: w.now}
-		mainSaved(attempt)
+		attempt.Status.Containers = []v1alpha1.ContainerSnapshot{{ContainerName: "main", ContainerID: bareID(w.pod.Status.ContainerStatuses[0].ContainerID)}}
 		w.content[attempt.Name] = w.files
 		w.note("snapshot: %s holds %d writes", attempt.Name, w.files)
 	}
@@ -266,6 +296,8 @@ func (w *world) pause() {
 			status.SnapshotAttempts++
 			says(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonPausing)(w.sandbox)
 			says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonPausing)(w.sandbox)
+		case status.Phase == v1alpha1.SandboxFailed && status.SnapshotName != "" && reason == v1alpha1.ReasonFilesLost:
+			status.Phase = v1alpha1.SandboxPaused
 		case status.Phase == v1alpha1.SandboxPaused, status.Phase == v1alpha1.SandboxPausing && reason == v1alpha1.ReasonRemovingPod:
 		default:
 			return false
@@ -346,7 +378,9 @@ func (w *world) verb(what string, do func(status *v1alpha1.SandboxStatus, paused
 	if paused := meta.FindStatusCondition(w.sandbox.Status.Conditions, v1alpha1.ConditionPaused); paused != nil {
 		reason = paused.Reason
 	}
+	noted := w.pausedReason() == v1alpha1.ReasonFilesLost || w.dataLost() != w.unnotedSince
 	if do(&w.sandbox.Status, reason) {
+		w.unnoted = w.unnoted && !noted && w.sandbox.Spec.DesiredState == v1alpha1.DesiredStatePaused
 		w.note("%s: %s", what, summary(&w.sandbox.Status))
 	}
 }
@@ -359,6 +393,7 @@ func (w *world) hasEnded() bool {
 func (w *world) update() {
 	w.sandbox = w.sandbox.DeepCopy()
 	w.want([]v1alpha1.SandboxDesiredState{v1alpha1.DesiredStateRunning, v1alpha1.DesiredStatePaused}[w.rand.IntN(2)])
+	w.unnoted = w.unnoted && w.sandbox.Spec.DesiredState == v1alpha1.DesiredStatePaused
 	w.note("update: %s", w.sandbox.Spec.DesiredState)
 }
 
@@ -401,8 +436,10 @@ func (w *world) restart() {
 	if w.pod == nil || w.pod.Status.Phase != corev1.PodRunning || w.frozen {
 		return
 	}
+	w.filesGo()
 	w.pod = w.pod.DeepCopy()
 	restartedPod(w.pod)
+	w.pod.Status.ContainerStatuses[0].ContainerID = "containerd://" + string(w.uid("c"))
 	w.unsaid = w.unsaid || w.files > w.base
 	w.files = w.base
 	w.note("a container is restarted in place")

@@ -93,6 +93,9 @@ func Pause(sandbox *lifecycle.Sandbox, now time.Time) (*lifecycle.Sandbox, *Refu
 		return nil, refuse(CausePhase, "the sandbox is Resuming; pause it once it is Running")
 	default: // stateFailed
 		if sandbox.Status.PodUID == "" {
+			if reasonOf(sandbox, v1alpha1.ConditionPaused) == v1alpha1.ReasonFilesLost && sandbox.Status.SnapshotName != "" {
+				return acceptLoss(sandbox, now), nil
+			}
 			return nil, refuse(CausePhase, "the sandbox is Failed and has no Pod to pause; resume it from a snapshot or from its template")
 		}
 		return startPause(sandbox, now), nil
@@ -221,6 +224,15 @@ func keepPaused(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
 		return sandbox
 	}
 	return want(sandbox, lifecycle.DesiredStatePaused, now)
+}
+
+// acceptLoss pauses a sandbox on the snapshot that it has, after its Pod was lost before another could be
+// made. The reason says so to the controller, which knows then that somebody has taken note.
+func acceptLoss(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
+	next := want(sandbox, lifecycle.DesiredStatePaused, now)
+	next.Status.Phase = lifecycle.SandboxPaused
+	setBoth(next, v1alpha1.ReasonFilesLost, "A pause on snapshot "+next.Status.SnapshotName+" has been requested, after files were lost.", now)
+	return next
 }
 
 // keepRunning answers a resume of a sandbox that is on its way to Running.

@@ -179,6 +179,17 @@ func TestPause(t *testing.T) {
 		{at: stateResuming, want: refused(CausePhase)},
 		{at: stateFailed, want: refused(CausePhase)},
 		{at: stateFailed, when: "its Pod is there", with: func(s *lifecycle.Sandbox) { s.Status.PodUID = "pod" }, want: starts},
+		{at: stateFailed, when: "its Pod was lost before its files were saved", with: filesLost, want: outcome{
+			desired: paused, phase: lifecycle.SandboxPaused, ready: v1alpha1.ReasonFilesLost, paused: v1alpha1.ReasonFilesLost, snapshot: "demo-gen3", attempts: 4, failed: 2,
+		}},
+		{at: stateFailed, when: "its Pod was lost before its files were ever saved", with: func(s *lifecycle.Sandbox) {
+			filesLost(s)
+			s.Status.SnapshotName = ""
+		}, want: refused(CausePhase)},
+		{at: stateRunning, when: "after a pause that saw files go", with: func(s *lifecycle.Sandbox) {
+			desire(paused)(s)
+			filesLost(s)
+		}, want: starts},
 		{at: stateDeleting, want: refused(CauseDeleting)},
 	} {
 		t.Run(string(row.at)+" "+row.when, func(t *testing.T) {
@@ -191,6 +202,10 @@ func TestPause(t *testing.T) {
 			row.want.check(t, before, original, got, refusal)
 		})
 	}
+}
+
+func filesLost(s *lifecycle.Sandbox) {
+	setCondition(s, v1alpha1.ConditionPaused, v1alpha1.ReasonFilesLost, "", earlier)
 }
 
 func desire(state lifecycle.SandboxDesiredState) func(*lifecycle.Sandbox) {

@@ -1,0 +1,123 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandbox
+
+import (
+	"maps"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+)
+
+// firstRuns says which containers of a Pod have run, and since which restart: a container that never ran has
+// written nothing, however often the kubelet has tried to start it.
+type firstRuns struct {
+	uid   types.UID
+	since map[string]int32
+}
+
+// first is the restart count with which the container ran for the first time, and whether it has. A
+// status shows no more than the last two containers, so what was seen before counts first.
+func (r firstRuns) first(pod types.UID, status *corev1.ContainerStatus) (int32, bool) {
+	if since, known := r.since[status.Name]; known && r.uid == pod {
+		return since, true
+	}
+	return firstRun(status)
+}
+
+// none says that the Pod was seen, and none of its containers has ever run.
+func (r firstRuns) none(pod types.UID) bool { return r.uid != "" && r.uid == pod && len(r.since) == 0 }
+
+func firstRun(status *corev1.ContainerStatus) (int32, bool) {
+	last := status.LastTerminationState.Terminated
+	switch {
+	case last != nil && !failedToStart(last), last == nil && status.RestartCount > 0:
+		return 0, true
+	case status.State.Waiting != nil, failedToStart(status.State.Terminated):
+		return 0, false
+	}
+	return status.RestartCount, true
+}
+
+// failedToStart says that the runtime made the container and its process never began: then it has an
+// end and no beginning (containerd's CRI leaves 0, which the kubelet shows as 1970).
+func failedToStart(ended *corev1.ContainerStateTerminated) bool {
+	return ended != nil && ended.StartedAt.Unix() <= 0 && (ended.Reason == "StartError" || ended.ContainerID == "")
+}
+
+// neverRan says that a Pod's status leaves no doubt that none of its containers has run.
+func neverRan(pod *corev1.Pod) bool {
+	for _, status := range longRunning(pod) {
+		if _, ran := firstRun(status); ran {
+			return false
+		}
+	}
+	return true
+}
+
+// ranMemory knows the runs of the sandboxes' Pods. It is kept in memory: what an earlier process saw, the
+// Pods' statuses mostly still tell, and where they do not, files count as lost rather than as never there.
+type ranMemory struct {
+	mutex sync.Mutex
+	pods  map[client.ObjectKey]firstRuns
+}
+
+func (m *ranMemory) see(pod *corev1.Pod) {
+	key := client.ObjectKey{Namespace: pod.Namespace, Name: pod.Labels[v1alpha1.LabelSandbox]}
+	if key.Name == "" || pod.Labels[v1alpha1.LabelSandboxUID] == "" {
+		return
+	}
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
+	if m.pods == nil {
+		m.pods = map[client.ObjectKey]firstRuns{}
+	}
+	seen := m.pods[key]
+	if seen.uid != pod.UID {
+		seen = firstRuns{uid: pod.UID, since: map[string]int32{}}
+		m.pods[key] = seen
+	}
+	for _, status := range longRunning(pod) {
+		if _, known := seen.since[status.Name]; known {
+			continue
+		}
+		if since, ran := firstRun(status); ran {
+			seen.since[status.Name] = since
+		}
+	}
+}
+
+// of is what is known of the sandbox's Pod with that UID.
+func (m *ranMemory) of(key client.ObjectKey, pod types.UID) firstRuns {
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
+	seen := m.pods[key]
+	if seen.uid != pod {
+		return firstRuns{}
+	}
+	return firstRuns{uid: seen.uid, since: maps.Clone(seen.since)}
+}
+
+func (m *ranMemory) forget(key client.ObjectKey) {
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
+	delete(m.pods, key)
+}
