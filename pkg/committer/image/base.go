@@ -43,6 +43,11 @@ type Base struct {
 	RawConfig []byte
 	// Digest is the manifest's.
 	Digest digest.Digest
+	// Name is what the image was asked for by, where that is known.
+	Name string
+
+	// remade is whether layers are other ones than those of the image with that digest.
+	remade bool
 }
 
 // maxMetadata bounds manifests and configurations that are read into memory;

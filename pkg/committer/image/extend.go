@@ -55,10 +55,14 @@ type Image struct {
 }
 
 // Extend adds layers to base, the lowest first. The configuration keeps all that it
-// has, also what this version does not know; for each layer it gets one entry of
-// history and one diff ID.
+// has, also what this version does not know, but for the time of its creation; for each
+// layer it gets one entry of history and one diff ID.
 func Extend(base *Base, layers []Layer, snapshotUID string) (*Image, error) {
-	config, err := extendConfig(base, layers)
+	var created *time.Time
+	if len(layers) > 0 {
+		created = &layers[len(layers)-1].Created
+	}
+	config, err := extendConfig(base, layers, created)
 	if err != nil {
 		return nil, fmt.Errorf("extending the configuration %s: %w", base.Manifest.Config.Digest, err)
 	}
@@ -70,9 +74,12 @@ func Extend(base *Base, layers []Layer, snapshotUID string) (*Image, error) {
 			Digest:    digest.FromBytes(config),
 			Size:      int64(len(config)),
 		},
-		Annotations: map[string]string{SnapshotUIDAnnotation: snapshotUID},
+		Annotations: base.annotations(created),
 	}
+	manifest.Annotations[SnapshotUIDAnnotation] = snapshotUID
 	for _, d := range base.Manifest.Layers {
+		// The new image's repository has it, whatever its licence said about pushing it.
+		d.URLs = nil
 		if d.MediaType, err = OCILayerType(d.MediaType); err != nil {
 			return nil, fmt.Errorf("layer %s of the base image: %w", d.Digest, err)
 		}
@@ -107,7 +114,7 @@ func (b *Base) OwnLayers() int {
 
 func isOwn(entry ocispec.History) bool { return entry.CreatedBy == CreatedBy && !entry.EmptyLayer }
 
-func extendConfig(base *Base, layers []Layer) ([]byte, error) {
+func extendConfig(base *Base, layers []Layer, created *time.Time) ([]byte, error) {
 	var entries []json.RawMessage
 	diffIDs := slices.Clone(base.Config.RootFS.DiffIDs)
 	for _, layer := range layers {
@@ -119,16 +126,16 @@ func extendConfig(base *Base, layers []Layer) ([]byte, error) {
 	}
 	return base.editConfig(func(history []json.RawMessage) []json.RawMessage {
 		return append(history, entries...)
-	}, diffIDs)
+	}, diffIDs, created)
 }
 
 func historyEntry(layer Layer) (json.RawMessage, error) {
 	return marshal(ocispec.History{Created: &layer.Created, CreatedBy: CreatedBy})
 }
 
-// editConfig returns the configuration with another history and other diff IDs.
-// All else stays as it is, known here or not.
-func (b *Base) editConfig(edit func(history []json.RawMessage) []json.RawMessage, diffIDs []digest.Digest) ([]byte, error) {
+// editConfig returns the configuration with another history, other diff IDs and, unless it is nil, another time of
+// creation: by that registries and nodes tell how old an image is. All else stays as it is, known here or not.
+func (b *Base) editConfig(edit func(history []json.RawMessage) []json.RawMessage, diffIDs []digest.Digest, created *time.Time) ([]byte, error) {
 	var config struct {
 		fields  map[string]json.RawMessage
 		history []json.RawMessage
@@ -147,6 +154,11 @@ func (b *Base) editConfig(edit func(history []json.RawMessage) []json.RawMessage
 		return nil, fmt.Errorf("rootfs: %w", err)
 	}
 	var err error
+	if created != nil {
+		if config.fields["created"], err = marshal(created); err != nil {
+			return nil, err
+		}
+	}
 	if config.history = edit(config.history); hasHistory || len(config.history) > 0 {
 		if config.fields["history"], err = marshal(config.history); err != nil {
 			return nil, err

@@ -53,7 +53,8 @@ func TestExtend(t *testing.T) {
 		`"container":"x","docker_version":"1","big":12345678901234567890,` +
 		`"rootfs":{"type":"layers","diff_ids":["` + "%1" + `"],"extra":1},"history":[{"created_by":"base","unknown":true},{"empty_layer":true}]}`
 	b := base(t, strings.ReplaceAll(config, "%1", string(d("base diff"))),
-		ocispec.Descriptor{MediaType: "application/vnd.docker.image.rootfs.diff.tar.gzip", Digest: d("l1"), Size: 5, Annotations: map[string]string{"toc": "1"}})
+		ocispec.Descriptor{MediaType: "application/vnd.docker.image.rootfs.diff.tar.gzip", Digest: d("l1"), Size: 5, URLs: []string{"https://a.example.com"}, Annotations: map[string]string{"toc": "1"}})
+	b.Name = "docker.io/library/base:1"
 	got, err := Extend(b, []Layer{newLayer}, "uid")
 	if err != nil {
 		t.Fatal(err)
@@ -67,17 +68,18 @@ func TestExtend(t *testing.T) {
 		t.Fatal(err)
 	}
 	before["history"] = append(before["history"].([]any), map[string]any{"created": "2026-01-02T03:04:05.000000006Z", "created_by": CreatedBy})
+	before["created"] = "2026-01-02T03:04:05.000000006Z"
 	before["rootfs"].(map[string]any)["diff_ids"] = []any{string(d("base diff")), string(d("new diff"))}
 	if diff := cmp.Diff(before, after); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
 	}
-	// Nothing but the two is written anew: numbers, escapes and the order within stay.
+	// Nothing but those is written anew: numbers, escapes and the order within stay.
 	var rawBefore, rawAfter map[string]json.RawMessage
 	if err := errors.Join(json.Unmarshal(b.RawConfig, &rawBefore), json.Unmarshal(got.Config, &rawAfter)); err != nil {
 		t.Fatal(err)
 	}
 	for field, was := range rawBefore {
-		if is := rawAfter[field]; field != "history" && field != "rootfs" && string(is) != string(was) {
+		if is := rawAfter[field]; field != "history" && field != "rootfs" && field != "created" && string(is) != string(was) {
 			t.Errorf("%s became %s, it was %s", field, is, was)
 		}
 	}
@@ -96,7 +98,11 @@ func TestExtend(t *testing.T) {
 			{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: d("l1"), Size: 5, Annotations: map[string]string{"toc": "1"}},
 			newLayer.Descriptor,
 		},
-		Annotations: map[string]string{SnapshotUIDAnnotation: "uid"},
+		Annotations: map[string]string{
+			SnapshotUIDAnnotation: "uid", "of": "the base",
+			ocispec.AnnotationCreated:         "2026-01-02T03:04:05.000000006Z",
+			ocispec.AnnotationBaseImageDigest: d("base").String(), ocispec.AnnotationBaseImageName: "docker.io/library/base:1",
+		},
 	}
 	want.SchemaVersion = 2
 	if diff := cmp.Diff(want, manifest); diff != "" {
@@ -138,7 +144,7 @@ func TestBareConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := `{"history":[{"created":"2026-01-02T03:04:05.000000006Z","created_by":"image-committer snapshot"}],"rootfs":{"diff_ids":["` + string(d("new diff")) + `"]}}`; string(got.Config) != want {
+	if want := `{"created":"2026-01-02T03:04:05.000000006Z","history":[{"created":"2026-01-02T03:04:05.000000006Z","created_by":"image-committer snapshot"}],"rootfs":{"diff_ids":["` + string(d("new diff")) + `"]}}`; string(got.Config) != want {
 		t.Errorf("got %s", got.Config)
 	}
 }
@@ -160,5 +166,47 @@ func TestOCILayerType(t *testing.T) {
 		if got, err := OCILayerType(docker); got != want || (err != nil) != (want == "") {
 			t.Errorf("%s: got %q (%v), want %q", docker, got, err, want)
 		}
+	}
+}
+
+func TestAnnotations(t *testing.T) {
+	created := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	const own, others = `{"rootfs":{"diff_ids":["a","b"]},"history":[{"created_by":"RUN x"},{"created_by":"` + CreatedBy + `"}]}`, `{"rootfs":{"diff_ids":["a","b"]}}`
+	for name, test := range map[string]struct {
+		config, name string
+		of           map[string]string
+		replace      int // a layer; -1: none
+		want         map[string]string
+	}{
+		"an image without any": {others, "r.example.com/a:1", nil, -1, map[string]string{
+			ocispec.AnnotationBaseImageDigest: d("base").String(), ocispec.AnnotationBaseImageName: "r.example.com/a:1"}},
+		"what speaks of the manifest itself goes": {others, "", map[string]string{
+			ocispec.AnnotationCreated: "2020-01-01T00:00:00Z", ocispec.AnnotationRefName: "1", ocispec.AnnotationBaseImageDigest: "of its own base", ocispec.AnnotationBaseImageName: "x",
+			"io.containerd.image.name": "x", "vnd.docker.reference.type": "x", ocispec.AnnotationLicenses: "MIT", "com.example.team": "a",
+		}, -1, map[string]string{ocispec.AnnotationLicenses: "MIT", "com.example.team": "a", ocispec.AnnotationBaseImageDigest: d("base").String()}},
+		"a snapshot's": {own, "r.example.com/snapshot@sha256:1", map[string]string{
+			SnapshotUIDAnnotation: "of the earlier one", ocispec.AnnotationBaseImageDigest: "the first", ocispec.AnnotationBaseImageName: "r.example.com/a:1"},
+			-1, map[string]string{SnapshotUIDAnnotation: "of the earlier one", ocispec.AnnotationBaseImageDigest: "the first", ocispec.AnnotationBaseImageName: "r.example.com/a:1"}},
+		"a snapshot's that does not say": {own, "r.example.com/snapshot@sha256:1", nil, -1, map[string]string{}},
+		"a layer was made again":         {others, "r.example.com/a:1", nil, 1, map[string]string{}},
+		"a layer below snapshots was made again": {own, "x", map[string]string{ocispec.AnnotationBaseImageDigest: "the first"},
+			0, map[string]string{}},
+		"layers of snapshots were merged": {own, "x", map[string]string{ocispec.AnnotationBaseImageDigest: "the first"},
+			1, map[string]string{ocispec.AnnotationBaseImageDigest: "the first"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := base(t, test.config, newLayer.Descriptor, newLayer.Descriptor)
+			b.Manifest.Annotations, b.Name = test.of, test.name
+			if test.replace >= 0 {
+				var err error
+				if b, err = b.Replace(test.replace, test.replace+1, newLayer); err != nil {
+					t.Fatal(err)
+				}
+			}
+			test.want[ocispec.AnnotationCreated] = "2026-01-02T03:04:05Z"
+			if diff := cmp.Diff(test.want, b.annotations(&created)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
 	}
 }

@@ -43,6 +43,7 @@ func (b *Base) Replace(from, to int, layer Layer) (*Base, error) {
 		return nil, err
 	}
 	replaced := *b
+	replaced.remade = b.remade || from < layers-b.OwnLayers()
 	replaced.Manifest.Layers = slices.Concat(b.Manifest.Layers[:from], []ocispec.Descriptor{layer.Descriptor}, b.Manifest.Layers[to:])
 	diffIDs := slices.Concat(b.Config.RootFS.DiffIDs[:from], []digest.Digest{layer.DiffID}, b.Config.RootFS.DiffIDs[to:])
 	replaced.RawConfig, err = b.editConfig(func(history []json.RawMessage) []json.RawMessage {
@@ -52,7 +53,7 @@ func (b *Base) Replace(from, to int, layer Layer) (*Base, error) {
 		// Our own entries are the last ones, one for each layer.
 		first := len(history) - (layers - from)
 		return slices.Concat(history[:first], []json.RawMessage{entry}, history[first+merged:])
-	}, diffIDs)
+	}, diffIDs, nil)
 	if err != nil {
 		return nil, fmt.Errorf("replacing layers in the configuration %s: %w", b.Manifest.Config.Digest, err)
 	}

@@ -83,6 +83,11 @@ func (c *Container) Base(ctx context.Context) (*Base, error) {
 	if err != nil {
 		return nil, fmt.Errorf("looking for the image of container %q: %w", c.ref.Name, err)
 	}
+	if name := normalized(noted.Config.Image.UserSpecifiedImage); name != "" {
+		found.Name = name
+	} else {
+		found.Name = c.record.Image
+	}
 	return &Base{
 		Base:         found,
 		Repositories: c.repositories(ctx, all, noted, target, found),
