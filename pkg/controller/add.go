@@ -68,6 +68,8 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		Client: host.GetClient(),
 		Live:   host.GetAPIReader(),
 		Exec:   exec,
+		Logs:   exec,
+		Clock:  clock.RealClock{},
 	}
 	pace := images.NewPace()
 	registry := &images.Registry{Config: jobs.Config, Reader: host.GetAPIReader(), Pace: pace.Wait, Clock: clock.RealClock{}}
@@ -76,7 +78,7 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		Live:     mgr.GetAPIReader(),
 		Registry: registry,
 		Pace:     pace,
-		Recorder: host.GetEventRecorder("sandboxsnapshot-controller"),
+		Recorder: boundedRecorder{host.GetEventRecorder("sandboxsnapshot-controller")},
 		Clock:    clock.RealClock{},
 	}
 	if err := (&sandboxsnapshot.Reconciler{
@@ -90,7 +92,7 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		ResumePullSecret: opts.ResumePullSecret,
 		MaxPerNode:       opts.MaxCommitsPerNode,
 		MaxTotal:         opts.MaxCommits,
-		Recorder:         host.GetEventRecorder("sandboxsnapshot-controller"),
+		Recorder:         boundedRecorder{host.GetEventRecorder("sandboxsnapshot-controller")},
 		Clock:            clock.RealClock{},
 	}).Add(mgr, host.GetCache(), limiter()); err != nil {
 		return fmt.Errorf("snapshot controller: %w", err)
@@ -103,7 +105,7 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		Jobs:       jobs,
 		Images:     checker,
 		PullSecret: opts.ResumePullSecret,
-		Recorder:   host.GetEventRecorder("sandbox-controller"),
+		Recorder:   boundedRecorder{host.GetEventRecorder("sandbox-controller")},
 		Clock:      clock.RealClock{},
 	}).Add(mgr, host.GetCache(), limiter()); err != nil {
 		return fmt.Errorf("sandbox controller: %w", err)

@@ -81,7 +81,7 @@ Exit codes: 0 success, 1 failure (see the termination log), 2 wrong arguments.`,
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	ran := false
 	for _, add := range []func(*flags) *cobra.Command{commitCommand, thawCommand, standbyCommand, awaitCommand, killCommand, uncacheCommand} {
-		f := &flags{start: start, stdout: stdout, log: log, ran: &ran}
+		f := &flags{start: start, stdout: stdout, stderr: stderr, log: log, ran: &ran}
 		root.AddCommand(add(f))
 	}
 	err := root.Execute()
@@ -386,15 +386,25 @@ func interruptible(parent context.Context) (context.Context, func()) {
 
 // report writes the result where the kubelet finds it.
 func (f *flags) report(r result.Result) error {
-	line, err := r.Encode()
+	report, err := r.Report()
 	if err != nil {
 		return err
 	}
 	if f.terminationLog == "-" {
+		line := report.Message
+		if len(report.Line) > 0 {
+			line = report.Line
+		}
 		_, err = fmt.Fprintf(f.stdout, "%s\n", line)
 		return err
 	}
-	if err := os.WriteFile(f.terminationLog, line, 0o644); err != nil {
+	if len(report.Line) > 0 {
+		// Where the log goes, too: what comes through two pipes at a time may be mixed.
+		if _, err := fmt.Fprintf(f.stderr, "%s\n", report.Line); err != nil {
+			return fmt.Errorf("writing the result to the log: %w", err)
+		}
+	}
+	if err := os.WriteFile(f.terminationLog, report.Message, 0o644); err != nil {
 		return fmt.Errorf("writing the result: %w", err)
 	}
 	return nil

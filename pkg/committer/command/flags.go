@@ -40,10 +40,10 @@ type flags struct {
 	timeout            time.Duration
 	terminationLog     string
 
-	start  time.Time
-	stdout io.Writer
-	log    *slog.Logger
-	ran    *bool // whether the arguments were good enough to begin
+	start          time.Time
+	stdout, stderr io.Writer
+	log            *slog.Logger
+	ran            *bool // whether the arguments were good enough to begin
 }
 
 // add is for every command, addPod for those that do something with a Pod's containers.

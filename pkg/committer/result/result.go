@@ -15,8 +15,9 @@ limitations under the License.
 */
 
 // Package result is what image-committer reports and the controller reads: one
-// line of JSON in the container's termination message. It needs nothing but the
-// standard library, so that the controller can import it alone.
+// line of JSON in the container's termination message, and where a Pod has very many
+// containers, in its log. It needs nothing but the standard library, so that the
+// controller can import it alone.
 package result
 
 import (
@@ -36,6 +37,11 @@ type Result struct {
 	// Containers are what a commit pushed, in the order of its arguments. Empty
 	// after a thaw.
 	Containers []Container `json:"containers,omitempty"`
+	// Packed are they in less space, Logged is the sum (SHA-256) of the line in the container's
+	// log that tells of them. Of the three at most one is set; Unpack and FromLog lead
+	// to the first.
+	Packed *Packed `json:"packed,omitempty"`
+	Logged string  `json:"logged,omitempty"`
 	// FrozenMillis is for how long this run kept containers frozen: from before
 	// the first freeze until the last thaw, or until the end of the run where
 	// they stay frozen. 0 when nothing was frozen.
@@ -141,13 +147,23 @@ func From(err error) *Error {
 	return &Error{Reason: reason, Message: strings.ReplaceAll(err.Error(), "\n", "; "), cause: err}
 }
 
-// Encode returns r as JSON of at most MaxBytes. Only an error's message and warnings
-// are ever cut: everything else is bounded by what a Pod can hold.
+// errTooLong: the containers do not fit, in whatever form.
+var errTooLong = fmt.Errorf("the result takes more than the %d bytes of a termination message", MaxBytes)
+
+// Encode returns r as JSON of at most MaxBytes. Where that is too much its containers are
+// packed, and then warnings are cut, all but the one that tells so; of a failure the
+// error's message is.
 func (r Result) Encode() ([]byte, error) {
 	warnings := r.Warnings
 	r.Warnings = bounded(warnings, maxWarnings)
 	data, err := marshal(r)
-	for most := maxWarnings - 1; err == nil && len(data) > MaxBytes && len(r.Warnings) > 0; most-- {
+	if err == nil && len(data) > MaxBytes && r.Error == nil && len(r.Containers) > 0 {
+		if packed, err := pack(r.Containers); err == nil {
+			r.Packed, r.Containers = packed, nil
+		}
+		data, err = marshal(r)
+	}
+	for most := maxWarnings - 1; err == nil && len(data) > MaxBytes && most > 0; most-- {
 		r.Warnings = bounded(warnings, most)
 		data, err = marshal(r)
 	}
@@ -155,7 +171,11 @@ func (r Result) Encode() ([]byte, error) {
 		return data, err
 	}
 	if r.Error == nil {
-		return nil, fmt.Errorf("the result of %d containers takes %d bytes, a termination message at most %d", len(r.Containers), len(data), MaxBytes)
+		return nil, errTooLong
+	}
+	r.Warnings, r.Packed = nil, nil
+	if data, err = marshal(r); err != nil {
+		return nil, err
 	}
 	// JSON writes one byte as up to six, so cut by what is really too much.
 	short := *r.Error

@@ -84,12 +84,6 @@ func TestLongMessagesAreCut(t *testing.T) {
 	}
 }
 
-func TestTooManyContainers(t *testing.T) {
-	if data, err := (Result{Containers: make([]Container, 200)}).Encode(); err == nil {
-		t.Errorf("%d bytes", len(data))
-	}
-}
-
 func TestDecodeRefuses(t *testing.T) {
 	for _, text := range []string{"", "panic: oh", "[]"} {
 		if _, err := Decode([]byte(text)); err == nil {

@@ -47,7 +47,7 @@ func TestWarningsAreBounded(t *testing.T) {
 		"many":                    {Result{Containers: containers(1), Warnings: warnings(1000, "/dev/shm", "a tmpfs is not kept")}, maxWarnings, "989 more warnings are in the commit's log"},
 		"long ones":               {Result{Containers: containers(1), Warnings: warnings(2, strings.Repeat("/é", 2000), strings.Repeat("x", 5000))}, 2, ""},
 		"of any bytes":            {Result{Containers: containers(1), Warnings: warnings(2, strings.Repeat("\xff\"", 2000), "")}, 2, ""},
-		"beside many containers":  {Result{Containers: containers(15), Warnings: warnings(100, "/p", strings.Repeat("x", 200))}, 5, "96 more warnings are in the commit's log"},
+		"beside many containers":  {Result{Containers: containers(40), Warnings: warnings(100, "/p", strings.Repeat("x", 200))}, 10, "91 more warnings are in the commit's log"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -60,6 +60,13 @@ func TestWarningsAreBounded(t *testing.T) {
 			}
 			r, err := Decode(data)
 			if err != nil {
+				t.Fatal(err)
+			}
+			var refs []Ref
+			for _, c := range test.result.Containers {
+				refs = append(refs, Ref{c.Name, c.Image})
+			}
+			if err := r.Unpack(refs); err != nil {
 				t.Fatal(err)
 			}
 			if len(r.Containers) != len(test.result.Containers) {

@@ -19,11 +19,13 @@ package commitjob
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
@@ -46,6 +48,9 @@ type Outcome struct {
 	State State
 	// Result is what the container reported; whole only where State is Succeeded.
 	Result result.Result
+	// Pod and Ended are whose report it is, and since when it is there.
+	Pod   client.ObjectKey
+	Ended time.Time
 	// Reason and Message say why State is Failed, or, where the Job is Active and Message is
 	// not empty, what keeps its Pod from starting.
 	Reason, Message string
@@ -114,7 +119,9 @@ func ofPod(pod *corev1.Pod, container string) Outcome {
 		}
 		switch {
 		case status.State.Terminated != nil:
-			return ofContainer(status.State.Terminated)
+			outcome := ofContainer(status.State.Terminated)
+			outcome.Pod, outcome.Ended = client.ObjectKeyFromObject(pod), status.State.Terminated.FinishedAt.Time
+			return outcome
 		case status.State.Waiting != nil && pod.Status.Phase == corev1.PodPending:
 			return Outcome{State: Active, Message: waiting(pod, status.State.Waiting)}
 		}

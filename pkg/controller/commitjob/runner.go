@@ -26,6 +26,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -42,6 +43,9 @@ type Runner struct {
 	Live client.Reader
 	// Exec runs what Kill runs.
 	Exec Executor
+	// Logs are read for reports that are longer than a termination message.
+	Logs  Logs
+	Clock clock.PassiveClock
 }
 
 // IndexSnapshot finds the Jobs and Pods of a snapshot by its UID. A cache has no index of labels: it
@@ -120,6 +124,9 @@ func (r *Runner) Observe(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot
 		return Outcome{}, err
 	}
 	outcome := Observe(snapshot.Status.JobUID, job, pods, refusal)
+	if outcome.State == Succeeded {
+		return r.whole(ctx, outcome)
+	}
 	if outcome.State != Failed {
 		return outcome, nil
 	}
@@ -128,7 +135,7 @@ func (r *Runner) Observe(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot
 	if pods, err = r.livePods(ctx, snapshot, ComponentCommit); err != nil {
 		return Outcome{}, err
 	}
-	return Observe(snapshot.Status.JobUID, job, pods, refusal), nil
+	return r.whole(ctx, Observe(snapshot.Status.JobUID, job, pods, refusal))
 }
 
 // GiveUp ends a snapshot's commit Job that gets no Pod. kube-controller-manager does that, at the

@@ -14,7 +14,8 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package podexec runs programs in containers through the kube-apiserver, as kubectl exec does.
+// Package podexec runs programs in containers through the kube-apiserver, as kubectl exec does, and reads
+// their logs.
 package podexec
 
 import (
@@ -85,6 +86,16 @@ func (c *Client) Exec(ctx context.Context, pod types.NamespacedName, container s
 		err = fmt.Errorf("exec in container %s of Pod %s: %w", container, pod, err)
 	}
 	return out.String(), log.String(), err
+}
+
+// Log returns the end of a container's log, at most that many of the lines that the kubelet's file has and
+// at most so many bytes.
+func (c *Client) Log(ctx context.Context, pod types.NamespacedName, container string, lines, most int64) ([]byte, error) {
+	log, err := c.core.Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: container, TailLines: &lines, LimitBytes: &most}).DoRaw(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the log of container %s of Pod %s: %w", container, pod, err)
+	}
+	return log, nil
 }
 
 // executor is that of kubectl, but that what the API server has refused is not asked for twice.

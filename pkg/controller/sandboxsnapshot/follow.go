@@ -168,6 +168,13 @@ func saysMore(snapshot *v1alpha1.SandboxSnapshot, reason, problem string) bool {
 
 // adopt takes the committer's report over, if it has a digest for every container and no other.
 func adopt(status *v1alpha1.SandboxSnapshotStatus, report result.Result) error {
+	refs := make([]result.Ref, 0, len(status.Containers))
+	for i := range status.Containers {
+		refs = append(refs, result.Ref{Name: status.Containers[i].ContainerName, Image: status.Containers[i].ImageURI})
+	}
+	if err := report.Unpack(refs); err != nil {
+		return err
+	}
 	if len(report.Containers) != len(status.Containers) {
 		return fmt.Errorf("image-committer reports %d containers, %d were to be committed", len(report.Containers), len(status.Containers))
 	}
