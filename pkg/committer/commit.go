@@ -22,6 +22,7 @@ package committer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -64,7 +65,7 @@ type Container interface {
 	Files(context.Context) (runtime.Files, error)
 	// Compare lets the container runtime find its changes.
 	Compare(context.Context) (*runtime.Compared, error)
-	// Base is the image that it was created from.
+	// Base is the image that it was created from; it fails with *runtime.Gone where the node does not have that.
 	Base(context.Context) (*Base, error)
 	// Chain are the keys of the snapshots that it lies on, the topmost first.
 	Chain(context.Context) ([]string, error)
@@ -172,6 +173,7 @@ type part struct {
 	upload    *registry.Upload // for the configuration; nil once it is ended
 	files     runtime.Files
 	base      *Base
+	gone      *runtime.Gone // until preflight has found a base
 	// diffIDs are those of the base as it is unpacked on the node.
 	diffIDs []digest.Digest
 	// copied is a first pass that is done, and layers what was pushed.
@@ -325,7 +327,12 @@ func (c *commit) prepare(ctx context.Context) (err error) {
 		} else if err := overlay.Check(p.files.Upperdir, p.readOptions()); err != nil {
 			return result.Wrap(result.CommitJobFailed, err, "the files of container %q cannot be read here: %s", p.Name, err)
 		}
-		if p.base, err = p.container.Base(ctx); err != nil {
+		p.base, err = p.container.Base(ctx)
+		if errors.As(err, &p.gone) {
+			c.Log.Warn("the image of a container is not on the node", "container", p.Name, "id", p.ID, "because", err)
+			continue // registries may have it, which are being asked whether we may push
+		}
+		if err != nil {
 			return err
 		}
 		p.diffIDs = p.base.Config.RootFS.DiffIDs
@@ -337,6 +344,10 @@ func (c *commit) prepare(ctx context.Context) (err error) {
 func (c *commit) hold(ctx context.Context) (err error) {
 	var resources []leases.Resource
 	for _, p := range c.parts {
+		if p.gone != nil {
+			resources = append(resources, p.gone.Resources...)
+			continue
+		}
 		resources = append(resources, p.base.Resources...)
 	}
 	c.release, err = c.node.Hold(ctx, "image-committer-"+c.SnapshotUID, c.LeaseTTL, resources...)

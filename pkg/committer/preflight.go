@@ -29,7 +29,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/overlay"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 )
@@ -66,6 +65,11 @@ func (c *commit) preflight(ctx context.Context) error {
 		c.Log.Warn("not all pull secrets of the Pod can be used", "error", err)
 	}
 	for _, p := range c.parts {
+		if p.gone != nil {
+			if err := c.findBase(ctx, p, sources); err != nil {
+				return fmt.Errorf("container %q: %w", p.Name, err)
+			}
+		}
 		if err := c.ensureBase(ctx, p, sources); err != nil {
 			return fmt.Errorf("container %q: %w", p.Name, err)
 		}
@@ -120,16 +124,9 @@ func (c *commit) remake(ctx context.Context, p *part, at int, why error) error {
 	}
 	c.doing = fmt.Sprintf("making layer %s of the base of container %q again", layers[at].Digest, p.Name)
 	began := time.Now()
-	made, err := upload(ctx, p.target, func(ctx context.Context, w io.Writer) error {
-		_, err := overlay.Write(ctx, w, unpacked, overlay.Options{UserXattr: p.files.UserXattr})
-		return err
-	}, c.Log)
+	remade, err := c.remakeOf(ctx, p, unpacked)
 	if err != nil {
 		return fmt.Errorf("%w; nor can it be made again from what is unpacked: %w", why, err)
-	}
-	remade, err := describe(made)
-	if err != nil {
-		return err
 	}
 	base := *p.base
 	if base.Base, err = p.base.Replace(at, at+1, remade); err != nil {

@@ -69,6 +69,7 @@ type fakeContainer struct {
 	lower []string
 	chain []string // one for each layer of the base where it is nil
 	base  *Base
+	gone  *runtime.Gone // instead of the base
 
 	checks          int
 	onCheck         func(n int) error
@@ -193,7 +194,12 @@ func (c *fakeContainer) Chain(context.Context) ([]string, error) {
 	}
 	return chain, nil
 }
-func (c *fakeContainer) Base(context.Context) (*Base, error) { return c.base, nil }
+func (c *fakeContainer) Base(context.Context) (*Base, error) {
+	if c.gone != nil {
+		return nil, c.gone
+	}
+	return c.base, nil
+}
 
 // scene is a Pod of two containers and a registry.
 type scene struct {

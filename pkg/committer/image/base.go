@@ -122,6 +122,16 @@ func Read(ctx context.Context, store content.Provider, target ocispec.Descriptor
 	return base, readJSON(ctx, store, base.Manifest.Config, &base.Config, &base.RawConfig)
 }
 
+// ReadConfig reads a configuration that no manifest names any more.
+func ReadConfig(ctx context.Context, store content.InfoReaderProvider, config digest.Digest) (raw []byte, err error) {
+	info, err := store.Info(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	err = readJSON(ctx, store, ocispec.Descriptor{Digest: config, Size: info.Size}, &ocispec.Image{}, &raw)
+	return raw, err
+}
+
 // ChainID is the key of its unpacked layers.
 func (b *Base) ChainID() digest.Digest { return identity.ChainID(b.Config.RootFS.DiffIDs) }
 

@@ -63,3 +63,43 @@ func (b *Base) Replace(from, to int, layer Layer) (*Base, error) {
 	}
 	return &replaced, nil
 }
+
+// Rebuild makes an image of layers that were all made again, the lowest first. The configuration is the image's own, or
+// what is known of it; its history stays where it tells of as many layers.
+func Rebuild(config []byte, layers []Layer) (*Base, error) {
+	b := &Base{RawConfig: config, remade: true}
+	if err := json.Unmarshal(config, &b.Config); err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	told := 0
+	for _, entry := range b.Config.History {
+		if !entry.EmptyLayer {
+			told++
+		}
+	}
+	var entries []json.RawMessage
+	var diffIDs []digest.Digest
+	for _, layer := range layers {
+		entry, err := marshal(ocispec.History{Created: &layer.Created, CreatedBy: rebuiltBy})
+		if err != nil {
+			return nil, err
+		}
+		entries, diffIDs = append(entries, entry), append(diffIDs, layer.DiffID)
+		b.Manifest.Layers = append(b.Manifest.Layers, layer.Descriptor)
+	}
+	var err error
+	b.RawConfig, err = b.editConfig(func(history []json.RawMessage) []json.RawMessage {
+		if told == len(layers) {
+			return history
+		}
+		return entries
+	}, diffIDs, nil)
+	if err != nil {
+		return nil, err
+	}
+	b.Config = ocispec.Image{}
+	return b, json.Unmarshal(b.RawConfig, &b.Config)
+}
+
+// rebuiltBy marks layers whose history is lost. They are none of ours.
+const rebuiltBy = "made again of what a node had unpacked"

@@ -59,27 +59,39 @@ func NewSources(o Options, configFiles []string, hint string) (*Sources, error) 
 	return s, errors.Join(useless...)
 }
 
+// Hint is what to add to a message about what no source has; it may be empty.
+func (s *Sources) Hint() string { return s.hint }
+
 // pull reads a blob with whatever credentials the registry takes.
-func (s *Sources) pull(ctx context.Context, repository string, digest v1.Hash) (io.ReadCloser, error) {
+func (s *Sources) pull(ctx context.Context, repository string, digest v1.Hash) (blob io.ReadCloser, err error) {
+	repo, err := name.NewRepository(repository)
+	if err != nil {
+		return nil, err
+	}
+	err = s.ask(repo, func(c *Client) error {
+		blob, err = c.pull(ctx, repository, digest)
+		return err
+	})
+	return blob, err
+}
+
+// ask asks a registry with all credentials for it, and with none, until it answers.
+func (s *Sources) ask(repo name.Repository, question func(*Client) error) error {
 	var failed error
 	for i, client := range s.clients {
-		repo, err := name.NewRepository(repository, client.nameOptions()...)
-		if err != nil {
-			return nil, err
-		}
 		if i < len(s.clients)-1 && !client.hasCredentials(repo) {
 			continue
 		}
-		blob, err := client.pull(ctx, repository, digest)
+		err := question(client)
 		if err == nil {
-			return blob, nil
+			return nil
 		}
 		// What the registry says to credentials tells more than what it says to nobody.
 		if failed == nil {
 			failed = err
 		}
 	}
-	return nil, failed
+	return failed
 }
 
 func (c *Client) hasCredentials(repo name.Repository) bool {

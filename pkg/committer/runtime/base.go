@@ -34,7 +34,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 )
 
 // Base is the image below a container.
@@ -51,7 +50,7 @@ type Base struct {
 
 // Base finds the image that the container was created from, by what the runtime noted of it: by its
 // configuration, which is what the kubelet calls its ID. Neither a name proves anything, for a tag moves, nor do
-// layers, which images of other commands, users and tenants share.
+// layers, which images of other commands, users and tenants share. It fails with *Gone where the node does not have it.
 func (c *Container) Base(ctx context.Context) (*Base, error) {
 	ctx = c.client.in(ctx)
 	snapshot, err := c.snapshotter().Stat(ctx, c.record.SnapshotKey)
@@ -62,11 +61,7 @@ func (c *Container) Base(ctx context.Context) (*Base, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing containerd's images: %w", err)
 	}
-	noted, err := c.createdFrom()
-	because := ""
-	if err != nil {
-		because = ": " + err.Error() // its image's name is what is left
-	}
+	noted, unreadable := c.createdFrom() // without it the image's name is what is left
 	wanted := image.Wanted{ChainID: digest.Digest(snapshot.Parent), Config: noted.ImageRef}
 	found, target, err := c.client.find(ctx, c.candidates(all, noted), wanted)
 	if errors.Is(err, image.ErrNoMatch) && noted.ImageRef != "" {
@@ -77,17 +72,12 @@ func (c *Container) Base(ctx context.Context) (*Base, error) {
 		}
 	}
 	if errors.Is(err, image.ErrNoMatch) {
-		return nil, result.Errorf(result.CommitJobFailed, "none of the %d images on the node is the one that container %q was created from (%s)%s; pulling it again on this node brings it back",
-			len(all), c.ref.Name, c.namesOf(noted), because)
+		return nil, c.gone(ctx, len(all), noted, wanted, unreadable)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("looking for the image of container %q: %w", c.ref.Name, err)
 	}
-	if name := normalized(noted.Config.Image.UserSpecifiedImage); name != "" {
-		found.Name = name
-	} else {
-		found.Name = c.record.Image
-	}
+	found.Name = c.nameOf(noted)
 	return &Base{
 		Base:         found,
 		Repositories: c.repositories(ctx, all, noted, target, found),
@@ -152,6 +142,14 @@ func (c *Client) manifestsOf(ctx context.Context, config digest.Digest) ([]ocisp
 		return nil
 	}, fmt.Sprintf("labels.%q==%q", labelRefConfig, config))
 	return all, err
+}
+
+// nameOf is what the container's image was asked for by.
+func (c *Container) nameOf(noted created) string {
+	if name := normalized(noted.Config.Image.UserSpecifiedImage); name != "" {
+		return name
+	}
+	return c.record.Image
 }
 
 // namesOf is how a person knows the container's image.

@@ -37,6 +37,8 @@ type created struct {
 	ImageDigest digest.Digest
 	// ImageName is one of the names that the image had.
 	ImageName string
+	// StopSignal is the Pod's, or the image's.
+	StopSignal string
 	// Config is what the kubelet asked for.
 	Config createdConfig
 }
@@ -46,6 +48,30 @@ type createdConfig struct {
 		// UserSpecifiedImage is what the Pod says. The kubelet asks for the image by its ID.
 		UserSpecifiedImage string `json:"user_specified_image"`
 	} `json:"image"`
+	Command    []string `json:"command"`
+	Args       []string `json:"args"`
+	WorkingDir string   `json:"working_dir"`
+	// Envs are the Pod's, with what the kubelet adds. Their values are none of our business.
+	Envs []struct {
+		Key string `json:"key"`
+	} `json:"envs"`
+	Labels map[string]string `json:"labels"`
+	Tty    bool              `json:"tty"`
+	// StopSignal is 0 where the Pod names none.
+	StopSignal int32 `json:"stop_signal"`
+}
+
+// sets is whether an environment variable is the Pod's or the runtime's own.
+func (c *createdConfig) sets(name string) bool {
+	if name == "HOSTNAME" || name == "TERM" && c.Tty {
+		return true
+	}
+	for _, variable := range c.Envs {
+		if variable.Key == name {
+			return true
+		}
+	}
+	return false
 }
 
 // createdVersion is the only version that there is.
