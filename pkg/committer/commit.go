@@ -105,6 +105,9 @@ type CommitOptions struct {
 	// MaxFrozen is for how long containers may be frozen before the attempt is
 	// given up; 0 stands for as long as it takes.
 	MaxFrozen time.Duration
+	// MaxHoles is for how many bytes of holes in a container's sparse files an image is made; 0
+	// stands for any. Each unpacking writes them to a node's disk, as zeros.
+	MaxHoles int64
 	// SpoolDir is a directory for what is read of containers that are thawed at
 	// once, until it is pushed. Without it they stay frozen until the registry has it.
 	SpoolDir string
@@ -172,6 +175,8 @@ type part struct {
 	target    *registry.Target
 	upload    *registry.Upload // for the configuration; nil once it is ended
 	files     runtime.Files
+	found     overlay.Found
+	apart     bool // whether its layer is none by itself
 	base      *Base
 	gone      *runtime.Gone // until preflight has found a base
 	// diffIDs are those of the base as it is unpacked on the node.
@@ -308,7 +313,15 @@ func (c *commit) ask(ctx context.Context) error {
 		if err := c.prepare(ctx); err != nil {
 			return err
 		}
-		return c.hold(ctx)
+		if err := c.hold(ctx); err != nil {
+			return err
+		}
+		for _, p := range c.parts {
+			if err := c.look(ctx, p); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	return group.Wait()
 }

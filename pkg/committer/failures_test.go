@@ -124,7 +124,15 @@ func TestFailuresThaw(t *testing.T) {
 		"a file cannot be represented": {
 			func(s *scene, _ func(error)) {
 				_ = os.WriteFile(filepath.Join(s.node.containers["side-id"].upper, ".wh.x"), nil, 0o600)
-			}, result.CommitJobFailed, `"/.wh.x"`, true},
+			}, result.FilesNotSupported, `"/.wh.x"`, false},
+		"holes that no node is to be filled with": {
+			func(s *scene, _ func(error)) {
+				s.options.MaxHoles = 1 << 30
+				for name, size := range map[string]int64{"small": 1 << 29, "lastlog": 3 << 29} {
+					_ = os.WriteFile(filepath.Join(s.node.containers["side-id"].upper, name), nil, 0o600)
+					_ = os.Truncate(filepath.Join(s.node.containers["side-id"].upper, name), size)
+				}
+			}, result.FilesNotSupported, `holes of 2048 MiB, "/lastlog" the most`, false},
 		"a panic": {
 			func(s *scene, _ func(error)) {
 				s.node.containers["side-id"].onPause = func() error { panic("oh") }

@@ -50,7 +50,7 @@ func (c *commit) stream(ctx context.Context, p *part) error {
 		return checkErr
 	}
 	if errors.Is(err, overlay.ErrNotSelfContained) && len(p.files.Users)+len(p.files.Groups) > 0 {
-		return result.Wrap(result.RuntimeNotSupported, err, "container %q: %s, and containerd's own comparison does not know the users of its namespace (hostUsers: false)", p.Name, err)
+		return p.notCompared(err)
 	}
 	if errors.Is(err, overlay.ErrNotSelfContained) {
 		c.Log.Warn("containerd has to compare the files with the image", "container", p.Name, "because", err)

@@ -39,15 +39,16 @@ const (
 // Whatever speaks against that is no failure: then all is read once it is frozen.
 func (c *commit) copyFirst(ctx context.Context, p *part) error {
 	c.doing = fmt.Sprintf("reading container %q for the first time", p.Name)
-	if p.files.Upperdir == "" {
+	if p.files.Upperdir == "" || !p.large() {
 		return nil
 	}
 	state, err := p.container.State(ctx)
 	if err != nil || state != runtime.Running {
 		return err
 	}
-	large, err := overlay.Large(ctx, p.files.Upperdir, largeBytes, largeEntries)
-	if err != nil || !large {
+	fits, err := p.found.Remembers(ctx, p.files.Upperdir)
+	if err != nil || !fits {
+		c.Log.Info("the container will be read at once, while it is frozen", "container", p.Name, "entries", p.found.Entries, "because", "there is no memory for what would have to be remembered of them", "error", err)
 		return ctx.Err()
 	}
 	began := time.Now()

@@ -53,6 +53,9 @@ type Options struct {
 	CommitJobTimeout time.Duration
 	// MaxFrozen is for how long a commit may keep containers frozen; zero is no limit.
 	MaxFrozen time.Duration
+	// MaxHoles is how many bytes of holes the sparse files of a container may have; zero is no
+	// limit.
+	MaxHoles resource.QuantityValue
 	// ResumeCache is how many bytes of images of paused sandboxes a node may keep for their resume;
 	// zero keeps none.
 	ResumeCache resource.QuantityValue

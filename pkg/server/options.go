@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
@@ -113,6 +114,8 @@ func NewOptions() *Options {
 			ImageCheckInterval:    30 * time.Minute,
 			CommitterImage:        "image-committer:dev",
 			CommitJobTimeout:      10 * time.Minute,
+			// What half of a usual node's disk holds, and is written out in minutes.
+			MaxHoles: resource.QuantityValue{Quantity: resource.MustParse("32Gi")},
 			// A Pod without a runtime class has the empty handler. gVisor and Kata keep files
 			// where a commit cannot see them.
 			CommitRuntimes:       []string{"", "runc", "crun"},
@@ -184,6 +187,9 @@ func (o *Options) addSnapshotFlags(fs *pflag.FlagSet) {
 		"How long a commit may take, counted from the start of its container.")
 	fs.DurationVar(&c.MaxFrozen, "max-frozen", c.MaxFrozen,
 		"For how long a commit may keep containers frozen before it is given up and they are thawed. 0: as long as it takes.")
+	fs.Var(&c.MaxHoles, "max-holes",
+		"How many bytes of holes the sparse files of a container may have. A snapshot takes no room for them, but unpacking its image "+
+			"writes them to the node's disk, as zeros. 0: any number.")
 	fs.Var(&c.ResumeCache, "resume-cache",
 		"How many bytes of images of paused sandboxes each node may keep, so that a resume there has nothing to pull (10Gi, say). "+
 			"0: none. Every Pod on the node that names such an image by its digest can use it without credentials: see docs/security.md.")

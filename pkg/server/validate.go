@@ -113,6 +113,9 @@ func (o *Options) Validate() error {
 	if c.MaxFrozen < 0 {
 		complain("--max-frozen must not be negative, and is %s; 0 is no limit", c.MaxFrozen)
 	}
+	if c.MaxHoles.Sign() < 0 {
+		complain("--max-holes must not be negative, and is %s; 0 is no limit", c.MaxHoles.String())
+	}
 	if c.ResumeCache.Sign() < 0 {
 		complain("--resume-cache must not be negative, and is %s; 0 keeps nothing on the nodes", c.ResumeCache.String())
 	}

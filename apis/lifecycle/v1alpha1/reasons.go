@@ -147,6 +147,9 @@ const (
 	ReasonContainerRestarted = "ContainerRestarted"
 	// ReasonFrozenTooLong: containers would have been frozen for longer than --max-frozen.
 	ReasonFrozenTooLong = "FrozenTooLong"
+	// ReasonFilesNotSupported: there is a file that no image can hold, or sparse files with more
+	// holes than --max-holes allows; the message names it.
+	ReasonFilesNotSupported = "FilesNotSupported"
 	// ReasonNoContainers: there is no container to commit.
 	ReasonNoContainers = "NoContainers"
 	// ReasonRuntimeNotSupported: the Pod's runtime keeps files where a commit cannot see them.

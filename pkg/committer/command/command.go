@@ -117,6 +117,9 @@ what the node has unpacked.`,
 			if o.MaxFrozen < 0 {
 				return fmt.Errorf("--max-frozen=%s has to be positive, or 0 for no limit", o.MaxFrozen)
 			}
+			if o.MaxHoles < 0 {
+				return fmt.Errorf("--max-holes=%d has to be positive, or 0 for no limit", o.MaxHoles)
+			}
 			containers, err := f.containerImages()
 			if err != nil {
 				return err
@@ -138,6 +141,7 @@ func addCommit(fs *pflag.FlagSet, o *committer.CommitOptions) {
 	fs.BoolVar(&o.LeaveFrozen, "leave-frozen", false, "leave the containers frozen on success, for a Pod that is about to be removed")
 	fs.BoolVar(&o.ResumeCache, "resume-cache", false, `leave on the node what "kill --resume-cache" needs to keep the images there`)
 	fs.DurationVar(&o.MaxFrozen, "max-frozen", 0, "give up, and thaw, when containers would be frozen for longer; 0 is as long as it takes")
+	fs.Int64Var(&o.MaxHoles, "max-holes", 0, "how many bytes of holes the sparse files of a container may have, for each unpacking of its image writes them to the disk; 0 is any number")
 	fs.StringVar(&o.SpoolDir, "spool-dir", "", "directory for what is read of containers that are to be thawed, until it is pushed; without it they stay frozen until then")
 	fs.StringVar(&o.Registry.ConfigFile, "registry-config", "", "file with registry credentials (.dockerconfigjson); anonymous without it")
 	fs.StringVar(&o.Registry.CAFile, "registry-ca", "", "file with CA certificates (PEM) to trust beside the system's")

@@ -94,7 +94,7 @@ func TestEveryFlagCounts(t *testing.T) {
 	addCommit(fs, &got)
 	var args []string
 	fs.VisitAll(func(flag *pflag.Flag) {
-		value := map[string]string{"bool": "true", "duration": "10s"}[flag.Value.Type()]
+		value := map[string]string{"bool": "true", "duration": "10s", "int64": "7"}[flag.Value.Type()]
 		if value == "" {
 			value = "the-" + flag.Name
 		}
@@ -104,7 +104,7 @@ func TestEveryFlagCounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := committer.CommitOptions{
-		SnapshotUID: "the-snapshot-uid", LeaveFrozen: true, ResumeCache: true, MaxFrozen: 10 * time.Second, SpoolDir: "the-spool-dir",
+		SnapshotUID: "the-snapshot-uid", LeaveFrozen: true, ResumeCache: true, MaxFrozen: 10 * time.Second, MaxHoles: 7, SpoolDir: "the-spool-dir",
 		Registry:        registry.Options{ConfigFile: "the-registry-config", CAFile: "the-registry-ca", Insecure: true},
 		BaseCredentials: []string{"the-base-registry-config"}, BaseHint: "the-base-registry-hint",
 	}

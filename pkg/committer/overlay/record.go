@@ -30,7 +30,7 @@ import (
 
 // maxRecord bounds the memory that remembering a first pass takes; a million
 // files of ordinary names need about half of it.
-const maxRecord = 32 << 20
+var maxRecord = 32 << 20
 
 var errManyFiles = errors.New("it has too many files to remember them all")
 

@@ -204,11 +204,8 @@ func (t *writer) entry(dir *directory, name []byte, kind uint8, path []byte) (*l
 	if format == unix.S_IFSOCK {
 		return nil, t.socket(path)
 	}
-	if bytes.HasPrefix(name, []byte(whiteoutPrefix)) {
-		return nil, fmt.Errorf("%q %w: names that begin with %q mean deletions there", "/"+string(path), ErrUnrepresentable, whiteoutPrefix)
-	}
-	if len(path) > t.maxPath {
-		return nil, fmt.Errorf("%q… (%d bytes) %w: unpackers cannot create paths of more than %d bytes", "/"+string(path[:min(len(path), 64)]), len(path), ErrUnrepresentable, t.maxPath)
+	if err := t.nameable(name, path, format); err != nil {
+		return nil, err
 	}
 	switch {
 	case format == unix.S_IFREG:
@@ -306,7 +303,10 @@ func (t *writer) enter(dir *directory, name, path []byte) (names, error) {
 	if attrs.opaque {
 		kind = opaqueEntry
 	}
-	return all, errors.Join(t.writeDirectory(dir, &st, attrs, path, attrs.opaque), t.remember(kind, name, &st))
+	if err := t.writeDirectory(dir, &st, attrs, path, attrs.opaque); err != nil {
+		return names{}, err
+	}
+	return all, t.remember(kind, name, &st)
 }
 
 // writeDirectory writes a directory, and that it hides what is below it.

@@ -333,6 +333,12 @@ func TestRefusals(t *testing.T) {
 		{"a directory with the name of a whiteout", Options{}, func(f tree) { f.dir("d", 0o700); f.dir("d/.wh..wh..opq", 0o700) }, ErrUnrepresentable, `"/d/.wh..wh..opq"`},
 		{"an attribute that tar cannot name", Options{}, func(f tree) { f.file("f", "", 0o600); f.xattr("f", "user.a=b", "1") }, ErrUnrepresentable, "user.a=b"},
 		{"a path that cannot be unpacked", Options{MaxPath: 10}, func(f tree) { f.dir("123456", 0o700); f.file("123456/789a", "", 0o600) }, ErrUnrepresentable, "11 bytes"},
+		{"a directory with such an attribute", Options{}, func(f tree) { f.dir("d", 0o700); f.xattr("d", "user.a=b", "1") }, ErrUnrepresentable, "user.a=b"},
+		{"the root with such an attribute", Options{}, func(f tree) { f.xattr(".", "user.a=b", "1") }, ErrUnrepresentable, "user.a=b"},
+		{"an owner of the node", Options{Owners: Owners{Users: []IDs{{0, 1000, 10}}, Groups: []IDs{{0, 0, 1 << 16}}}}, func(f tree) {
+			must(f.t, os.Chown(f.root, 1000, 0))
+			f.file("f", "", 0o600)
+		}, ErrUnrepresentable, "owner 0 of the node"},
 		{"a renamed directory of the base", Options{}, func(f tree) { f.dir("d", 0o700); f.xattr("d", "trusted.overlay.redirect", "old") }, ErrNotSelfContained, "redirect"},
 		{"a file without its content", Options{}, func(f tree) { f.file("f", "", 0o600); f.xattr("f", "trusted.overlay.metacopy", "") }, ErrNotSelfContained, "metacopy"},
 	}
@@ -341,8 +347,11 @@ func TestRefusals(t *testing.T) {
 			f := newTree(t)
 			test.make(f)
 			_, err := Write(context.Background(), io.Discard, f.root, test.options)
-			if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.says) {
-				t.Errorf("got %v, want %v that says %s", err, test.want, test.says)
+			_, before := Survey(context.Background(), f.root, test.options)
+			for _, err := range []error{err, before} {
+				if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.says) {
+					t.Errorf("got %v, want %v that says %s", err, test.want, test.says)
+				}
 			}
 		})
 	}

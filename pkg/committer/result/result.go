@@ -99,6 +99,9 @@ const (
 	// FrozenTooLong: the containers would have been frozen for longer than
 	// --max-frozen allows.
 	FrozenTooLong Reason = "FrozenTooLong"
+	// FilesNotSupported: there is a file that no image can hold, or holds only at a price
+	// that is not paid. It is known before anything is pushed or frozen.
+	FilesNotSupported Reason = "FilesNotSupported"
 	// DeadlineExceeded: the time of --timeout was up.
 	DeadlineExceeded Reason = "DeadlineExceeded"
 	// Canceled: SIGTERM.

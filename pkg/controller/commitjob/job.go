@@ -86,6 +86,8 @@ type Config struct {
 	Timeout time.Duration
 	// MaxFrozen is for how long a commit may keep containers frozen; 0 is no limit.
 	MaxFrozen time.Duration
+	// MaxHoles is how many bytes of holes the sparse files of a container may have; 0 is no limit.
+	MaxHoles int64
 	// ContainerdSocket and ContainerdRoot are paths on the nodes.
 	ContainerdSocket, ContainerdRoot string
 	// PushSecret is a Secret of type kubernetes.io/dockerconfigjson of Namespace, or empty.
@@ -141,6 +143,9 @@ func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leav
 	args = append(args, "--timeout="+c.Timeout.String())
 	if c.MaxFrozen > 0 {
 		args = append(args, "--max-frozen="+c.MaxFrozen.String())
+	}
+	if c.MaxHoles > 0 {
+		args = append(args, fmt.Sprintf("--max-holes=%d", c.MaxHoles))
 	}
 	if leaveFrozen {
 		args = append(args, "--leave-frozen")

@@ -81,7 +81,7 @@ func TestArgs(t *testing.T) {
 	bare := config()
 	bare.PushSecret, bare.RegistryCA, bare.RegistryInsecure = "", "", false
 	short, caching := *bare, *bare
-	short.MaxFrozen = 10 * time.Second
+	short.MaxFrozen, short.MaxHoles = 10*time.Second, 32<<30
 	caching.ResumeCache = 1000
 	standby := []string{
 		"standby", socket, "--pod-uid=pod-1", main, side, "--commit=image-committer", "--lock=/dev/termination-log",
@@ -102,7 +102,7 @@ func TestArgs(t *testing.T) {
 		"snapshot of a user": {commitOf(t, bare, "mine", false), []string{
 			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--spool-dir=/var/spool/image-committer"}, nil},
 		"pause that must be short": {commitOf(t, &short, "demo-gen1", true), []string{
-			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--max-frozen=10s"}, standby},
+			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--max-frozen=10s", "--max-holes=34359738368"}, standby},
 		"unpause": {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), []string{
 			"thaw", socket, "--pod-uid=pod-1", main, side, "--timeout=1m0s"}, nil},
 		"pause for a resume cache": {commitOf(t, &caching, "demo-gen1", true), []string{
