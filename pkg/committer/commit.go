@@ -156,6 +156,7 @@ type commit struct {
 	freezer *freezer
 	parts   []*part
 	release func(context.Context) error
+	client  *registry.Client
 	doing   string // for the message of an interruption
 
 	warnings []result.Warning
@@ -232,9 +233,10 @@ func (c *commit) run(ctx context.Context) error {
 			kept.close()
 		}
 	}()
+	frozen := registry.WhileFrozen(ctx)
 	for _, p := range c.parts {
 		c.checkCopy(p)
-		kept, err := c.read(ctx, p)
+		kept, err := c.read(frozen, p)
 		if err != nil {
 			return err
 		}
@@ -246,6 +248,9 @@ func (c *commit) run(ctx context.Context) error {
 				return err
 			}
 		}
+	}
+	if len(c.freezer.touched) > 0 {
+		ctx = frozen
 	}
 	for _, kept := range later {
 		if err := c.send(ctx, kept); err != nil {
@@ -413,7 +418,7 @@ func (c *commit) configure(ctx context.Context, p *part) error {
 	return p.target.Upload(ctx, static.NewLayer(p.image.Config, types.OCIConfigJSON))
 }
 
-// cancelUploads ends what a commit that failed has begun.
+// cancelUploads ends what was begun in the registry and is of no use any more.
 func (c *commit) cancelUploads(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
@@ -424,6 +429,12 @@ func (c *commit) cancelUploads(ctx context.Context) {
 		if err := p.upload.Cancel(ctx); err != nil {
 			c.Log.Info("an upload stays until the registry forgets it", "container", p.Name, "error", err)
 		}
+	}
+	if c.client == nil {
+		return
+	}
+	if err := c.client.CancelUploads(ctx); err != nil {
+		c.Log.Info("uploads stay until the registry forgets them", "error", err)
 	}
 }
 

@@ -176,7 +176,7 @@ func (c *commit) remakeOf(ctx context.Context, p *part, unpacked string) (image.
 	made, err := upload(ctx, p.target, func(ctx context.Context, w io.Writer) error {
 		_, err := overlay.Write(ctx, w, unpacked, overlay.Options{UserXattr: p.files.UserXattr})
 		return err
-	}, c.Log)
+	})
 	if err != nil {
 		return image.Layer{}, err
 	}

@@ -73,7 +73,7 @@ func (c *commit) merge(ctx context.Context, p *part) error {
 	if err != nil {
 		return c.unmerged(ctx, p, err)
 	}
-	l, err := upload(ctx, p.target, plan.Write, c.Log)
+	l, err := upload(ctx, p.target, plan.Write)
 	if err != nil {
 		return c.unmerged(ctx, p, err)
 	}

@@ -40,10 +40,13 @@ const baseCopies = 3
 // mayPush finds out that pushing is allowed, and leaves an upload for each image's
 // configuration begun.
 func (c *commit) mayPush(ctx context.Context) error {
-	client, err := registry.New(c.Registry)
+	options := c.Registry
+	options.Log = c.Log
+	client, err := registry.New(options)
 	if err != nil {
 		return err
 	}
+	c.client = client
 	for _, p := range c.parts {
 		if p.target, err = client.Target(p.Image); err != nil {
 			return err

@@ -21,7 +21,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -43,7 +42,7 @@ func (c *commit) stream(ctx context.Context, p *part) error {
 	c.doing = fmt.Sprintf("pushing the layer of container %q to %s", p.Name, p.target)
 	began := time.Now()
 	var stats overlay.Stats
-	l, err := upload(ctx, p.target, p.rest(&stats), c.Log)
+	l, err := upload(ctx, p.target, p.rest(&stats))
 	// Whatever came of it: a container that ended or went away meanwhile explains
 	// any error, and spoils any success.
 	if checkErr := c.undisturbed(ctx, p); checkErr != nil {
@@ -91,27 +90,21 @@ func (c *commit) pushed(p *part, l *layer.Layer, stats overlay.Stats, began time
 	return nil
 }
 
-// upload tries a second time where the stream had to be replayed, which the
-// transport asks for when its token has expired or its connection broke: the
-// container is still frozen, so the layer can be read again.
-func upload(ctx context.Context, target *registry.Target, source layer.Source, log *slog.Logger) (*layer.Layer, error) {
-	for attempt := 1; ; attempt++ {
+// upload pushes what the source writes. What the source itself failed with counts before what
+// the registry made of it.
+func upload(ctx context.Context, target *registry.Target, source layer.Source) (*layer.Layer, error) {
+	for {
 		l := layer.New(ctx, source)
 		err := target.Upload(ctx, l)
 		if err == nil {
 			return l, nil
 		}
-		if own := l.Err(); own != nil {
-			if errors.Is(own, overlay.ErrAgain) {
-				attempt-- // it knows more now, and asks again only for what it did not know
-				continue
-			}
+		switch own := l.Err(); {
+		case own == nil:
+			return nil, err
+		case !errors.Is(own, overlay.ErrAgain): // which knows more now, and asks again only for what it did not know
 			return nil, own
 		}
-		if attempt == 2 || !errors.Is(err, layer.ErrReplayed) {
-			return nil, err
-		}
-		log.Info("reading the layer again for a new upload", "error", err)
 	}
 }
 

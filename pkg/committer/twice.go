@@ -65,7 +65,7 @@ func (c *commit) copyFirst(ctx context.Context, p *part) error {
 	l, err := upload(ctx, p.target, func(ctx context.Context, w io.Writer) (err error) {
 		stats, err = copied.First(ctx, w)
 		return err
-	}, c.Log)
+	})
 	if err == nil {
 		p.copied = copied
 		return c.pushed(p, l, stats, began)

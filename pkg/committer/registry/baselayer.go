@@ -24,7 +24,6 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
@@ -50,30 +49,45 @@ type BaseLayer struct {
 // node's copy, or what the base's own registry answers. Other registries than
 // the target's are read through sources.
 func (t *Target) EnsureBaseLayer(ctx context.Context, base BaseLayer, sources *Sources) error {
-	repo := t.tag.Context()
 	l := &baseLayer{ctx: ctx, BaseLayer: base, target: t, sources: sources}
-	var mountErr error
-	for _, from := range base.Repositories {
-		source, err := name.NewRepository(from, t.client.nameOptions()...)
-		if err != nil || source.RegistryStr() != repo.RegistryStr() || source.RepositoryStr() == repo.RepositoryStr() {
-			continue
-		}
-		mountable := &remote.MountableLayer{Layer: l, Reference: source.Digest(base.Digest.String())}
-		if mountErr = t.client.copier.Upload(ctx, repo, mountable); mountErr == nil {
-			return nil
-		}
-		// One source is enough: this was a whole upload, which the mount would only
-		// have shortened. Without it, the token need not cover the source.
-		break
+	there, err := t.has(ctx, base.Digest)
+	if err == nil && !there {
+		err = t.push(ctx, l, func() (*Upload, bool, error) { return t.beginMount(ctx, base) })
 	}
-	err := t.client.pusher.Upload(ctx, repo, l)
 	if err == nil {
 		return nil
 	}
 	if l.openErr != nil {
-		return result.Errorf(result.CommitJobFailed, "the layer %s of the base image is not in %s and cannot be copied there: %w; pulling the base image again on this node brings it back%s", base.Digest, repo, l.openErr, sources.hint)
+		return result.Errorf(result.CommitJobFailed, "the layer %s of the base image is not in %s and cannot be copied there: %w; pulling the base image again on this node brings it back%s", base.Digest, t.tag.Context(), l.openErr, sources.hint)
 	}
-	return t.fault("copying the base image's layer "+base.Digest.String()+" to", errors.Join(err, mountErr))
+	return t.fault("copying the base image's layer "+base.Digest.String()+" to", err)
+}
+
+// beginMount begins the upload of a base layer, and lets the registry take it from the first
+// other repository that is known to have it. One is enough: where the registry does not, it
+// has begun a whole upload.
+func (t *Target) beginMount(ctx context.Context, base BaseLayer) (*Upload, bool, error) {
+	for _, from := range base.Repositories {
+		source, ok := t.mountable(from)
+		if !ok {
+			continue
+		}
+		u, mounted, err := t.begin(ctx, &base.Digest, &source)
+		if err == nil && mounted {
+			// A registry may give what it knows of and does not have.
+			mounted, err = t.has(ctx, base.Digest)
+		}
+		if u != nil || mounted || ctx.Err() != nil {
+			return u, mounted, err
+		}
+		why := "it cannot be read there"
+		if err != nil {
+			why = describe(err) // the token need not cover the source, say
+		}
+		t.client.log.Info("a layer of the base is not mounted", "digest", base.Digest, "from", from, "because", why)
+		break
+	}
+	return t.begin(ctx, nil, nil)
 }
 
 // OpenBaseLayer reads a base layer that EnsureBaseLayer has seen to: the node's

@@ -21,18 +21,13 @@ package registry
 import (
 	"context"
 	"errors"
-	"io"
-	"net"
+	"log/slog"
 	"net/http"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 )
@@ -52,25 +47,27 @@ type Options struct {
 	// Pace, where it is set, is asked before each request of Exists: it may wait, and
 	// what it fails with is what Exists fails with.
 	Pace func(context.Context) error
+	// Patience is how long a registry may be silent; zero stands for half a minute.
+	Patience time.Duration
+	// Log is told what is tried again; nil: nobody is.
+	Log *slog.Logger
 }
 
 // Client talks to registries. It holds the tokens that they give.
 type Client struct {
 	insecure bool
-	options  []remote.Option
 	keychain keychain
-	base     http.RoundTripper
-	pusher   *remote.Pusher
-	// copier is a second pusher for what may need to read other repositories: its
-	// tokens ask for more, and a registry may refuse them as a whole.
-	copier *remote.Pusher
+	// transport sends requests again where that may help; options are those of the library
+	// that it sends for.
+	transport http.RoundTripper
+	options   []remote.Option
+	writers   writers
 	// looker asks whether images are there, and no faster than Options.Pace allows.
 	looker *remote.Puller
+	log    *slog.Logger
 }
 
-// retries are few: containers are frozen while the last of the uploads runs,
-// and whoever started us tries again later.
-var retries = remote.Backoff{Duration: 500 * time.Millisecond, Factor: 3, Jitter: 0.1, Steps: 3}
+const userAgent = "image-committer"
 
 // New returns a client; its errors have reasons.
 func New(o Options) (*Client, error) {
@@ -82,47 +79,23 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{insecure: o.Insecure, keychain: credentials, base: base}
+	c := &Client{insecure: o.Insecure, keychain: credentials, transport: persistent{base}, log: o.Log}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
 	c.options = []remote.Option{
-		remote.WithTransport(base),
+		remote.WithTransport(c.transport),
 		remote.WithAuthFromKeychain(credentials),
-		remote.WithUserAgent("image-committer"),
-		remote.WithRetryBackoff(retries),
-		remote.WithRetryPredicate(passing),
+		remote.WithUserAgent(userAgent),
+		// All is sent again by the transport alone.
+		remote.WithRetryBackoff(remote.Backoff{Steps: 1}),
 		// A layer without a copy in the registry could not be pulled on resume.
 		remote.WithNondistributable,
 	}
-	if c.pusher, err = remote.NewPusher(c.options...); err != nil {
-		return nil, err
-	}
-	if c.copier, err = remote.NewPusher(c.options...); err != nil {
-		return nil, err
-	}
-	if c.looker, err = remote.NewPuller(append(c.options[:len(c.options):len(c.options)], remote.WithTransport(paced{base, o.Pace}))...); err != nil {
+	if c.looker, err = remote.NewPuller(append(c.options[:len(c.options):len(c.options)], remote.WithTransport(persistent{paced{base, o.Pace}}))...); err != nil {
 		return nil, err
 	}
 	return c, nil
-}
-
-// passing is whether the same request may well succeed in a moment.
-func passing(err error) bool {
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return false
-	}
-	var answer *transport.Error
-	if errors.As(err, &answer) {
-		return answer.Temporary()
-	}
-	var timeout net.Error
-	if errors.As(err, &timeout) && timeout.Timeout() {
-		return true
-	}
-	for _, broken := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.EPIPE, syscall.ECONNRESET, net.ErrClosed} {
-		if errors.Is(err, broken) {
-			return true
-		}
-	}
-	return false
 }
 
 // Target is the tag that an image is pushed to.
@@ -153,20 +126,3 @@ func (c *Client) nameOptions(more ...name.Option) []name.Option {
 
 // String is the whole reference.
 func (t *Target) String() string { return t.tag.String() }
-
-// Upload pushes a blob of our own.
-func (t *Target) Upload(ctx context.Context, l v1.Layer) error {
-	return t.fault("pushing a layer to", t.client.pusher.Upload(ctx, t.tag.Context(), l))
-}
-
-// Publish pushes a manifest under the tag. Everything that it names has to be
-// there: the tag is what makes the image exist.
-func (t *Target) Publish(ctx context.Context, manifest []byte) error {
-	return t.fault("pushing the manifest to", t.client.pusher.Put(ctx, t.tag, rawManifest(manifest)))
-}
-
-// rawManifest is a remote.Taggable that is pushed byte for byte.
-type rawManifest []byte
-
-func (m rawManifest) RawManifest() ([]byte, error)        { return m, nil }
-func (m rawManifest) MediaType() (types.MediaType, error) { return types.OCIManifestSchema1, nil }

@@ -21,24 +21,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 )
-
-// temporary are the answers that are the registry's own trouble.
-var temporary = []int{
-	http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
-	http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
-}
 
 func (t *Target) fault(doing string, err error) error {
 	return t.client.fault(doing, t.tag.String(), err)
@@ -65,7 +55,7 @@ func classify(err error) (result.Reason, string) {
 			return result.PushSecretInvalid, "; the registry wants other credentials than those of the push secret"
 		case code == http.StatusForbidden:
 			return result.PushSecretInvalid, "; the credentials of the push secret do not allow it"
-		case slices.Contains(temporary, code):
+		case code >= http.StatusInternalServerError, code == http.StatusRequestTimeout, code == http.StatusTooManyRequests:
 			return result.RegistryUnavailable, ""
 		}
 		return result.CommitJobFailed, ""
@@ -75,7 +65,8 @@ func classify(err error) (result.Reason, string) {
 		hostname x509.HostnameError
 		invalid  x509.CertificateInvalidError
 		notTLS   tls.RecordHeaderError
-		network  net.Error
+		silent   *silentError
+		broken   *connectionError
 	)
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
@@ -86,8 +77,7 @@ func classify(err error) (result.Reason, string) {
 		return result.RegistryUnavailable, "; its certificate has to be mended"
 	case errors.As(err, &notTLS), errors.Is(err, http.ErrSchemeMismatch), errors.Is(err, ErrPlainHTTP):
 		return result.RegistryUnavailable, "; a registry without TLS has to be allowed by --snapshot-registry-insecure"
-	case errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
-		errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET), errors.Is(err, net.ErrClosed):
+	case errors.As(err, &silent), errors.As(err, &broken):
 		return result.RegistryUnavailable, ""
 	}
 	return result.CommitJobFailed, ""

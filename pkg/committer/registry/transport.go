@@ -17,6 +17,7 @@ limitations under the License.
 package registry
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -51,7 +52,10 @@ func newTransport(o Options) (http.RoundTripper, error) {
 		ReadBufferSize:     64 << 10,
 		DisableCompression: true,
 		TLSClientConfig:    &tls.Config{MinVersion: tls.VersionTLS12},
+		// One connection carries many requests: that it is dead no single one of them finds out.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second, WriteByteTimeout: patience},
 	}
+	watched := patient{inner: t, patience: cmp.Or(o.Patience, patience)}
 	if o.CAFile != "" || len(o.CA) > 0 {
 		pool, err := trust(o)
 		if err != nil {
@@ -61,13 +65,13 @@ func newTransport(o Options) (http.RoundTripper, error) {
 	}
 	if o.Insecure {
 		t.TLSClientConfig.InsecureSkipVerify = true
-		return t, nil
+		return watched, nil
 	}
 	return secureTransport{sync.OnceValue(func() http.RoundTripper {
 		if t.TLSClientConfig.RootCAs == nil {
 			t.TLSClientConfig.RootCAs = publicRoots()
 		}
-		return t
+		return watched
 	})}, nil
 }
 

@@ -17,14 +17,15 @@ limitations under the License.
 package registry
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 
-	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/opencontainers/go-digest"
 )
@@ -39,78 +40,118 @@ type Upload struct {
 
 // Begin asks the registry for an upload. It has to be ended, by Put or Cancel.
 func (t *Target) Begin(ctx context.Context) (*Upload, error) {
-	u, err := t.begin(ctx)
+	u, _, err := t.begin(ctx, nil, nil)
 	return u, t.fault("asking to push to", err)
 }
 
-func (t *Target) begin(ctx context.Context) (*Upload, error) {
+// begin begins an upload. Where mount names a blob and from a repository of the same registry
+// that has it, the registry may take it from there instead: then there is nothing to upload.
+func (t *Target) begin(ctx context.Context, mount *v1.Hash, from *name.Repository) (u *Upload, mounted bool, err error) {
 	repo := t.tag.Context()
-	auth, err := authn.Resolve(ctx, t.client.keychain, repo)
-	if err != nil {
-		return nil, err
-	}
-	retrying := transport.NewRetry(t.client.base,
-		transport.WithRetryBackoff(retries), transport.WithRetryPredicate(passing), transport.WithRetryStatusCodes(temporary...))
-	authorized, err := transport.NewWithContext(ctx, repo.Registry, auth, retrying, []string{repo.Scope(transport.PushScope)})
-	if err != nil {
-		return nil, err
-	}
-	u := &Upload{target: t, client: &http.Client{Transport: authorized, CheckRedirect: sameHost}}
+	var scopes []string
 	where := url.URL{Scheme: repo.Scheme(), Host: repo.RegistryStr(), Path: fmt.Sprintf("/v2/%s/blobs/uploads/", repo.RepositoryStr())}
-	if u.location, err = u.do(ctx, http.MethodPost, &where, nil, http.StatusAccepted); err != nil {
-		return nil, err
+	want := []int{http.StatusAccepted}
+	if mount != nil {
+		scopes = append(scopes, from.Scope(transport.PullScope))
+		where.RawQuery = url.Values{"mount": {mount.String()}, "from": {from.RepositoryStr()}}.Encode()
+		want = append(want, http.StatusCreated)
 	}
-	if u.location == nil {
-		return nil, fmt.Errorf("POST %s: %w", &where, http.ErrNoLocation)
+	client, err := t.client.writer(ctx, repo, scopes...)
+	if err != nil {
+		return nil, false, err
 	}
-	return u, nil
+	u = &Upload{target: t, client: client}
+	var code int
+	code, u.location, err = u.do(ctx, http.MethodPost, &where, nil, want...)
+	switch {
+	case err != nil:
+		return nil, false, err
+	case code == http.StatusCreated:
+		return nil, true, nil
+	case u.location == nil:
+		return nil, false, fmt.Errorf("POST %s: %w", &where, http.ErrNoLocation)
+	}
+	return u, false, nil
 }
 
 // Put ends the upload with a small blob, in one request. Registries forget uploads that
 // were begun long ago: then the blob has to be uploaded anew.
 func (u *Upload) Put(ctx context.Context, content []byte) error {
+	return u.target.fault("pushing a blob to", u.commit(ctx, digest.FromBytes(content), content))
+}
+
+// stream uploads the content of a blob whose digest may be known only afterwards.
+func (u *Upload) stream(ctx context.Context, l v1.Layer) error {
+	content, err := l.Compressed()
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPatch, u.location.String(), content)
+	if err != nil {
+		_ = content.Close()
+		return err
+	}
+	// For a connection that turns out to be closed before anything was sent.
+	request.GetBody = l.Compressed
+	if size, err := l.Size(); err == nil {
+		request.ContentLength = size
+	}
+	request.Header.Set("Content-Type", "application/octet-stream")
+	// 202 is what they should answer; some do not.
+	_, location, err := u.send(request, http.StatusAccepted, http.StatusNoContent, http.StatusCreated)
+	if err != nil {
+		return err
+	}
+	if location != nil {
+		u.location = location
+	}
+	return nil
+}
+
+// commit ends the upload: with these bytes, or with those that were sent before.
+func (u *Upload) commit(ctx context.Context, blob digest.Digest, content []byte) error {
 	where := *u.location
 	query := where.Query()
-	query.Set("digest", digest.FromBytes(content).String())
+	query.Set("digest", blob.String())
 	where.RawQuery = query.Encode()
-	_, err := u.do(ctx, http.MethodPut, &where, content, http.StatusCreated)
-	return u.target.fault("pushing a blob to", err)
+	_, _, err := u.do(ctx, http.MethodPut, &where, content, http.StatusCreated)
+	return err
 }
 
 // Cancel lets the registry forget the upload at once.
 func (u *Upload) Cancel(ctx context.Context) error {
-	_, err := u.do(ctx, http.MethodDelete, u.location, nil, http.StatusNoContent, http.StatusOK, http.StatusAccepted)
+	_, _, err := u.do(ctx, http.MethodDelete, u.location, nil, http.StatusNoContent, http.StatusOK, http.StatusAccepted)
 	return u.target.fault("cancelling an upload to", err)
 }
 
 // do sends a request and returns where the answer leads to, nil where that is nowhere.
-func (u *Upload) do(ctx context.Context, method string, where *url.URL, content []byte, want ...int) (*url.URL, error) {
-	request, err := http.NewRequestWithContext(ctx, method, where.String(), bytes.NewReader(content))
+func (u *Upload) do(ctx context.Context, method string, where *url.URL, content []byte, want ...int) (int, *url.URL, error) {
+	request, err := newRequest(ctx, method, where.String(), content)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
-	if content != nil {
+	if method == http.MethodPut {
 		request.Header.Set("Content-Type", "application/octet-stream")
 	}
+	return u.send(request, want...)
+}
+
+func (u *Upload) send(request *http.Request, want ...int) (int, *url.URL, error) {
 	answer, err := u.client.Do(request)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	defer func() { _ = answer.Body.Close() }()
 	if err := transport.CheckError(answer, want...); err != nil {
-		return nil, err
+		return 0, nil, err
 	}
+	_, _ = io.CopyN(io.Discard, answer.Body, 64<<10) // so that the connection can be used again
 	location, err := answer.Location()
-	if errors.Is(err, http.ErrNoLocation) {
-		return nil, nil
+	switch {
+	case errors.Is(err, http.ErrNoLocation):
+		return answer.StatusCode, nil, nil
+	case err != nil:
+		return 0, nil, err
 	}
-	return location, err
-}
-
-// sameHost lets nobody be led to a server that only this node can reach.
-func sameHost(request *http.Request, via []*http.Request) error {
-	if len(via) > 0 && request.URL.Host != via[0].URL.Host {
-		return fmt.Errorf("%s redirects to %s, which no registry does to an upload", via[0].URL.Host, request.URL.Host)
-	}
-	return nil
+	return answer.StatusCode, location, notInside(location, request.URL)
 }
