@@ -174,7 +174,9 @@ func TestMoreThanTheSpoolHolds(t *testing.T) {
 	s.options.SpoolDir = t.TempDir()
 	c := s.node.containers["main-id"]
 	s.enlarge(c)
-	c.onPause = func() error { return os.Truncate(filepath.Join(c.upper, "many7"), maxSpool+1) }
+	c.onPause = func() error {
+		return os.WriteFile(filepath.Join(c.upper, "many7"), make([]byte, maxSpool+1), 0o600)
+	}
 	if err := s.commit(context.Background()); err != nil {
 		t.Fatal(err)
 	}

@@ -62,26 +62,49 @@ func (t *writer) regular(dir *directory, name, path []byte) error {
 	}
 	h := newHeader(&st, path, attrs.kept)
 	h.typeflag, h.size = tar.TypeReg, st.Size
-	if err := t.header(h); err != nil {
-		t.links.forget(&st) // no other name may lead to it
-		return err
-	}
-	t.stats.Bytes += st.Size
-	if t.keeping != nil {
-		return nil // it is there already
-	}
-	t.written = 0
-	err = t.content(fd, path, &st)
-	if t.tolerable(err) {
+	err = t.file(fd, h, path)
+	if t.tolerable(err) && h.promised {
 		// The header has promised the bytes. Remembered as no file that can be, it counts
 		// as changed; not remembered, its deletion would be forgotten, too.
 		torn := unix.Stat_t{Mode: st.Mode}
-		return errors.Join(t.zeros(st.Size-t.written+padding(st.Size)), t.remember(otherEntry, name, &torn))
+		return errors.Join(t.zeros(h.size-t.written+padding(h.size)), t.remember(otherEntry, name, &torn))
 	}
 	if err != nil {
+		t.links.forget(&st) // no other name may lead to it
 		return err
 	}
-	return errors.Join(t.zeros(padding(st.Size)), t.remember(otherEntry, name, &st))
+	return t.remember(otherEntry, name, &st)
+}
+
+// file writes a regular file.
+func (t *writer) file(fd int, h *header, path []byte) error {
+	if t.keeping != nil {
+		return t.header(h) // it is there already
+	}
+	if h.size < sparseLeast {
+		return t.whole(h, func() error { return t.copy(fd, path, 0, h.size) })
+	}
+	data, holes, err := t.extents(fd, h.size)
+	if err != nil {
+		return vanished(path, err)
+	}
+	if holes >= sparseLeast {
+		return t.sparse(fd, h, path, data)
+	}
+	return t.whole(h, func() error { return t.copy(fd, path, 0, h.size) })
+}
+
+// whole writes a header, what it has promised, and what is missing to a block.
+func (t *writer) whole(h *header, content func() error) error {
+	if err := t.header(h); err != nil {
+		return err
+	}
+	h.promised, t.written = true, 0
+	t.stats.Bytes += h.size
+	if err := content(); err != nil {
+		return err
+	}
+	return t.zeros(padding(h.size))
 }
 
 const openFile = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC
@@ -140,45 +163,6 @@ func (t *writer) settle(fd int) error {
 func (t *writer) tolerable(err error) bool {
 	var broken *sinkError
 	return err != nil && t.record != nil && t.ctx.Err() == nil && !errors.As(err, &broken) && !errors.Is(err, errManyFiles)
-}
-
-func (t *writer) content(fd int, path []byte, st *unix.Stat_t) error {
-	if st.Blocks*512 >= st.Size {
-		return t.copy(fd, path, 0, st.Size)
-	}
-	return t.copySparse(fd, path, st.Size)
-}
-
-// copySparse writes a file that occupies less than its size. Holes are written
-// as zeros without being read.
-func (t *writer) copySparse(fd int, path []byte, size int64) error {
-	for offset := int64(0); offset < size; {
-		data, err := unix.Seek(fd, offset, unix.SEEK_DATA)
-		switch {
-		case errors.Is(err, unix.ENXIO): // no data from here to the end
-			data = size
-		case errors.Is(err, unix.EINVAL): // a file system that does not tell
-			return t.copy(fd, path, offset, size)
-		case err != nil:
-			return vanished(path, err)
-		}
-		data = min(data, size)
-		if err := t.zeros(data - offset); err != nil {
-			return err
-		}
-		if data == size {
-			return nil
-		}
-		hole, err := unix.Seek(fd, data, unix.SEEK_HOLE)
-		if err != nil {
-			return vanished(path, err)
-		}
-		offset = min(hole, size)
-		if err := t.copy(fd, path, data, offset); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // copy writes the bytes from offset up to end.

@@ -35,6 +35,8 @@ type header struct {
 	mode       uint32 // the permission bits, with set-uid, set-gid and sticky
 	uid, gid   uint32
 	size       int64
+	sparse     int64 // the length of a file of which size is only the map and the data; 0 of others
+	promised   bool  // whether the header is written, and content has to follow
 	// sec and nsec are the time of the last change of the content.
 	sec, nsec    int64
 	major, minor uint32
@@ -94,7 +96,11 @@ func (e *encoder) encode(h *header) ([]byte, error) {
 		e.paxHeader(h.name)
 	}
 	b := e.block(h.typeflag)
-	putString(b[fieldName:fieldName+nameSize], h.name)
+	name := h.name
+	if h.sparse > 0 {
+		name = sparseName(name)
+	}
+	putString(b[fieldName:fieldName+nameSize], name)
 	putString(b[fieldLink:fieldLink+nameSize], h.link)
 	putOctal(b[fieldMode:][:8], int64(h.mode))
 	putOctal(b[fieldMode+8:][:8], fitting(int64(h.uid), octal8))
@@ -118,7 +124,13 @@ func fitting(n, most int64) int64 {
 // paxRecords collects what the fields cannot hold.
 func (e *encoder) paxRecords(h *header) error {
 	e.records, e.pax = e.records[:0], e.pax[:0]
-	if len(h.name) > nameSize || !isASCII(h.name) {
+	switch {
+	case h.sparse > 0:
+		e.add("GNU.sparse.major", "1")
+		e.add("GNU.sparse.minor", "0")
+		e.add("GNU.sparse.name", string(h.name))
+		e.add("GNU.sparse.realsize", strconv.FormatInt(h.sparse, 10))
+	case len(h.name) > nameSize || !isASCII(h.name):
 		e.add("path", string(h.name))
 	}
 	if len(h.link) > nameSize || !isASCII(h.link) {

@@ -92,7 +92,7 @@ type Options struct {
 type Stats struct {
 	// Entries are all tar entries, Whiteouts those among them that delete.
 	Entries, Whiteouts int64
-	// Bytes is the content of regular files, holes included.
+	// Bytes is the content of regular files, large holes not included.
 	Bytes int64
 	// Sockets were left out: a socket without its process is of no use, and tar
 	// cannot carry it.
@@ -137,8 +137,11 @@ type writer struct {
 	links   links
 	buf     []byte
 	stats   Stats
-	// written is how much of the current file's content was.
+	// written is how much of the current file's content was, data where it has any, and
+	// mapping that as a sparse file's map: both are used again.
 	written int64
+	data    []extent
+	mapping []byte
 
 	lowerdirs []string
 
