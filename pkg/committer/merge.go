@@ -55,24 +55,15 @@ func (c *commit) merge(ctx context.Context, p *part) error {
 	}
 	c.doing = fmt.Sprintf("merging the layers that earlier snapshots of container %q added", p.Name)
 	began := time.Now()
-	below, from, err := p.directoriesBelow(ctx, from, len(layers)-len(own))
-	if err != nil {
-		return c.unmerged(ctx, p, err)
-	}
-	parts, err := p.toRead(from, len(layers))
-	if err != nil {
-		return err
-	}
-	var plan *squash.Merge
-	if below != nil {
-		defer below.Close()
-		plan, err = squash.Plan(ctx, parts, below)
-	} else {
-		plan, err = p.planOnLayers(ctx, parts, from)
+	plan, from, err := p.plan(ctx, from, len(layers)-len(own))
+	if large := (*squash.TooLargeError)(nil); errors.As(err, &large) && large.Fits > 1 && len(layers)-large.Fits > from {
+		c.Log.Info("only the newest layers of earlier snapshots are merged", "container", p.Name, "layers", large.Fits, "because", err)
+		plan, from, err = p.plan(ctx, len(layers)-large.Fits, len(layers)-large.Fits)
 	}
 	if err != nil {
 		return c.unmerged(ctx, p, err)
 	}
+	defer plan.close()
 	l, err := upload(ctx, p.target, plan.Write)
 	if err != nil {
 		return c.unmerged(ctx, p, err)
@@ -86,9 +77,42 @@ func (c *commit) merge(ctx context.Context, p *part) error {
 		return err
 	}
 	p.base = &base
-	c.Log.Info("layers merged", "container", p.Name, "layers", len(parts), "directories", below != nil, "digest", merged.Descriptor.Digest,
+	c.Log.Info("layers merged", "container", p.Name, "layers", len(layers)-from, "directories", plan.below != nil, "digest", merged.Descriptor.Digest,
 		"bytes", merged.Descriptor.Size, "took", time.Since(began))
 	return nil
+}
+
+// planned is a merge, and the directories below it, if there are any.
+type planned struct {
+	*squash.Merge
+	below *overlay.Lower
+}
+
+func (p *planned) close() {
+	if p.below != nil {
+		p.below.Close()
+	}
+}
+
+// plan plans the merge of the layers from from on, or of some more: at most down to least.
+func (p *part) plan(ctx context.Context, from, least int) (*planned, int, error) {
+	layers := len(p.base.Manifest.Layers)
+	below, from, err := p.directoriesBelow(ctx, from, least)
+	if err != nil {
+		return nil, from, err
+	}
+	plan := &planned{below: below}
+	parts, err := p.toRead(from, layers)
+	if err == nil && below != nil {
+		plan.Merge, err = squash.Plan(ctx, parts, below)
+	} else if err == nil {
+		plan.Merge, err = p.planOnLayers(ctx, parts, from)
+	}
+	if err != nil {
+		plan.close()
+		return nil, from, err
+	}
+	return plan, from, nil
 }
 
 // directoriesBelow opens the node's directories of the layers below a merge. It may

@@ -46,6 +46,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/squash"
 )
 
 func TestToMerge(t *testing.T) {
@@ -142,6 +143,57 @@ func TestCyclesStayBounded(t *testing.T) {
 		if sizes[cycle] > sizes[5]*3/2 {
 			t.Errorf("at cycle %d the image has %d bytes, at 5 %d", cycle, sizes[cycle], sizes[5])
 		}
+	}
+}
+
+// TestAMergeOfTooManyPathsTakesTheNewest has a first snapshot of more files than a merge can remember: those above it are
+// merged all the same, and it stays what it is.
+func TestAMergeOfTooManyPathsTakesTheNewest(t *testing.T) {
+	most := squash.MaxPaths
+	defer func() { squash.MaxPaths = most }()
+	squash.MaxPaths = 50
+	s := newScene(t)
+	delete(s.node.containers, "side-id")
+	s.options.Containers = s.options.Containers[:1]
+	c := s.node.containers["main-id"]
+	repository := strings.TrimSuffix(s.options.Containers[0].Image, ":tag")
+	files := map[string]string{"base of main": ""}
+	var first v1.Hash
+	for cycle := range 20 {
+		c.upper = t.TempDir()
+		write := func(name, content string) {
+			if err := os.WriteFile(filepath.Join(c.upper, name), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			files[name] = content
+		}
+		for i := 0; cycle == 0 && i < 100; i++ {
+			write(fmt.Sprint("many", i), "")
+		}
+		write(fmt.Sprint("data", cycle%3), noise(cycle, 8<<10))
+		s.options.SnapshotUID = fmt.Sprint("uid", cycle)
+		s.options.Containers[0].Image = fmt.Sprint(repository, ":cycle", cycle)
+		s.reports = nil
+		if err := s.commit(context.Background()); err != nil {
+			t.Fatalf("cycle %d: %v", cycle, err)
+		}
+		got := s.last().Containers[0]
+		img := pull(t, got)
+		manifest, err := img.Manifest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cycle == 0 {
+			first = manifest.Layers[1].Digest
+		}
+		if got.Layers > 8 || manifest.Layers[1].Digest != first {
+			t.Fatalf("cycle %d: %d layers, the first of which is %s, want %s", cycle, got.Layers, manifest.Layers[1].Digest, first)
+		}
+		c.base = baseOf(t, img, repository)
+		c.lower = slices.Repeat([]string{t.TempDir()}, len(manifest.Layers))
+	}
+	if diff := cmp.Diff(files, unpack(t, c.base)); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
 	}
 }
 

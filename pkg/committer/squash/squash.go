@@ -19,7 +19,8 @@ limitations under the License.
 // make of them one after the other.
 //
 // It reads tar archives and writes one, member by member: content is never held,
-// headers pass as they are. Of each path it remembers some twenty bytes.
+// headers pass as they are. Each path takes some fifty bytes of memory, so that layers
+// of too many paths are not merged (TooLargeError).
 package squash
 
 import (
@@ -66,6 +67,7 @@ type Merge struct {
 	// bequests are of one writing.
 	bequests bequests
 	below    Below
+	moved    int // the bytes of what is moved
 }
 
 // source is a layer on its way into the merged one.
@@ -76,6 +78,27 @@ type source struct {
 	moved map[key]string
 	homes map[string]bool // those names
 }
+
+// MaxPaths bounds what a merge remembers; a million paths take some 50 MiB. Tests take less.
+var MaxPaths = 1 << 20
+
+// maxMoved bounds the bytes of the names of hard links whose first name is gone.
+const maxMoved = 16 << 20
+
+// TooLargeError is what Plan fails with for layers of so many paths that they would not fit
+// into memory.
+type TooLargeError struct {
+	// Fits is how many of the newest layers can be merged without the others.
+	Fits int
+}
+
+func (e *TooLargeError) Error() string {
+	return fmt.Sprintf("%v: there are more than %d paths in the layers, or links, of which the newest %d have less", ErrNotMergeable, MaxPaths, e.Fits)
+}
+
+func (e *TooLargeError) Unwrap() error { return ErrNotMergeable }
+
+var errTooLarge = errors.New("too many paths")
 
 // Plan reads the layers, the lowest first as in a manifest, and decides what is
 // left of each. A deletion is left where there is something below to be deleted: in
@@ -89,7 +112,11 @@ func Plan(ctx context.Context, layers []Layer, below Below) (*Merge, error) {
 		m.layers = append(m.layers, source{Layer: layers[i], moved: map[key]string{}, homes: map[string]bool{}})
 	}
 	for i := range m.layers {
-		if err := m.learn(ctx, uint8(i)); err != nil { //nolint:gosec // bounded above
+		err := m.learn(ctx, uint8(i)) //nolint:gosec // bounded above
+		if errors.Is(err, errTooLarge) {
+			return nil, &TooLargeError{Fits: i}
+		}
+		if err != nil {
 			return nil, fmt.Errorf("layer %s: %w", m.layers[i].DiffID, err)
 		}
 	}
@@ -109,6 +136,9 @@ func (m *Merge) learn(ctx context.Context, layer uint8) error {
 	all := io.TeeReader(content, verifier)
 	err = each(ctx, all, func(f *member, _ io.Reader) error {
 		path, what := f.meaning()
+		if len(m.index.places) > MaxPaths || m.moved > maxMoved {
+			return errTooLarge
+		}
 		if what == 0 {
 			m.index.addOpaque(layer, path)
 			return nil
@@ -119,6 +149,7 @@ func (m *Merge) learn(ctx context.Context, layer uint8) error {
 		if f.kind == typeLink && m.index.wins(layer, path, aFile) && !m.index.wins(layer, f.target, aFile) {
 			if k := m.index.key(f.target); s.moved[k] == "" {
 				s.moved[k], s.homes[path] = path, true
+				m.moved += len(path) + 64
 			}
 		}
 		return nil

@@ -25,6 +25,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"path"
+	goruntime "runtime"
 	"slices"
 	"sort"
 	"strings"
@@ -592,4 +593,57 @@ func apply(t *testing.T, base []byte, layers ...[]byte) map[string]string {
 		said[p] = fmt.Sprint(f.text, " ", names[f])
 	}
 	return said
+}
+
+// TestTooManyPaths says how many of the newest layers can be merged alone.
+func TestTooManyPaths(t *testing.T) {
+	most := MaxPaths
+	defer func() { MaxPaths = most }()
+	MaxPaths = 12
+	few := func(name string) Layer { return inMemory(layerOf(t, "d/", "d/"+name+"=1", "d/.wh."+name+"x")) }
+	var entries []string
+	for i := range 20 {
+		entries = append(entries, fmt.Sprintf("%d=1", i))
+	}
+	many := inMemory(layerOf(t, entries...))
+	for _, test := range []struct {
+		name   string
+		layers []Layer // the lowest first
+		fits   int     // all where it is 0
+	}{
+		{"all fit", []Layer{few("a"), few("b"), few("c")}, 0},
+		{"the same paths in each", []Layer{few("a"), few("a"), few("a"), few("a"), few("a"), few("a")}, 0},
+		{"the lowest is large", []Layer{many, few("a"), few("b")}, 2},
+		{"one between", []Layer{few("a"), many, few("b")}, 1},
+		{"the topmost", []Layer{few("a"), many}, 0 - 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := Plan(t.Context(), test.layers, everything{})
+			large := (*TooLargeError)(nil)
+			if errors.As(err, &large) != (test.fits != 0) || err != nil && !errors.Is(err, ErrNotMergeable) {
+				t.Fatalf("got %v", err)
+			}
+			if large != nil && large.Fits != max(test.fits, 0) {
+				t.Errorf("%d fit, want %d", large.Fits, max(test.fits, 0))
+			}
+		})
+	}
+}
+
+// TestMemoryOfPaths is what as many paths take as are merged at most.
+func TestMemoryOfPaths(t *testing.T) {
+	var before, after goruntime.MemStats
+	goruntime.GC()
+	goruntime.ReadMemStats(&before)
+	x := newIndex()
+	for i := range MaxPaths {
+		x.add(0, fmt.Sprintf("some/directory/%d", i), aFile)
+	}
+	goruntime.GC()
+	goruntime.ReadMemStats(&after)
+	if took := int64(after.HeapAlloc-before.HeapAlloc) >> 20; took > 64 {
+		t.Errorf("%d paths take %d MiB", len(x.places), took)
+	} else {
+		t.Logf("%d paths take %d MiB", len(x.places), took)
+	}
 }
