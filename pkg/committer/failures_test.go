@@ -59,7 +59,7 @@ func TestFailuresThaw(t *testing.T) {
 					}
 					return deny
 				}
-			}, result.PushSecretInvalid, "403", false},
+			}, result.RegistryDenied, "403", false},
 		"a base layer is nowhere": {
 			func(s *scene, _ func(error)) {
 				s.node.containers["side-id"].base.Open = func(context.Context, ocispec.Descriptor) (io.ReadCloser, error) { return nil, broken }
@@ -146,7 +146,7 @@ func TestFailuresThaw(t *testing.T) {
 					}
 					return fail
 				}
-			}, result.CommitJobFailed, "400", true},
+			}, result.RegistryDenied, "400", true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -117,7 +117,7 @@ const (
 )
 
 // Reasons of a SandboxSnapshot's ImageAvailable condition, beside ReasonImageUnavailable,
-// ReasonRegistryUnavailable and ReasonPushSecretInvalid.
+// ReasonRegistryUnavailable, ReasonRegistryDenied and ReasonPushSecretInvalid.
 const (
 	// ReasonImageAvailable: every image is in the registry.
 	ReasonImageAvailable = "ImageAvailable"
@@ -129,8 +129,11 @@ const (
 const (
 	// ReasonRegistryNotConfigured: the server runs without --snapshot-registry.
 	ReasonRegistryNotConfigured = "RegistryNotConfigured"
-	// ReasonRegistryUnavailable: the registry cannot be reached or answers with an error.
+	// ReasonRegistryUnavailable: the registry cannot be reached, has gone silent, or is in trouble.
 	ReasonRegistryUnavailable = "RegistryUnavailable"
+	// ReasonRegistryDenied: the registry says no, and not for the credentials: a quota, a rule, a
+	// name or a format that it does not take. The message begins with its words.
+	ReasonRegistryDenied = "RegistryDenied"
 	// ReasonPushSecretNotFound: the push secret does not exist.
 	ReasonPushSecretNotFound = "PushSecretNotFound"
 	// ReasonPushSecretInvalid: the push secret is of the wrong type, or the registry refuses it.

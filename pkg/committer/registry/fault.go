@@ -21,6 +21,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -34,32 +35,43 @@ func (t *Target) fault(doing string, err error) error {
 	return t.client.fault(doing, t.tag.String(), err)
 }
 
-// fault gives a failure its reason and makes a sentence of it.
+// fault gives a failure its reason and makes a sentence of it. What the registry says comes
+// first: of a long message people see the beginning.
 func (c *Client) fault(doing, image string, err error) error {
 	if err == nil {
 		return nil
 	}
-	reason, advice := classify(err)
-	if reason == result.PushSecretInvalid && len(c.keychain) == 0 {
-		advice = "; there is no push secret with credentials"
+	var answer *transport.Error
+	if !errors.As(err, &answer) {
+		reason, advice := c.classify(err)
+		return result.Wrap(reason, err, "%s %s: %s%s", doing, image, describe(err), advice)
 	}
-	return result.Wrap(reason, err, "%s %s: %s%s", doing, image, describe(err), advice)
+	m := meaningOf(answer)
+	advice := m.advice
+	switch {
+	case len(c.keychain) > 0:
+	case m.reason == result.PushSecretInvalid:
+		advice = "there is no push secret with credentials"
+	case answer.StatusCode == http.StatusForbidden:
+		advice = "there is no push secret with credentials, or " + advice
+	}
+	return result.Wrap(m.reason, err, "%s (%s) %s %s; %s", words(answer), origin(answer, image), doing, image, advice)
 }
 
-// classify finds the reason of a failure, and what a person can do about it.
-func classify(err error) (result.Reason, string) {
-	var answer *transport.Error
-	if errors.As(err, &answer) {
-		switch code := answer.StatusCode; {
-		case code == http.StatusUnauthorized:
-			return result.PushSecretInvalid, "; the registry wants other credentials than those of the push secret"
-		case code == http.StatusForbidden:
-			return result.PushSecretInvalid, "; the credentials of the push secret do not allow it"
-		case code >= http.StatusInternalServerError, code == http.StatusRequestTimeout, code == http.StatusTooManyRequests:
-			return result.RegistryUnavailable, ""
-		}
-		return result.CommitJobFailed, ""
+// origin is who has answered what.
+func origin(answer *transport.Error, image string) string {
+	registry, _, _ := strings.Cut(image, "/")
+	if answer.Request == nil {
+		return fmt.Sprintf("status %d", answer.StatusCode)
 	}
+	if host := answer.Request.URL.Host; host != registry {
+		return fmt.Sprintf("status %d of %s to a %s", answer.StatusCode, host, answer.Request.Method)
+	}
+	return fmt.Sprintf("status %d to a %s", answer.StatusCode, answer.Request.Method)
+}
+
+// classify finds the reason of a failure that is no answer, and what a person can do about it.
+func (c *Client) classify(err error) (result.Reason, string) {
 	var (
 		unknown  x509.UnknownAuthorityError
 		hostname x509.HostnameError
@@ -75,7 +87,7 @@ func classify(err error) (result.Reason, string) {
 		return result.RegistryUnavailable, "; its CA can be given by --snapshot-registry-ca"
 	case errors.As(err, &hostname), errors.As(err, &invalid):
 		return result.RegistryUnavailable, "; its certificate has to be mended"
-	case errors.As(err, &notTLS), errors.Is(err, http.ErrSchemeMismatch), errors.Is(err, ErrPlainHTTP):
+	case !c.insecure && (errors.As(err, &notTLS) || errors.Is(err, http.ErrSchemeMismatch) || errors.Is(err, ErrPlainHTTP)):
 		return result.RegistryUnavailable, "; a registry without TLS has to be allowed by --snapshot-registry-insecure"
 	case errors.As(err, &silent), errors.As(err, &broken):
 		return result.RegistryUnavailable, ""
@@ -99,9 +111,5 @@ func describe(err error) string {
 		}
 	}
 	text = strings.Join(strings.Fields(text), " ") // one line
-	// Proxies answer with whole web pages.
-	if len(text) > maxDescription {
-		text = strings.ToValidUTF8(text[:maxDescription], "") + "…"
-	}
-	return text
+	return shorten(text, maxDescription)
 }

@@ -96,8 +96,8 @@ func TestFaults(t *testing.T) {
 	}{
 		"fine":                      {inMemory(), "", true, "", ""},
 		"401":                       {answering(401, nil), "", true, result.PushSecretInvalid, "401"},
-		"403":                       {answering(403, nil), "", true, result.PushSecretInvalid, "no push secret"},
-		"404":                       {answering(404, nil), "", true, result.CommitJobFailed, "404"},
+		"403":                       {answering(403, nil), "", true, result.RegistryDenied, "no push secret"},
+		"404":                       {answering(404, nil), "", true, result.RegistryDenied, "404"},
 		"429":                       {answering(429, nil), "", true, result.RegistryUnavailable, "429"},
 		"503":                       {answering(503, nil), "", true, result.RegistryUnavailable, "503"},
 		"connection refused":        {nil, host(closed), true, result.RegistryUnavailable, "refused"},

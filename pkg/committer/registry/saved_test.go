@@ -134,9 +134,9 @@ func TestExists(t *testing.T) {
 		"down":                    {handler: answering(http.StatusServiceUnavailable, nil), want: "RegistryUnavailable"},
 		"broken":                  {handler: answering(http.StatusInternalServerError, nil), want: "RegistryUnavailable"},
 		"wants other credentials": {handler: answering(http.StatusUnauthorized, nil), want: "PushSecretInvalid"},
-		"forbids it":              {handler: answering(http.StatusForbidden, nil), want: "PushSecretInvalid"},
+		"forbids it":              {handler: answering(http.StatusForbidden, nil), want: "RegistryDenied"},
 		// A proxy whose upstream is away, or a wrong address.
-		"is no registry": {handler: http.NotFoundHandler(), want: "CommitJobFailed"},
+		"is no registry": {handler: http.NotFoundHandler(), want: "RegistryUnavailable"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := httptest.NewServer(test.handler)

@@ -86,6 +86,9 @@ const (
 	// RegistryUnavailable: the registry cannot be reached, or answers with errors
 	// that are its own. The same again may succeed later.
 	RegistryUnavailable Reason = "RegistryUnavailable"
+	// RegistryDenied: the registry refuses what it was asked, for a reason other than the
+	// credentials: a quota, a rule, a name, a format.
+	RegistryDenied Reason = "RegistryDenied"
 	// PushSecretInvalid: the registry refuses the credentials, or their file
 	// cannot be read.
 	PushSecretInvalid Reason = "PushSecretInvalid"

@@ -105,7 +105,7 @@ func reasonOf(err error) string {
 	switch reason := result.From(err).Reason; {
 	case errors.Is(err, errBusy):
 		return v1alpha1.ReasonImageCheckFailed
-	case reason == result.RegistryUnavailable, reason == result.PushSecretInvalid:
+	case reason == result.RegistryUnavailable, reason == result.RegistryDenied, reason == result.PushSecretInvalid:
 		return string(reason)
 	}
 	return v1alpha1.ReasonImageCheckFailed
