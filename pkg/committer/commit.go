@@ -178,6 +178,7 @@ type part struct {
 	files     runtime.Files
 	found     overlay.Found
 	apart     bool // whether its layer is none by itself
+	volumes   []overlay.Volume
 	base      *Base
 	gone      *runtime.Gone // until preflight has found a base
 	// diffIDs are those of the base as it is unpacked on the node.
@@ -186,11 +187,13 @@ type part struct {
 	copied *overlay.Copy
 	layers []image.Layer
 	differ string // result.DifferContainerd, or empty
-	image  *image.Image
+	// leftOut is whether that was told of the volumes.
+	leftOut bool
+	image   *image.Image
 }
 
 func (p *part) readOptions() overlay.Options {
-	return overlay.Options{UserXattr: p.files.UserXattr, Lowerdirs: p.files.Lowerdirs, Owners: overlay.Owners{Users: ids(p.files.Users), Groups: ids(p.files.Groups)}}
+	return overlay.Options{UserXattr: p.files.UserXattr, Lowerdirs: p.files.Lowerdirs, Owners: overlay.Owners{Users: ids(p.files.Users), Groups: ids(p.files.Groups)}, Volumes: p.volumes}
 }
 
 func ids(mappings []runtimespec.LinuxIDMapping) []overlay.IDs {
@@ -340,8 +343,14 @@ func (c *commit) prepare(ctx context.Context) (err error) {
 		if p.files, err = p.container.Files(ctx); err != nil {
 			return err
 		}
+		if err := c.placeVolumes(p); err != nil {
+			return err
+		}
 		if p.files.Upperdir == "" {
 			c.Log.Warn("containerd has to compare the files with the image", "container", p.Name, "because", p.files.Why)
+		}
+		if p.files.Upperdir == "" && len(p.volumes) == 0 {
+			// There is nothing to be read here.
 		} else if err := overlay.Check(p.files.Upperdir, p.readOptions()); err != nil {
 			return result.Wrap(result.CommitJobFailed, err, "the files of container %q cannot be read here: %s", p.Name, err)
 		}

@@ -43,6 +43,15 @@ func (c *commit) compare(ctx context.Context, p *part) error {
 		c.doing = fmt.Sprintf("pushing the layer of container %q to %s", p.Name, p.target)
 		err = c.uploadCompared(ctx, p, made)
 	}
+	if err == nil {
+		// It has everything, also what a first pass may have pushed.
+		p.layers = []image.Layer{{
+			Descriptor: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerZstd, Digest: made.Descriptor.Digest, Size: made.Descriptor.Size},
+			DiffID:     made.DiffID,
+			Created:    time.Now().UTC(),
+		}}
+		err = c.uploadVolumes(ctx, p)
+	}
 	if checkErr := c.undisturbed(ctx, p); checkErr != nil {
 		return checkErr
 	}
@@ -50,12 +59,6 @@ func (c *commit) compare(ctx context.Context, p *part) error {
 		return fmt.Errorf("container %q: %w", p.Name, err)
 	}
 	p.differ = result.DifferContainerd
-	// It has everything, also what a first pass may have pushed.
-	p.layers = []image.Layer{{
-		Descriptor: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerZstd, Digest: made.Descriptor.Digest, Size: made.Descriptor.Size},
-		DiffID:     made.DiffID,
-		Created:    time.Now().UTC(),
-	}}
 	c.Log.Info("layer pushed", "container", p.Name, "digest", made.Descriptor.Digest, "bytes", made.Descriptor.Size,
 		"differ", p.differ, "compared", compared, "took", time.Since(began))
 	return nil

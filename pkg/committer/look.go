@@ -29,7 +29,7 @@ import (
 // look looks at what a container has changed, for what would make the commit fail: before
 // anything is pushed or frozen, and again so at the next try.
 func (c *commit) look(ctx context.Context, p *part) (err error) {
-	if p.files.Upperdir == "" {
+	if p.files.Upperdir == "" && len(p.volumes) == 0 {
 		return nil
 	}
 	began := time.Now()

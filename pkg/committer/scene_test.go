@@ -62,14 +62,15 @@ type fakeNode struct {
 }
 
 type fakeContainer struct {
-	node  *fakeNode
-	name  string
-	state runtime.State
-	upper string
-	lower []string
-	chain []string // one for each layer of the base where it is nil
-	base  *Base
-	gone  *runtime.Gone // instead of the base
+	node    *fakeNode
+	name    string
+	state   runtime.State
+	upper   string
+	lower   []string
+	volumes []runtime.Volume
+	chain   []string // one for each layer of the base where it is nil
+	base    *Base
+	gone    *runtime.Gone // instead of the base
 
 	checks          int
 	onCheck         func(n int) error
@@ -182,7 +183,7 @@ func (c *fakeContainer) Compare(context.Context) (*runtime.Compared, error) {
 	return c.compare()
 }
 func (c *fakeContainer) Files(context.Context) (runtime.Files, error) {
-	return runtime.Files{Upperdir: c.upper, Lowerdirs: c.lower}, nil
+	return runtime.Files{Upperdir: c.upper, Lowerdirs: c.lower, Volumes: c.volumes}, nil
 }
 func (c *fakeContainer) Chain(context.Context) ([]string, error) {
 	if c.chain != nil {

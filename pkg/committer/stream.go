@@ -81,6 +81,7 @@ func (c *commit) pushed(p *part, l *layer.Layer, stats overlay.Stats, began time
 	if err != nil {
 		return err
 	}
+	c.warnLeftOut(p, stats)
 	if stats.Entries > 0 || len(p.layers) == 0 {
 		p.layers = append(p.layers, described)
 	}

@@ -46,7 +46,7 @@ func (c *commit) copyFirst(ctx context.Context, p *part) error {
 	if err != nil || state != runtime.Running {
 		return err
 	}
-	fits, err := p.found.Remembers(ctx, p.files.Upperdir)
+	fits, err := p.found.Remembers(ctx, p.files.Upperdir, p.volumes...)
 	if err != nil || !fits {
 		c.Log.Info("the container will be read at once, while it is frozen", "container", p.Name, "entries", p.found.Entries, "because", "there is no memory for what would have to be remembered of them", "error", err)
 		return ctx.Err()

@@ -86,14 +86,14 @@ func TestAhead(t *testing.T) {
 		t.Helper()
 		before := openFiles(t)
 		var out bytes.Buffer
-		w, flush := newWriter(ctx, &out, Options{})
+		w, flush := newWriter(ctx, &out, root, Options{})
 		if record {
 			var err error
 			if w.record, err = newRecording(); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := w.walk(root); (err != nil) != (ctx.Err() != nil) {
+		if err := w.eachBranch(w.walk); (err != nil) != (ctx.Err() != nil) {
 			t.Fatal(err)
 		}
 		if err := flush(); err != nil && ctx.Err() == nil {
@@ -136,8 +136,8 @@ func BenchmarkCold(b *testing.B) {
 		forget(b, root)
 		b.StartTimer()
 		var out bytes.Buffer
-		w, _ := newWriter(b.Context(), &out, Options{})
-		if err := w.walk(root); err != nil {
+		w, _ := newWriter(b.Context(), &out, root, Options{})
+		if err := w.eachBranch(w.walk); err != nil {
 			b.Fatal(err)
 		}
 	}

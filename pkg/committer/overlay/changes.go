@@ -60,12 +60,13 @@ func (t *writer) unchanged(stack []*frame, was *known, st *unix.Stat_t, again fu
 // walkChanges walks the tree below root and the record of the first pass side by
 // side: both are in the same order, so no more of either is in memory than the
 // current directories.
-func (t *writer) walkChanges(root string) (err error) {
-	top, st, err := openRoot(root)
+func (t *writer) walkChanges(root *branch) (err error) {
+	top, st, err := openRoot(root.dir)
 	if err != nil {
 		return err
 	}
-	stack := []*frame{{dir: top, compared: true}}
+	path := t.volumes.prefix()
+	stack := []*frame{{dir: top, compared: true, path: len(path), whole: slices.Clone(path)}}
 	defer func() {
 		for _, f := range stack {
 			f.dir.close()
@@ -75,11 +76,11 @@ func (t *writer) walkChanges(root string) (err error) {
 	if err != nil {
 		return err
 	}
-	attrs, err := t.xattrs(fdXattrs(top.fd), nil)
+	attrs, err := t.xattrs(fdXattrs(top.fd), path)
 	if err != nil {
 		return err
 	}
-	same, err := t.unchanged(stack, was, st, func() error { return t.writeDirectory(top, st, attrs, nil, attrs.opaque) })
+	same, err := t.unchanged(stack, was, st, func() error { return t.writeDirectory(top, st, attrs, path, t.hides(top, attrs)) })
 	if err != nil {
 		return err
 	}
@@ -90,10 +91,9 @@ func (t *writer) walkChanges(root string) (err error) {
 		}
 	}
 	if stack[0].names, err = top.list(t.buf); err != nil {
-		return vanished(nil, err)
+		return vanished(path, err)
 	}
 
-	var path []byte
 	for len(stack) > 0 {
 		if err := t.ctx.Err(); err != nil {
 			return err
@@ -113,6 +113,10 @@ func (t *writer) walkChanges(root string) (err error) {
 			return err
 		}
 		path = f.join(path, name)
+		if t.volumes.elsewhere(path) {
+			f.next++
+			continue
+		}
 		child, err := t.compare(stack, name, f.names.types[f.next], path)
 		if err != nil {
 			return err
@@ -185,7 +189,11 @@ func (t *writer) deleted(stack []*frame, dir []byte, was *known) error {
 		if len(dir) > 0 {
 			path = append(path, '/')
 		}
-		if err := t.whiteout(append(path, was.name...)); err != nil {
+		path = append(path, was.name...)
+		if err := t.volumes.leadsOn(path); err != nil {
+			return err
+		}
+		if err := t.whiteout(path); err != nil {
 			return err
 		}
 	}
@@ -233,9 +241,13 @@ func (t *writer) compare(stack []*frame, name []byte, kind uint8, path []byte) (
 	if err := t.forget(was); err != nil {
 		return nil, err
 	}
-	if format == unix.S_IFSOCK {
+	if format == unix.S_IFSOCK || t.isInnerWhiteout(&st) {
 		// It is left out, but what was in its place is not there any more.
-		t.stats.Sockets++
+		if format == unix.S_IFSOCK {
+			t.stats.Sockets++
+		} else {
+			t.leaveOut(path)
+		}
 		if was.kind == whiteoutEntry {
 			return nil, nil
 		}
@@ -306,6 +318,9 @@ func (t *writer) compareDirectory(stack []*frame, name, path []byte, was *known)
 // flush writes the directories of the stack that were not, because nothing in
 // them had changed up to now: unpackers would change their times.
 func (t *writer) flush(stack []*frame) error {
+	if err := t.lead(); err != nil {
+		return err
+	}
 	for _, f := range stack {
 		if f.written {
 			continue
@@ -334,7 +349,7 @@ func (t *writer) prepare(f *frame) error {
 	if err != nil {
 		return err
 	}
-	f.own = directoryHeader(f.dir, &st, attrs, f.whole)
+	f.own = directoryHeader(f.dir, &st, attrs, f.whole, t.volumes.inherits)
 	return nil
 }
 

@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -94,19 +95,12 @@ const syncTime = 2 * time.Second
 // BeginCopy marks the beginning. Its error is ErrNoPromise where the directory
 // has to be read at once.
 func BeginCopy(ctx context.Context, path string, o Options) (_ *Copy, err error) {
-	dir, _, err := openRoot(path)
+	c := &Copy{path: path, options: o, clock: o.Clock, together: map[inode]bool{}, seed: maphash.MakeSeed()}
+	disks, err := c.disks()
 	if err != nil {
 		return nil, err
 	}
-	defer dir.close()
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(dir.fd, &fs); err != nil {
-		return nil, fmt.Errorf("asking for the file system of %s: %w", path, err)
-	}
-	if !magics[int64(fs.Type)] {
-		return nil, fmt.Errorf("%w: the file system (type %#x) is none of ext4, XFS and Btrfs", ErrNoPromise, fs.Type)
-	}
-	c := &Copy{path: path, options: o, clock: o.Clock, together: map[inode]bool{}, seed: maphash.MakeSeed()}
+	defer closeAll(disks)
 	if c.clock == nil {
 		if c.clock, err = watchClock(); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrNoPromise, err)
@@ -123,9 +117,43 @@ func BeginCopy(ctx context.Context, path string, o Options) (_ *Copy, err error)
 		return nil, fmt.Errorf("%w: asking for the time: %w", ErrNoPromise, err)
 	}
 	c.limit = unix.NsecToTimespec(past.UnixNano())
-	synced, err := syncFS(ctx, dir.fd, syncTime)
-	c.eachFile = !synced
-	return c, err
+	for _, disk := range disks {
+		synced, err := syncFS(ctx, disk.fd, syncTime)
+		c.eachFile = c.eachFile || !synced
+		if err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// disks opens one directory of each file system that is read, and fails where one of them does
+// not keep the promises.
+func (c *Copy) disks() (disks []*directory, err error) {
+	defer func() {
+		if err != nil {
+			closeAll(disks)
+		}
+	}()
+	for _, one := range c.options.branches(c.path) {
+		dir, _, err := openRoot(one.dir)
+		if err != nil {
+			return disks, err
+		}
+		if slices.ContainsFunc(disks, func(other *directory) bool { return other.id.dev == dir.id.dev }) {
+			dir.close()
+			continue
+		}
+		disks = append(disks, dir)
+		var fs unix.Statfs_t
+		if err := unix.Fstatfs(dir.fd, &fs); err != nil {
+			return disks, fmt.Errorf("asking for the file system of %s: %w", one.dir, err)
+		}
+		if !magics[int64(fs.Type)] {
+			return disks, fmt.Errorf("%w: the file system (type %#x) is none of ext4, XFS and Btrfs", ErrNoPromise, fs.Type)
+		}
+	}
+	return disks, nil
 }
 
 // syncFS returns whether all was written back in time.
@@ -236,12 +264,12 @@ func (c *Copy) Close() {
 // It may be called again.
 func (c *Copy) First(ctx context.Context, w io.Writer) (_ Stats, err error) {
 	c.record = nil
-	t, flush := newWriter(ctx, w, c.options)
+	t, flush := newWriter(ctx, w, c.path, c.options)
 	if t.record, err = newRecording(); err != nil {
 		return Stats{}, err
 	}
 	t.writeBack, t.recent = c.eachFile, &recent{limit: c.limit, seed: c.seed}
-	if err := t.walk(c.path); err != nil {
+	if err := t.eachBranch(t.walk); err != nil {
 		return t.stats, err
 	}
 	if err := errors.Join(t.record.close(), t.finish(), flush()); err != nil {
@@ -262,9 +290,9 @@ func (c *Copy) Changes(ctx context.Context, w io.Writer) (Stats, error) {
 		return Stats{}, err
 	}
 	defer recall.close()
-	t, flush := newWriter(ctx, w, c.options)
+	t, flush := newWriter(ctx, w, c.path, c.options)
 	t.changes = &changes{limit: c.limit, seed: c.seed, recall: recall, together: c.together}
-	if err := t.walkChanges(c.path); err != nil {
+	if err := t.eachBranch(t.walkChanges); err != nil {
 		return t.stats, err
 	}
 	return t.stats, errors.Join(t.finish(), flush())

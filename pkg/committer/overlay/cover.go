@@ -46,12 +46,15 @@ func Cover(ctx context.Context, w io.Writer, path string, committed time.Time, o
 	if o.Owners.mapped() {
 		return Stats{}, errors.New("its owners are those of a user namespace, not those of its layer")
 	}
+	if len(o.Volumes) > 0 {
+		return Stats{}, errors.New("volumes are not in it")
+	}
 	if err := Check(path, o); err != nil {
 		return Stats{}, err
 	}
-	t, flush := newWriter(ctx, w, o)
+	t, flush := newWriter(ctx, w, path, o)
 	t.keeping = &keeping{committed: committed}
-	if err := t.walk(path); err != nil || t.stats.Entries == 0 {
+	if err := t.eachBranch(t.walk); err != nil || t.stats.Entries == 0 {
 		return t.stats, err
 	}
 	return t.stats, errors.Join(t.finish(), flush())

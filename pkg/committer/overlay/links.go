@@ -32,6 +32,8 @@ type links struct {
 	first map[uint64]firstName // by inode number
 	dirs  []place              // the directories that have any; the root is the first
 	names []byte
+
+	prefix string // the root's path
 }
 
 // place is where something is: a name, and a directory's number.
@@ -118,8 +120,11 @@ func (l *links) number(dir *directory) (uint32, error) {
 
 func (l *links) path(at place) []byte {
 	var path []byte
-	if at.dir > 0 {
+	switch {
+	case at.dir > 0:
 		path = append(l.path(l.dirs[at.dir]), '/')
+	case l.prefix != "":
+		path = append([]byte(l.prefix), '/')
 	}
 	return append(path, l.names[at.start:at.start+uint32(at.size)]...)
 }

@@ -45,30 +45,39 @@ type Found struct {
 	apart error
 }
 
-// Survey looks at all entries of the directory at path, without opening a file: what a
-// container does meanwhile makes it less exact, and nothing else.
+// Survey looks at all entries of the directory at path and of the volumes, without opening a
+// file; without a path at the volumes alone. What a container does meanwhile makes it less exact, and nothing else.
 //
 // It fails for what Write would fail for at whatever moment: with ErrUnrepresentable,
 // for the first such entry and with their number, else with ErrNotSelfContained.
 func Survey(ctx context.Context, path string, o Options) (Found, error) {
-	top, _, err := openRoot(path)
-	if err != nil {
-		return Found{}, err
-	}
-	defer top.close()
 	s := &surveyor{ctx: ctx}
 	for range min(runtime.GOMAXPROCS(0), maxSurveyors) {
 		// What is written goes nowhere: it is for being refused.
-		w, _ := newWriter(ctx, nowhere{}, o)
+		w, _ := newWriter(ctx, nowhere{}, path, o)
 		s.writers = append(s.writers, w)
 	}
-	_, err = s.writers[0].xattrs(fdXattrs(top.fd), nil)
-	s.found.note(err)
-	s.found.Entries++
-	if err := s.into(top, nil, 0); err != nil {
-		return s.found, err
+	for _, one := range o.branches(path) {
+		if err := s.branch(one); err != nil {
+			return s.found, err
+		}
 	}
 	return s.found, s.found.err()
+}
+
+func (s *surveyor) branch(one *branch) error {
+	top, _, err := openRoot(one.dir)
+	if err != nil {
+		return err
+	}
+	defer top.close()
+	for _, w := range s.writers {
+		w.on(one)
+	}
+	_, err = s.writers[0].xattrs(fdXattrs(top.fd), []byte(one.at))
+	s.found.note(err)
+	s.found.Entries++
+	return s.into(top, []byte(one.at), 0)
 }
 
 func (f *Found) note(err error) {
@@ -208,6 +217,10 @@ func (t *writer) look(ctx context.Context, dir *directory, all *names, path []by
 			continue // it is gone
 		}
 		whole = append(whole[:parent], name...)
+		if t.volumes.elsewhere(whole) {
+			all.types[i] = unix.DT_UNKNOWN
+			continue
+		}
 		f.Entries++
 		f.names += int64(len(name))
 		f.Bytes += st.Blocks * 512
@@ -263,9 +276,9 @@ func whoMakes(name []byte) string {
 	return ""
 }
 
-// Remembers is whether what a first pass has to remember of the directory at path fits into
-// the memory for it. What is known of it may be enough to say so.
-func (f *Found) Remembers(ctx context.Context, path string) (bool, error) {
+// Remembers is whether what a first pass has to remember of the directory at path and of the
+// volumes fits into the memory for it. What is known of it may be enough to say so.
+func (f *Found) Remembers(ctx context.Context, path string, volumes ...Volume) (bool, error) {
 	// Beside its name an entry has a kind, a length, and numbers of which most are small.
 	const beside = 40
 	if f.names+f.Entries*beside < int64(maxRecord) {
@@ -275,16 +288,29 @@ func (f *Found) Remembers(ctx context.Context, path string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	top, st, err := openRoot(path)
-	if err != nil {
-		return false, err
+	for _, one := range (Options{Volumes: volumes}).branches(path) {
+		if err = record.root(ctx, one.dir); err != nil {
+			break
+		}
 	}
-	defer top.close()
-	err = errors.Join(record.add(directoryEntry, nil, st, 0), record.all(ctx, top, make([]byte, 64<<10), 0), record.close())
+	err = errors.Join(err, record.close())
 	if errors.Is(err, errManyFiles) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// root adds a directory and what is in it, as a first pass would.
+func (r *recording) root(ctx context.Context, path string) error {
+	top, st, err := openRoot(path)
+	if err != nil {
+		return err
+	}
+	defer top.close()
+	if err := r.add(directoryEntry, nil, st, 0); err != nil {
+		return err
+	}
+	return r.all(ctx, top, make([]byte, 64<<10), 0)
 }
 
 // all adds what is in a directory, as a first pass would.

@@ -59,12 +59,13 @@ func (f *frame) join(path, name []byte) []byte {
 
 // walk writes the tree below root, depth first. It keeps its own stack: depth
 // is bounded by nothing that a container could not choose.
-func (t *writer) walk(root string) (err error) {
-	top, _, err := openRoot(root)
+func (t *writer) walk(root *branch) (err error) {
+	top, _, err := openRoot(root.dir)
 	if err != nil {
 		return err
 	}
-	stack := []*frame{{dir: top, written: t.keeping == nil}}
+	path := t.volumes.prefix()
+	stack := []*frame{{dir: top, path: len(path), written: t.keeping == nil}}
 	t.ahead = newAhead(t.ctx)
 	defer func() {
 		t.here = nil
@@ -73,11 +74,13 @@ func (t *writer) walk(root string) (err error) {
 			f.dir.close()
 		}
 	}()
-	if stack[0].names, err = t.enter(top, nil, nil); err != nil {
+	if err := t.lead(); err != nil {
+		return err
+	}
+	if stack[0].names, err = t.enter(top, nil, path); err != nil {
 		return err
 	}
 
-	var path []byte
 	for len(stack) > 0 {
 		if err := t.ctx.Err(); err != nil {
 			return err
@@ -99,6 +102,9 @@ func (t *writer) walk(root string) (err error) {
 		f.next++
 		t.here = f
 		path = f.join(path, name)
+		if t.volumes.elsewhere(path) {
+			continue
+		}
 		if t.keeping != nil {
 			t.keeping.above = stack
 		}

@@ -81,6 +81,9 @@ type Options struct {
 	// a socket that lies over something of theirs is left out as its deletion.
 	Lowerdirs []string
 
+	// Volumes are to be written as well, as Place has placed them.
+	Volumes []Volume
+
 	// MaxPath is the longest path in bytes; 0 stands for the constant MaxPath.
 	MaxPath int
 
@@ -97,6 +100,9 @@ type Stats struct {
 	// Sockets were left out: a socket without its process is of no use, and tar
 	// cannot carry it.
 	Sockets int64
+	// LeftOut are entries of volumes that no layer can hold, and FirstLeftOut is one of them.
+	LeftOut      int64
+	FirstLeftOut string
 }
 
 // Write writes the upper directory at path as an uncompressed OCI layer to w,
@@ -106,21 +112,27 @@ func Write(ctx context.Context, w io.Writer, path string, o Options) (Stats, err
 	if err := Check(path, o); err != nil {
 		return Stats{}, err
 	}
-	t, flush := newWriter(ctx, w, o)
-	if err := t.walk(path); err != nil {
+	return writeBranches(ctx, w, path, o)
+}
+
+func writeBranches(ctx context.Context, w io.Writer, upper string, o Options) (Stats, error) {
+	t, flush := newWriter(ctx, w, upper, o)
+	if err := t.eachBranch(t.walk); err != nil {
 		return t.stats, err
 	}
 	return t.stats, errors.Join(t.finish(), flush())
 }
 
-// Check fails when the directory at path could not be read, or only wrongly. It
+// Check fails when the directory at path or a volume could not be read, or only wrongly. It
 // is cheap, and for before anybody is frozen.
 func Check(path string, o Options) error {
-	dir, _, err := openRoot(path)
-	if err != nil {
-		return fmt.Errorf("%w; containerd's root (--containerd-root) has to be mounted at its own path", err)
+	for _, one := range o.branches(path) {
+		dir, _, err := openRoot(one.dir)
+		if err != nil {
+			return fmt.Errorf("%w; containerd's root (--containerd-root) has to be mounted at its own path", err)
+		}
+		dir.close()
 	}
-	dir.close()
 	if o.UserXattr || seesTrusted() {
 		return nil
 	}
@@ -156,13 +168,16 @@ type writer struct {
 	writeBack bool
 	// recent is whether what an entry is written as is summed up; see recent.go.
 	recent *recent
+	// volumes are those that are written as well; wrote are directories that lead to them.
+	volumes volumes
+	wrote   map[string]bool
 	// Of a second pass.
 	changes *changes
 	// Of a directory that is kept as the layer that it would be.
 	keeping *keeping
 }
 
-func newWriter(ctx context.Context, w io.Writer, o Options) (*writer, func() error) {
+func newWriter(ctx context.Context, w io.Writer, upper string, o Options) (*writer, func() error) {
 	out, flush := lenderOf(w)
 	t := &writer{
 		ctx:     ctx,
@@ -174,6 +189,7 @@ func newWriter(ctx context.Context, w io.Writer, o Options) (*writer, func() err
 		buf:     make([]byte, 64<<10),
 
 		lowerdirs: o.Lowerdirs,
+		volumes:   newVolumes(o.branches(upper)),
 	}
 	if o.UserXattr {
 		t.marks = userMarks
@@ -204,8 +220,17 @@ func (t *writer) entry(dir *directory, name []byte, kind uint8, path []byte) (*l
 		return nil, vanished(path, err)
 	}
 	format := st.Mode & unix.S_IFMT
+	if format != unix.S_IFDIR {
+		if err := t.volumes.leadsOn(path); err != nil {
+			return nil, err
+		}
+	}
 	if format == unix.S_IFSOCK {
 		return nil, t.socket(path)
+	}
+	if t.isInnerWhiteout(&st) {
+		t.leaveOut(path)
+		return nil, t.remember(whiteoutEntry, name, &st)
 	}
 	if err := t.nameable(name, path, format); err != nil {
 		return nil, err
@@ -237,7 +262,7 @@ func (t *writer) socket(path []byte) error {
 	if t.keeping != nil {
 		return t.cover(path)
 	}
-	if len(t.lowerdirs) == 0 {
+	if len(t.lowerdirs) == 0 || t.volumes.now != nil {
 		return nil
 	}
 	lower, err := OpenLower(t.lowerdirs, Options{UserXattr: t.marks == userMarks})
@@ -302,19 +327,25 @@ func (t *writer) enter(dir *directory, name, path []byte) (names, error) {
 		return names{}, err
 	}
 	t.recent.begin(t, &st)
-	kind := directoryEntry
-	if attrs.opaque {
+	kind, hides := directoryEntry, t.hides(dir, attrs)
+	if hides {
 		kind = opaqueEntry
 	}
-	if err := t.writeDirectory(dir, &st, attrs, path, attrs.opaque); err != nil {
+	if err := t.writeDirectory(dir, &st, attrs, path, hides); err != nil {
 		return names{}, err
 	}
 	return all, t.remember(kind, name, &st)
 }
 
+// hides is whether a directory hides what the layers below have in it. All that the next
+// container's volume is to have is in this layer.
+func (t *writer) hides(dir *directory, attrs attributes) bool {
+	return attrs.opaque || t.volumes.now != nil && dir.parent == nil
+}
+
 // writeDirectory writes a directory, and that it hides what is below it.
 func (t *writer) writeDirectory(dir *directory, st *unix.Stat_t, attrs attributes, path []byte, hides bool) error {
-	h := directoryHeader(dir, st, attrs, path)
+	h := directoryHeader(dir, st, attrs, path, t.volumes.inherits)
 	if err := t.header(h); err != nil || !hides {
 		return err
 	}
@@ -327,10 +358,11 @@ func (t *writer) writeDirectory(dir *directory, st *unix.Stat_t, attrs attribute
 	return t.marker(slices.Concat(inside, []byte(opaqueName)))
 }
 
-// directoryHeader takes in what a directory's attributes mean for what is in it.
-func directoryHeader(dir *directory, st *unix.Stat_t, attrs attributes, path []byte) *header {
+// directoryHeader takes in what a directory's attributes mean for what is in it. rootInherits
+// is whether the branch's own root is in a directory with a default ACL.
+func directoryHeader(dir *directory, st *unix.Stat_t, attrs attributes, path []byte, rootInherits bool) *header {
 	dir.bequeaths = attrs.has(defaultACL)
-	if dir.parent != nil && dir.parent.bequeaths {
+	if dir.parent != nil && dir.parent.bequeaths || dir.parent == nil && rootInherits {
 		attrs.inheritNothing(accessACL, defaultACL)
 	}
 	h := newHeader(st, slices.Concat(path, []byte("/")), attrs.kept)
@@ -424,6 +456,7 @@ func (t *writer) header(h *header) (err error) {
 	if err != nil {
 		return fmt.Errorf("%q %w: %w", "/"+string(h.name), ErrUnrepresentable, err)
 	}
+	t.note(h)
 	return t.put(h)
 }
 

@@ -106,7 +106,11 @@ func (t *writer) xattrs(source xattrSource, path []byte) (attributes, error) {
 		if err != nil {
 			return a, fmt.Errorf("reading the attribute %q of %q: %w", name, "/"+string(path), err)
 		}
-		if isMark {
+		if isMark && t.volumes.now != nil {
+			// The container's own, which an overlay shows only in an escaped form: unescaped in
+			// a layer it would speak of that.
+			name = t.marks + "overlay." + mark
+		} else if isMark {
 			keep, err := a.mark(mark, string(value), string(path))
 			if err != nil {
 				return a, err

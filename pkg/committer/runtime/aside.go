@@ -114,6 +114,8 @@ func (c *Container) SetAside(ctx context.Context, sandboxUID, snapshotUID string
 		return nil, errors.New(files.Why)
 	case len(files.Users)+len(files.Groups) > 0:
 		return nil, errors.New("its owners are those of a user namespace (hostUsers: false), not those of its image")
+	case len(files.Volumes) > 0:
+		return nil, errors.New("its image declares volumes, whose content is not in its layer")
 	}
 	a := &Aside{Files: files, client: c.client, containerID: c.ref.ID, snapshotter: c.record.Snapshotter, key: "resume-cache-" + c.ref.ID, sandboxUID: sandboxUID, snapshotUID: snapshotUID}
 	ctx = a.in(ctx)

@@ -47,6 +47,8 @@ type Files struct {
 	Users, Groups []runtimespec.LinuxIDMapping
 	// UserXattr is whether overlay's marks are user.overlay.* attributes.
 	UserXattr bool
+	// Volumes are what the container's image declares, which is not in the directories above.
+	Volumes []Volume
 }
 
 // Files finds the directory, and refuses where neither it nor a comparison would
@@ -55,10 +57,12 @@ func (c *Container) Files(ctx context.Context) (Files, error) {
 	if name := c.record.Runtime.Name; name != runcShim {
 		return Files{}, result.Errorf(result.RuntimeNotSupported, "container %q runs under %s, whose files cannot be read from the node; only %s is supported", c.ref.Name, name, runcShim)
 	}
-	users, groups, err := c.userNamespace()
+	spec, err := c.spec()
 	if err != nil {
 		return Files{}, err
 	}
+	// Empty where they are the node's.
+	users, groups := spec.Linux.UIDMappings, spec.Linux.GIDMappings
 	mounts, err := c.snapshotter().Mounts(c.client.in(ctx), c.record.SnapshotKey)
 	if isNotFound(err) {
 		return Files{}, result.Wrap(result.ContainerNotFound, err, "the snapshot of container %q (%s) is gone", c.ref.Name, c.ref.ID)
@@ -71,6 +75,7 @@ func (c *Container) Files(ctx context.Context) (Files, error) {
 	}
 	files := overlayFiles(mounts)
 	files.Users, files.Groups = users, groups
+	files.Volumes = volumes(c.ref.ID, spec, files.Upperdir)
 	// The lower layers have to be mapped as the processes are: then nothing but this mapping
 	// lies between what is in the upper directory and what the container sees.
 	if uids, gids := mappings(mounts, "uidmap"), mappings(mounts, "gidmap"); uids != mapping(users) || gids != mapping(groups) {
@@ -124,21 +129,20 @@ func overlayFiles(mounts []mount.Mount) Files {
 	return files
 }
 
-// userNamespace is how the container's users and groups are mapped to the node's; empty
-// where they are the node's.
-func (c *Container) userNamespace() (users, groups []runtimespec.LinuxIDMapping, err error) {
+// spec is the container's runtime specification.
+func (c *Container) spec() (*runtimespec.Spec, error) {
 	decoded, err := typeurl.UnmarshalAny(c.record.Spec)
 	if err != nil {
-		return nil, nil, fmt.Errorf("reading the runtime specification of container %q: %w", c.ref.Name, err)
+		return nil, fmt.Errorf("reading the runtime specification of container %q: %w", c.ref.Name, err)
 	}
 	spec, ok := decoded.(*runtimespec.Spec)
 	if !ok {
-		return nil, nil, fmt.Errorf("the runtime specification of container %q is a %T", c.ref.Name, decoded)
+		return nil, fmt.Errorf("the runtime specification of container %q is a %T", c.ref.Name, decoded)
 	}
 	if spec.Linux == nil {
-		return nil, nil, result.Errorf(result.RuntimeNotSupported, "container %q is not a Linux container", c.ref.Name)
+		return nil, result.Errorf(result.RuntimeNotSupported, "container %q is not a Linux container", c.ref.Name)
 	}
-	return spec.Linux.UIDMappings, spec.Linux.GIDMappings, nil
+	return spec, nil
 }
 
 // mapping is written as snapshotters write it into mount options.
