@@ -22,7 +22,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/http"
 	"strings"
 	"time"
 
@@ -59,7 +58,7 @@ type Client struct {
 	keychain keychain
 	// transport sends requests again where that may help; options are those of the library
 	// that it sends for.
-	transport http.RoundTripper
+	transport *challenged
 	options   []remote.Option
 	writers   writers
 	// looker asks whether images are there, and no faster than Options.Pace allows.
@@ -79,7 +78,7 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{insecure: o.Insecure, keychain: credentials, transport: persistent{base}, log: o.Log}
+	c := &Client{insecure: o.Insecure, keychain: credentials, transport: &challenged{inner: persistent{base}}, log: o.Log}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}

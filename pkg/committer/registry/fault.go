@@ -55,11 +55,11 @@ func (c *Client) fault(doing, image string, err error) error {
 	case answer.StatusCode == http.StatusForbidden:
 		advice = "there is no push secret with credentials, or " + advice
 	}
-	return result.Wrap(m.reason, err, "%s (%s) %s %s; %s", words(answer), origin(answer, image), doing, image, advice)
+	return result.Wrap(m.reason, err, "%s (%s) %s %s; %s", words(answer), whose(answer, image), doing, image, advice)
 }
 
-// origin is who has answered what.
-func origin(answer *transport.Error, image string) string {
+// whose is who has answered what.
+func whose(answer *transport.Error, image string) string {
 	registry, _, _ := strings.Cut(image, "/")
 	if answer.Request == nil {
 		return fmt.Sprintf("status %d", answer.StatusCode)

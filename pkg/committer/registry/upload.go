@@ -61,8 +61,13 @@ func (t *Target) begin(ctx context.Context, mount *v1.Hash, from *name.Repositor
 		return nil, false, err
 	}
 	u = &Upload{target: t, client: client}
+	known := t.client.transport.known()
 	var code int
 	code, u.location, err = u.do(ctx, http.MethodPost, &where, nil, want...)
+	if statusOf(err) == http.StatusUnauthorized && t.client.transport.known() != known {
+		t.client.forget(client)
+		return t.begin(ctx, mount, from) // once: what it asks for is known by then
+	}
 	switch {
 	case err != nil:
 		return nil, false, err

@@ -66,6 +66,17 @@ func (c *Client) writer(ctx context.Context, repo name.Repository, scopes ...str
 	return made, nil
 }
 
+// forget lets the next writer ask for its token anew.
+func (c *Client) forget(client *http.Client) {
+	c.writers.mu.Lock()
+	defer c.writers.mu.Unlock()
+	for key, known := range c.writers.clients {
+		if known == client {
+			delete(c.writers.clients, key)
+		}
+	}
+}
+
 // abandon notes an upload that is to be cancelled when there is time for it.
 func (c *Client) abandon(u *Upload) {
 	c.writers.mu.Lock()
