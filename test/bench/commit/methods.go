@@ -130,6 +130,7 @@ func (s *stage) commit(ctx context.Context, program string, c *container, reposi
 	args, err := knownTo(ctx, program, []string{
 		"--containerd-address=" + s.socket, "--containerd-namespace=" + namespace, "--registry-insecure",
 		"--pod-uid=" + c.podUID, "--snapshot-uid=" + repository, "--termination-log=" + report, "--spool-dir=" + s.dir,
+		"--base-repository=" + s.registry + "/sandbox_bases",
 		fmt.Sprintf("--container=name=%s,id=%s,image=%s/%s:x", containerName, c.id, s.registry, repository),
 	})
 	if err != nil {
