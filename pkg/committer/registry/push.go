@@ -28,6 +28,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/google/go-containerregistry/pkg/v1/stream"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
 
@@ -78,6 +79,9 @@ func (u *Upload) push(ctx context.Context, l v1.Layer) (again bool, err error) {
 		return beginAnew(err), err
 	}
 	hash, err := l.Digest()
+	if errors.Is(err, stream.ErrNotComputed) {
+		return true, &connectionError{errors.New("it, or a proxy before it, answered before it had taken all of the layer")}
+	}
 	if err != nil {
 		return false, err
 	}

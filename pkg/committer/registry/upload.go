@@ -102,8 +102,8 @@ func (u *Upload) stream(ctx context.Context, l v1.Layer) error {
 		request.ContentLength = size
 	}
 	request.Header.Set("Content-Type", "application/octet-stream")
-	// 202 is what they should answer; some do not.
-	_, location, err := u.send(request, http.StatusAccepted, http.StatusNoContent, http.StatusCreated)
+	// 202 is what they should answer; some do not. That all has come is seen when the upload is committed.
+	_, location, err := u.send(request, http.StatusAccepted, http.StatusNoContent, http.StatusCreated, http.StatusOK)
 	if err != nil {
 		return err
 	}
