@@ -101,7 +101,9 @@ func TestAContainerThatIsKilledUnderACommitFailsTheAttempt(t *testing.T) {
 			t.Errorf("the failed snapshot has the image %s", container.ImageDigest)
 		}
 	}
-	// The pause is still wanted: a later attempt commits the container that runs now.
+	// Files are gone that were there when the pause was asked for: what is left is committed when it is asked for again.
+	r.awaitReason("demo", v1alpha1.ConditionPaused, v1alpha1.ReasonFilesLost)
+	r.pause("demo")
 	paused, snapshot := r.awaitPaused("demo")
 	if snapshot.Name == failed.Name || paused.UID != before.UID {
 		t.Errorf("paused with snapshot %s: %s", snapshot.Name, describe(paused))

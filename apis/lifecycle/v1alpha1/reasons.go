@@ -26,6 +26,9 @@ const (
 	// once it is true; false again after the next successful pause that was asked for when it was true
 	// already. Its message goes on telling what was lost.
 	ConditionDataLost = "DataLost"
+	// ConditionPodAdopted: another controller of the namespace, a ReplicaSet for instance, has taken a Pod of
+	// the sandbox for one of its own, because its selector fits the labels. Set only once it is true.
+	ConditionPodAdopted = "PodAdopted"
 )
 
 // Condition types of a SandboxSnapshot, beside ConditionReady: every container has an image
@@ -100,6 +103,12 @@ const (
 	ReasonFilesystemReset = "FilesystemReset"
 	// ReasonFilesSaved: a pause that was asked for afterwards has succeeded.
 	ReasonFilesSaved = "FilesSaved"
+)
+
+// Reasons of a Sandbox's PodAdopted condition, and of its event.
+const (
+	// ReasonPodAdopted: the message names the controller.
+	ReasonPodAdopted = "PodAdopted"
 )
 
 // Reasons of a SandboxSnapshot's conditions before and at success.

@@ -48,6 +48,10 @@ type observed struct {
 	fresh bool
 	// runs is what is known of the Pod's containers beside its status.
 	runs firstRuns
+	// taken names the controller that has taken the last Pod for one of its own; claimed says that it was
+	// asked back at this visit.
+	taken   string
+	claimed bool
 	// held says that the last creation of the Pod was refused and its time has not come again.
 	held bool
 	// pauseHeld is how long the next attempt has to wait because the API refused the snapshot of
@@ -69,6 +73,7 @@ const (
 	kill           verb = "kill"
 	checkImages    verb = "check images"
 	readPod        verb = "read pod"
+	claimPod       verb = "claim pod"
 )
 
 // action is what to do next.
@@ -101,6 +106,9 @@ const (
 // decide is the sandbox's state machine: no I/O, one action at a time. The reconciler acts and
 // asks again.
 func decide(o observed) action {
+	if next, is := o.adoption(); is {
+		return next
+	}
 	switch o.sandbox.Status.Phase {
 	case v1alpha1.SandboxRunning:
 		return o.running()

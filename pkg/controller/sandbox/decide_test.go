@@ -31,7 +31,7 @@ import (
 // summary is a status on one line: the phase, the conditions and what else is set.
 func summary(status *v1alpha1.SandboxStatus) string {
 	words := []string{string(status.Phase)}
-	for _, kind := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionPaused, v1alpha1.ConditionDataLost} {
+	for _, kind := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionPaused, v1alpha1.ConditionDataLost, v1alpha1.ConditionPodAdopted} {
 		if condition := meta.FindStatusCondition(status.Conditions, kind); condition != nil {
 			words = append(words, fmt.Sprintf("%s=%s/%s", kind, condition.Status, condition.Reason))
 		}
@@ -242,6 +242,26 @@ func TestDecide(t *testing.T) {
 		{name: "running: nobody waits for a pause any more",
 			sees: observation(sandboxIn(running, onPod, failedPause, attempts(1), failures(3)), sees(podOf()), sees(snapshotIn(broken))),
 			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running pod=demo/pod-1 attempts=1", then: wait},
+
+		// A Pod that another controller takes for its own.
+		{name: "adopted: it is told of",
+			sees: observation(sandboxIn(running, onPod), sees(podOf(takenBy("ReplicaSet", "web")))),
+			do:   writeStatus, status: "Running PodAdopted=True/PodAdopted pod=demo/pod-1", then: claimPod, event: v1alpha1.ReasonPodAdopted},
+		{name: "adopted: it is told of though the watch alone has shown it",
+			sees: observation(sandboxIn(pending, creates), takenUnseen("ReplicaSet web")),
+			do:   writeStatus, status: "Pending PodAdopted=True/PodAdopted pod=demo", then: createPod, event: v1alpha1.ReasonPodAdopted},
+		{name: "adopted: by another one than before",
+			sees: observation(sandboxIn(running, onPod, adoptedBefore), sees(podOf(takenBy("DaemonSet", "agent")))),
+			do:   writeStatus, status: "Running PodAdopted=True/PodAdopted pod=demo/pod-1", then: claimPod, event: v1alpha1.ReasonPodAdopted},
+		{name: "adopted: also under a pause",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1)), sees(podOf(takenBy("ReplicaSet", "web"))), sees(snapshotIn(committing))),
+			do:   writeStatus, status: "Pausing PodAdopted=True/PodAdopted pod=demo/pod-1 attempts=1", then: claimPod, event: v1alpha1.ReasonPodAdopted},
+		{name: "adopted: what is deleted is not asked back",
+			sees: observation(sandboxIn(running, onPod), sees(podOf(takenBy("ReplicaSet", "web"), terminating(30)))),
+			do:   writeStatus, status: "Running PodAdopted=True/PodAdopted pod=demo/pod-1", then: wait, event: v1alpha1.ReasonPodAdopted},
+		{name: "adopted: held by the Namespace it is nobody's",
+			sees: observation(sandboxIn(running, onPod), sees(podOf(takenBy("Namespace", namespace)))),
+			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running pod=demo/pod-1", then: wait},
 
 		// A pause asked for by an update, and the tries after one that failed.
 		{name: "running: a pause asked for by an update begins",

@@ -90,12 +90,13 @@ func says(kind string, status metav1.ConditionStatus, reason string) func(*v1alp
 }
 
 var (
-	heldByLoss  = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonFilesLost)
-	canceling   = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonCanceling)
-	removing    = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonRemovingPod)
-	queuedBy    = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonQueued)
-	lostDataBy  = says(v1alpha1.ConditionDataLost, metav1.ConditionTrue, v1alpha1.ReasonPodLost)
-	failedPause = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonRegistryUnavailable)
+	heldByLoss    = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonFilesLost)
+	canceling     = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonCanceling)
+	removing      = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonRemovingPod)
+	queuedBy      = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonQueued)
+	lostDataBy    = says(v1alpha1.ConditionDataLost, metav1.ConditionTrue, v1alpha1.ReasonPodLost)
+	adoptedBefore = says(v1alpha1.ConditionPodAdopted, metav1.ConditionTrue, v1alpha1.ReasonPodAdopted)
+	failedPause   = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonRegistryUnavailable)
 )
 
 // podOf is the sandbox's Pod podUID, running and ready, changed by the given options.
@@ -167,6 +168,19 @@ func cannotStart(p *corev1.Pod) {
 	}
 	main.RestartCount++
 }
+
+// takenBy: a controller has taken the Pod for one of its own.
+func takenBy(kind, name string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		version := "apps/v1"
+		if kind == "Namespace" {
+			version = "v1"
+		}
+		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: version, Kind: kind, Name: name, UID: "owner-1", Controller: ptr.To(true), BlockOwnerDeletion: ptr.To(true)}}
+	}
+}
+
+func takenUnseen(by string) func(*observed) { return func(o *observed) { o.taken = by } }
 
 func restored(snapshot string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {

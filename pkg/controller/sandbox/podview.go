@@ -65,6 +65,8 @@ func viewPod(pod *corev1.Pod) podView {
 		view.reason, view.message = v1alpha1.ReasonPodTerminating, "the Pod is being deleted"
 		if why := disruption(pod); why != "" {
 			view.message += ": " + why
+		} else if by := adopter(pod); by != "" {
+			view.message += ": " + by + " has taken it for one of its own"
 		}
 	}
 	return view

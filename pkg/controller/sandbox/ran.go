@@ -34,6 +34,14 @@ type firstRuns struct {
 	since map[string]int32
 }
 
+// seenPod is what the watch has shown of a sandbox's last Pod.
+type seenPod struct {
+	firstRuns
+	sandbox types.UID
+	// taken names the controller that took it for one of its own.
+	taken string
+}
+
 // first is the restart count with which the container ran for the first time, and whether it has. A
 // status shows no more than the last two containers, so what was seen before counts first.
 func (r firstRuns) first(pod types.UID, status *corev1.ContainerStatus) (int32, bool) {
@@ -77,7 +85,7 @@ func neverRan(pod *corev1.Pod) bool {
 // Pods' statuses mostly still tell, and where they do not, files count as lost rather than as never there.
 type ranMemory struct {
 	mutex sync.Mutex
-	pods  map[client.ObjectKey]firstRuns
+	pods  map[client.ObjectKey]seenPod
 }
 
 func (m *ranMemory) see(pod *corev1.Pod) {
@@ -88,13 +96,16 @@ func (m *ranMemory) see(pod *corev1.Pod) {
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
 	if m.pods == nil {
-		m.pods = map[client.ObjectKey]firstRuns{}
+		m.pods = map[client.ObjectKey]seenPod{}
 	}
 	seen := m.pods[key]
 	if seen.uid != pod.UID {
-		seen = firstRuns{uid: pod.UID, since: map[string]int32{}}
-		m.pods[key] = seen
+		seen = seenPod{firstRuns: firstRuns{uid: pod.UID, since: map[string]int32{}}, sandbox: types.UID(pod.Labels[v1alpha1.LabelSandboxUID])}
 	}
+	if by := adopter(pod); by != "" {
+		seen.taken = by
+	}
+	m.pods[key] = seen
 	for _, status := range longRunning(pod) {
 		if _, known := seen.since[status.Name]; known {
 			continue
@@ -105,15 +116,19 @@ func (m *ranMemory) see(pod *corev1.Pod) {
 	}
 }
 
-// of is what is known of the sandbox's Pod with that UID.
-func (m *ranMemory) of(key client.ObjectKey, pod types.UID) firstRuns {
+// of is what is known of the runs of the Pod that the sandbox's status tells of, and who took the last
+// one for its own, whether that was told of or not.
+func (m *ranMemory) of(sandbox *v1alpha1.Sandbox) (known firstRuns, taken string) {
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
-	seen := m.pods[key]
-	if seen.uid != pod {
-		return firstRuns{}
+	seen := m.pods[client.ObjectKeyFromObject(sandbox)]
+	if seen.sandbox != sandbox.UID {
+		return firstRuns{}, ""
 	}
-	return firstRuns{uid: seen.uid, since: maps.Clone(seen.since)}
+	if seen.uid == sandbox.Status.PodUID {
+		known = firstRuns{uid: seen.uid, since: maps.Clone(seen.since)}
+	}
+	return known, seen.taken
 }
 
 func (m *ranMemory) forget(key client.ObjectKey) {

@@ -93,7 +93,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return r.finalize(ctx, sandbox)
 	}
 
-	thawed, checked, fresh := false, false, false
+	thawed, checked, fresh, claimed := false, false, false, false
 	for range maxSteps {
 		pod, err := r.pod(ctx, sandbox, fresh)
 		if err != nil {
@@ -103,7 +103,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		if err != nil {
 			return ctrl.Result{}, err
 		}
-		seen.thawed, seen.checked, seen.fresh = thawed, checked, fresh
+		seen.thawed, seen.checked, seen.fresh, seen.claimed = thawed, checked, fresh, claimed
 		next := decide(*seen)
 		switch next.do {
 		case wait:
@@ -120,6 +120,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			checked = true
 		case readPod:
 			fresh = true
+		case claimPod:
+			if err := r.claimPod(ctx, seen); err != nil {
+				return ctrl.Result{}, err
+			}
+			claimed = true
 		case createPod:
 			if done, err := r.createPod(ctx, seen); err != nil || !done {
 				return ctrl.Result{RequeueAfter: backstop}, err
@@ -228,7 +233,7 @@ func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1
 	if pod != nil {
 		r.ran.see(pod)
 	}
-	seen.runs = r.ran.of(client.ObjectKeyFromObject(sandbox), sandbox.Status.PodUID)
+	seen.runs, seen.taken = r.ran.of(sandbox)
 	var err error
 	status := &sandbox.Status
 	if status.SnapshotAttempts > 0 && (status.Phase == v1alpha1.SandboxPausing || status.FailedAttempts > 0) {
@@ -339,6 +344,11 @@ func (r *Reconciler) createPod(ctx context.Context, seen *observed) (bool, error
 	pod, err := newPod(sandbox, seen.from, r.PullSecret)
 	if err != nil {
 		return false, r.refused(ctx, seen, v1alpha1.ReasonPodRejected, err.Error())
+	}
+	if meta.IsStatusConditionTrue(sandbox.Status.Conditions, v1alpha1.ConditionPodAdopted) {
+		if err := r.holdByNamespace(ctx, pod); err != nil {
+			return false, err
+		}
 	}
 	switch err := r.Host.Create(ctx, pod); {
 	case err == nil:

@@ -162,9 +162,10 @@ func newFixture(t *testing.T, objects ...client.Object) *fixture {
 		t.Fatal(err)
 	}
 	for _, object := range objects {
-		if _, ok := object.(*corev1.Pod); ok {
+		switch object.(type) {
+		case *corev1.Pod, *corev1.Namespace:
 			theirs.WithObjects(object)
-		} else {
+		default:
 			ours.WithObjects(object)
 		}
 	}

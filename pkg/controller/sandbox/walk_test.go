@@ -61,7 +61,7 @@ func (w *world) step() {
 		w.commit, w.commit, w.commit, w.commit,
 		w.write, w.write,
 		w.pause, w.pause, w.resume, w.resume, w.resumeElsewhere, w.update,
-		w.deletePod, w.losePod, w.evict, w.end, w.restart, w.deleteSnapshot, w.sweepRegistry,
+		w.deletePod, w.losePod, w.evict, w.end, w.restart, w.adopt, w.deleteSnapshot, w.sweepRegistry,
 	}
 	happenings[w.rand.IntN(len(happenings))]()
 	w.check()
@@ -128,10 +128,10 @@ func (w *world) check() {
 
 // visit is the controller's: decide and do until there is nothing to do but to wait.
 func (w *world) visit() {
-	thawed, checked, fresh := false, false, false
+	thawed, checked, fresh, claimed := false, false, false, false
 	for range maxSteps {
 		seen := w.observe()
-		seen.thawed, seen.checked, seen.fresh = thawed, checked, fresh
+		seen.thawed, seen.checked, seen.fresh, seen.claimed = thawed, checked, fresh, claimed
 		next := decide(*seen)
 		if next.do != wait {
 			w.note("controller: %s", next.do)
@@ -157,6 +157,10 @@ func (w *world) visit() {
 			checked = true
 		case readPod:
 			fresh = true
+		case claimPod:
+			w.pod = w.pod.DeepCopy()
+			takenBy("Namespace", namespace)(w.pod)
+			claimed = true
 		case createPod:
 			if imagesMissing(seen.from) {
 				w.fail("creates a Pod whose image is not in the registry")

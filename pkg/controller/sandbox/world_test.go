@@ -119,7 +119,9 @@ func (w *world) node() {
 			w.removePod()
 		}
 	case w.pod.Status.Phase == corev1.PodPending:
-		w.pod = podOf(runs, func(p *corev1.Pod) { p.UID, p.Annotations = w.pod.UID, w.pod.Annotations })
+		w.pod = podOf(runs, func(p *corev1.Pod) {
+			p.UID, p.Annotations, p.OwnerReferences = w.pod.UID, w.pod.Annotations, w.pod.OwnerReferences
+		})
 		w.note("node: Pod %s runs", w.pod.UID)
 	}
 }
@@ -447,6 +449,14 @@ func (w *world) restart() {
 		if snapshot.Status.Phase == v1alpha1.SnapshotCommitting && snapshot.Status.SourcePodUID == w.pod.UID {
 			w.endCommit(snapshot, v1alpha1.ReasonContainerRestarted)
 		}
+	}
+}
+
+func (w *world) adopt() {
+	if w.pod != nil && len(w.pod.OwnerReferences) == 0 && w.chance(4) {
+		w.pod = w.pod.DeepCopy()
+		takenBy("ReplicaSet", "web")(w.pod)
+		w.note("adopted")
 	}
 }
 
