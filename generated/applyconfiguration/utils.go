@@ -50,6 +50,10 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &lifecyclev1alpha1.SandboxStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SnapshotPolicy"):
 		return &lifecyclev1alpha1.SnapshotPolicyApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("SnapshotSource"):
+		return &lifecyclev1alpha1.SnapshotSourceApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("SnapshotSourceImage"):
+		return &lifecyclev1alpha1.SnapshotSourceImageApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SnapshotWarning"):
 		return &lifecyclev1alpha1.SnapshotWarningApplyConfiguration{}
 

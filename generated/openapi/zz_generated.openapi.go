@@ -48,6 +48,8 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		v1alpha1.SandboxSpec{}.OpenAPIModelName():                  schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxSpec(ref),
 		v1alpha1.SandboxStatus{}.OpenAPIModelName():                schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxStatus(ref),
 		v1alpha1.SnapshotPolicy{}.OpenAPIModelName():               schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotPolicy(ref),
+		v1alpha1.SnapshotSource{}.OpenAPIModelName():               schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotSource(ref),
+		v1alpha1.SnapshotSourceImage{}.OpenAPIModelName():          schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotSourceImage(ref),
 		v1alpha1.SnapshotWarning{}.OpenAPIModelName():              schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotWarning(ref),
 		v1.AWSElasticBlockStoreVolumeSource{}.OpenAPIModelName():   schema_k8sio_api_core_v1_AWSElasticBlockStoreVolumeSource(ref),
 		v1.Affinity{}.OpenAPIModelName():                           schema_k8sio_api_core_v1_Affinity(ref),
@@ -737,10 +739,15 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxSnapshotSpec(ref co
 				Properties: map[string]spec.Schema{
 					"sandboxName": {
 						SchemaProps: spec.SchemaProps{
-							Description: "sandboxName is the sandbox of this namespace to commit.",
-							Default:     "",
+							Description: "sandboxName is the sandbox of this namespace to commit. Required, unless source is set.",
 							Type:        []string{"string"},
 							Format:      "",
+						},
+					},
+					"source": {
+						SchemaProps: spec.SchemaProps{
+							Description: "source is what the snapshot is made of instead of a sandbox of this namespace: nothing is committed then. It brings a sandbox from another namespace or another cluster.",
+							Ref:         ref(v1alpha1.SnapshotSource{}.OpenAPIModelName()),
 						},
 					},
 					"containers": {
@@ -764,16 +771,17 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxSnapshotSpec(ref co
 					},
 					"deletionPolicy": {
 						SchemaProps: spec.SchemaProps{
-							Description: "deletionPolicy says what becomes of the images in the registry when the snapshot is deleted: Delete (the default) or Retain.\n\nPossible enum values:\n - `\"Delete\"` deletes the images from the registry.\n - `\"Retain\"` leaves the images in the registry.",
+							Description: "deletionPolicy says what becomes of the images in the registry when the snapshot is deleted: Delete (the default) or Retain. Of a snapshot with a source it is always Retain: images that it did not make are never deleted.\n\nPossible enum values:\n - `\"Delete\"` deletes the images from the registry.\n - `\"Retain\"` leaves the images in the registry.",
 							Type:        []string{"string"},
 							Format:      "",
 							Enum:        []interface{}{"Delete", "Retain"},
 						},
 					},
 				},
-				Required: []string{"sandboxName"},
 			},
 		},
+		Dependencies: []string{
+			v1alpha1.SnapshotSource{}.OpenAPIModelName()},
 	}
 }
 
@@ -1120,6 +1128,73 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotPolicy(ref common.
 						},
 					},
 				},
+			},
+		},
+	}
+}
+
+func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotSource(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "SnapshotSource is what a snapshot is made of where that is no sandbox of its namespace.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"images": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"containerName",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "images are existing images, one for each container that is to start from one. At most 256.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.SnapshotSourceImage{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"images"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.SnapshotSourceImage{}.OpenAPIModelName()},
+	}
+}
+
+func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotSourceImage(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "SnapshotSourceImage is the image of one container.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"containerName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "containerName is the container, as the template of a sandbox names it that starts from the snapshot.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"image": {
+						SchemaProps: spec.SchemaProps{
+							Description: "image is the image by its digest, for example registry.example.com/team/demo-main@sha256:9f86d0…: repository and digest as status.containers of a snapshot has them. Whoever runs the Pod needs to be able to pull it; the server neither reads nor deletes it.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"containerName", "image"},
 			},
 		},
 	}

@@ -46,7 +46,11 @@ func Funcs(serializer.CodecFactory) []any {
 		},
 		func(spec *lifecycle.SandboxSnapshotSpec, c randfill.Continue) {
 			c.FillNoCustom(spec)
-			if spec.DeletionPolicy == "" {
+			switch {
+			case spec.DeletionPolicy != "":
+			case spec.Source != nil:
+				spec.DeletionPolicy = lifecycle.DeletionPolicyRetain
+			default:
 				spec.DeletionPolicy = lifecycle.DeletionPolicyDelete
 			}
 		},

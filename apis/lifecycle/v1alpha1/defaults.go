@@ -44,7 +44,11 @@ func SetDefaults_SnapshotPolicy(obj *SnapshotPolicy) {
 
 // SetDefaults_SandboxSnapshotSpec fills in what becomes of the images of a deleted snapshot.
 func SetDefaults_SandboxSnapshotSpec(obj *SandboxSnapshotSpec) {
-	if obj.DeletionPolicy == "" {
+	switch {
+	case obj.DeletionPolicy != "":
+	case obj.Source != nil:
+		obj.DeletionPolicy = DeletionPolicyRetain
+	default:
 		obj.DeletionPolicy = DeletionPolicyDelete
 	}
 }

@@ -130,6 +130,8 @@ const (
 const (
 	// ReasonImageAvailable: every image is in the registry.
 	ReasonImageAvailable = "ImageAvailable"
+	// ReasonImageNotChecked: the snapshot was made of images that are not this server's to read.
+	ReasonImageNotChecked = "ImageNotChecked"
 	// ReasonImageCheckFailed: whether the images are there is not known; the message says why.
 	ReasonImageCheckFailed = "ImageCheckFailed"
 )

@@ -55,8 +55,14 @@ type SandboxSnapshotList struct {
 
 // SandboxSnapshotSpec is what to commit. Immutable.
 type SandboxSnapshotSpec struct {
-	// sandboxName is the sandbox of this namespace to commit.
-	SandboxName string `json:"sandboxName"`
+	// sandboxName is the sandbox of this namespace to commit. Required, unless source is set.
+	// +optional
+	SandboxName string `json:"sandboxName,omitempty"`
+
+	// source is what the snapshot is made of instead of a sandbox of this namespace: nothing is
+	// committed then. It brings a sandbox from another namespace or another cluster.
+	// +optional
+	Source *SnapshotSource `json:"source,omitempty"`
 
 	// containers are the names of the containers to commit. Empty: those that the sandbox's
 	// spec.snapshot.containers names, else all of them. At most 256 names.
@@ -65,9 +71,31 @@ type SandboxSnapshotSpec struct {
 	Containers []string `json:"containers,omitempty"`
 
 	// deletionPolicy says what becomes of the images in the registry when the snapshot is
-	// deleted: Delete (the default) or Retain.
+	// deleted: Delete (the default) or Retain. Of a snapshot with a source it is always Retain: images that
+	// it did not make are never deleted.
 	// +optional
 	DeletionPolicy SnapshotDeletionPolicy `json:"deletionPolicy,omitempty"`
+}
+
+// SnapshotSource is what a snapshot is made of where that is no sandbox of its namespace.
+type SnapshotSource struct {
+	// images are existing images, one for each container that is to start from one. At most 256.
+	// +listType=map
+	// +listMapKey=containerName
+	Images []SnapshotSourceImage `json:"images"`
+}
+
+// SnapshotSourceImage is the image of one container.
+type SnapshotSourceImage struct {
+	// containerName is the container, as the template of a sandbox names it that starts from the
+	// snapshot.
+	ContainerName string `json:"containerName"`
+
+	// image is the image by its digest, for example
+	// registry.example.com/team/demo-main@sha256:9f86d0…: repository and digest as status.containers of a
+	// snapshot has them. Whoever runs the Pod needs to be able to pull it; the server neither
+	// reads nor deletes it.
+	Image string `json:"image"`
 }
 
 // SandboxSnapshotPhase sums up a snapshot in one word.

@@ -87,6 +87,16 @@ func (in SnapshotPolicy) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in SnapshotSource) OpenAPIModelName() string {
+	return "io.opensandbox.lifecycle.v1alpha1.SnapshotSource"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in SnapshotSourceImage) OpenAPIModelName() string {
+	return "io.opensandbox.lifecycle.v1alpha1.SnapshotSourceImage"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in SnapshotWarning) OpenAPIModelName() string {
 	return "io.opensandbox.lifecycle.v1alpha1.SnapshotWarning"
 }

@@ -18,6 +18,7 @@ package validation
 
 import (
 	"regexp"
+	"strings"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
@@ -48,9 +49,71 @@ func ValidateSandboxSnapshot(snapshot *lifecycle.SandboxSnapshot, forPause bool)
 	}
 
 	spec := field.NewPath("spec")
+	if snapshot.Spec.Source != nil {
+		return append(errs, validateSource(&snapshot.Spec, spec)...)
+	}
 	errs = append(errs, validateName(snapshot.Spec.SandboxName, apivalidation.NameIsDNSLabel, spec.Child("sandboxName"))...)
 	errs = append(errs, validateContainerNames(snapshot.Spec.Containers, spec.Child("containers"))...)
 	return append(errs, validateDeletionPolicy(snapshot.Spec.DeletionPolicy, spec.Child("deletionPolicy"))...)
+}
+
+const (
+	maxSourceImages = 256
+	// maxImageBytes has room for the longest host, repository, tag and digest.
+	maxImageBytes = 1024
+)
+
+// validateSource checks a snapshot that is made of existing images.
+func validateSource(spec *lifecycle.SandboxSnapshotSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if spec.SandboxName != "" {
+		errs = append(errs, field.Forbidden(path.Child("sandboxName"), "a snapshot is made either of a sandbox or of spec.source; leave one out"))
+	}
+	if len(spec.Containers) > 0 {
+		errs = append(errs, field.Forbidden(path.Child("containers"), "spec.source.images names the containers; leave this out"))
+	}
+	if spec.DeletionPolicy != lifecycle.DeletionPolicyRetain {
+		errs = append(errs, field.Invalid(path.Child("deletionPolicy"), string(spec.DeletionPolicy), "images that a snapshot did not make are never deleted; leave it out, or set Retain"))
+	}
+	images := path.Child("source", "images")
+	switch {
+	case len(spec.Source.Images) == 0:
+		errs = append(errs, field.Required(images, "name the image of at least one container"))
+	case len(spec.Source.Images) > maxSourceImages:
+		return append(errs, field.TooMany(images, len(spec.Source.Images), maxSourceImages))
+	}
+	seen := sets.New[string]()
+	for i, image := range spec.Source.Images {
+		at := images.Index(i)
+		errs = append(errs, validateName(image.ContainerName, apivalidation.NameIsDNSLabel, at.Child("containerName"))...)
+		if seen.Has(image.ContainerName) {
+			errs = append(errs, field.Duplicate(at.Child("containerName"), image.ContainerName))
+		}
+		seen.Insert(image.ContainerName)
+		errs = append(errs, validateSourceImage(image.Image, at.Child("image"))...)
+	}
+	return errs
+}
+
+// imageByDigest is a repository, a tag that nobody asks for, and a digest, as containerd's reference parser and
+// ours both take them: a host with a port where there is one, and lower-case parts.
+// https://github.com/distribution/reference/blob/v0.6.0/reference.go
+var imageByDigest = regexp.MustCompile(`^(?:(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?/)?` +
+	`[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*` +
+	`(?::[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127})?@sha256:[0-9a-f]{64}$`)
+
+func validateSourceImage(image string, path *field.Path) field.ErrorList {
+	switch {
+	case image == "":
+		return field.ErrorList{field.Required(path, "name it as repository@sha256:…")}
+	case len(image) > maxImageBytes:
+		return field.ErrorList{field.TooLong(path, "", maxImageBytes)}
+	case !strings.Contains(image, "@"):
+		return field.ErrorList{field.Invalid(path, image, "needs a digest, as in registry.example.com/team/demo-main@sha256:…: a tag may be moved")}
+	case !imageByDigest.MatchString(image):
+		return field.ErrorList{field.Invalid(path, image, "is not of the form repository@sha256:<64 lower-case hex digits>")}
+	}
+	return nil
 }
 
 // ValidateSandboxSnapshotUpdate checks a change of a snapshot's metadata.

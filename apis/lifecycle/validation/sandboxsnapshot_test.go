@@ -17,6 +17,8 @@ limitations under the License.
 package validation
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -58,6 +60,69 @@ func TestSnapshotWarnings(t *testing.T) {
 			errs := ValidateSandboxSnapshotStatusUpdate(snapshot, old)
 			if test.want == "" && len(errs) > 0 || test.want != "" && (len(errs) != 1 || errs[0].Field != test.want) {
 				t.Errorf("got %v, want a refusal of %q", errs, test.want)
+			}
+		})
+	}
+}
+
+func TestSnapshotsOfExistingImages(t *testing.T) {
+	digest := "@sha256:" + strings.Repeat("0123456789abcdef", 4)
+	image := func(container, reference string) lifecycle.SnapshotSourceImage {
+		return lifecycle.SnapshotSourceImage{ContainerName: container, Image: reference}
+	}
+	of := func(images ...lifecycle.SnapshotSourceImage) lifecycle.SandboxSnapshotSpec {
+		return lifecycle.SandboxSnapshotSpec{DeletionPolicy: lifecycle.DeletionPolicyRetain, Source: &lifecycle.SnapshotSource{Images: images}}
+	}
+	with := func(spec lifecycle.SandboxSnapshotSpec, change func(*lifecycle.SandboxSnapshotSpec)) lifecycle.SandboxSnapshotSpec {
+		change(&spec)
+		return spec
+	}
+	many := of()
+	for i := range 257 {
+		many.Source.Images = append(many.Source.Images, image(fmt.Sprintf("c%d", i), "r.example.com/a"+digest))
+	}
+	good := of(image("main", "r.example.com:5000/team/demo-main:snap-gen1-01234567"+digest))
+	for name, test := range map[string]struct {
+		spec lifecycle.SandboxSnapshotSpec
+		want []string // fields
+	}{
+		"repository, tag and digest": {good, nil},
+		"no tag":                     {of(image("main", "r.example.com/a/b__c/d-e.f"+digest)), nil},
+		"two containers":             {of(image("main", "r.example.com/a"+digest), image("side", "r.example.com/a"+digest)), nil},
+		"a short name":               {of(image("main", "busybox"+digest)), nil},
+		"an IPv6 address":            {of(image("main", "[::1]:5000/a"+digest)), nil},
+		"localhost":                  {of(image("main", "localhost:5000/a"+digest)), nil},
+
+		"also a sandbox":        {with(good, func(s *lifecycle.SandboxSnapshotSpec) { s.SandboxName = "demo" }), []string{"spec.sandboxName"}},
+		"also containers":       {with(good, func(s *lifecycle.SandboxSnapshotSpec) { s.Containers = []string{"main"} }), []string{"spec.containers"}},
+		"to be deleted":         {with(good, func(s *lifecycle.SandboxSnapshotSpec) { s.DeletionPolicy = lifecycle.DeletionPolicyDelete }), []string{"spec.deletionPolicy"}},
+		"no images":             {of(), []string{"spec.source.images"}},
+		"too many images":       {many, []string{"spec.source.images"}},
+		"no container":          {of(image("", "r.example.com/a"+digest)), []string{"spec.source.images[0].containerName"}},
+		"no such name":          {of(image("Main", "r.example.com/a"+digest)), []string{"spec.source.images[0].containerName"}},
+		"one container twice":   {of(image("main", "r.example.com/a"+digest), image("main", "r.example.com/b"+digest)), []string{"spec.source.images[1].containerName"}},
+		"no image":              {of(image("main", "")), []string{"spec.source.images[0].image"}},
+		"a tag alone":           {of(image("main", "r.example.com/a:latest")), []string{"spec.source.images[0].image"}},
+		"a digest alone":        {of(image("main", digest)), []string{"spec.source.images[0].image"}},
+		"a short digest":        {of(image("main", "r.example.com/a@sha256:0123")), []string{"spec.source.images[0].image"}},
+		"another algorithm":     {of(image("main", "r.example.com/a@md5:0123456789abcdef0123456789abcdef")), []string{"spec.source.images[0].image"}},
+		"upper case":            {of(image("main", "r.example.com/A"+digest)), []string{"spec.source.images[0].image"}},
+		"a scheme":              {of(image("main", "https://r.example.com/a"+digest)), []string{"spec.source.images[0].image"}},
+		"a space":               {of(image("main", "r.example.com/a b"+digest)), []string{"spec.source.images[0].image"}},
+		"a line's end":          {of(image("main", "r.example.com/a"+digest+"\n")), []string{"spec.source.images[0].image"}},
+		"two digests":           {of(image("main", "r.example.com/a"+digest+digest)), []string{"spec.source.images[0].image"}},
+		"up the path":           {of(image("main", "r.example.com/../a"+digest)), []string{"spec.source.images[0].image"}},
+		"longer than any other": {of(image("main", "r.example.com/"+strings.Repeat("a", 1024)+digest)), []string{"spec.source.images[0].image"}},
+		"neither of both":       {lifecycle.SandboxSnapshotSpec{DeletionPolicy: lifecycle.DeletionPolicyDelete}, []string{"spec.sandboxName"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			snapshot := &lifecycle.SandboxSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "moved"}, Spec: test.spec}
+			var got []string
+			for _, err := range ValidateSandboxSnapshot(snapshot, false) {
+				got = append(got, err.Field)
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("refused for %q, want %q", got, test.want)
 			}
 		})
 	}

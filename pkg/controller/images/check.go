@@ -61,8 +61,8 @@ type Checker struct {
 // CheckForResume checks the snapshot that a Pod is about to come from. It fails no resume: where it
 // finds nothing out, what the condition says already counts.
 func (c *Checker) CheckForResume(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) {
-	if !c.Pace.hasRoom() {
-		return
+	if snapshot.Spec.Source != nil || !c.Pace.hasRoom() {
+		return // the one is not this server's to ask for
 	}
 	asking, cancel := context.WithTimeout(ctx, resumePatience)
 	defer cancel()

@@ -30,6 +30,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/events"
 	clocktesting "k8s.io/utils/clock/testing"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
@@ -238,6 +239,28 @@ func TestAResumeNeverWaitsForItsTurn(t *testing.T) {
 	f.shelf.missing["main"] = true
 	f.checker.CheckForResume(t.Context(), f.snapshot())
 	if f.shelf.asked != 2 || f.condition().Status != metav1.ConditionTrue {
+		t.Errorf("asked %d times, says %v", f.shelf.asked, f.condition())
+	}
+}
+
+// Even whether an image exists is not a tenant's to ask with the server's credentials.
+func TestExistingImagesAreNotAskedFor(t *testing.T) {
+	const unasked = "the images were not made by this snapshot"
+	named := snapshotIn(v1alpha1.SnapshotSucceed, available(metav1.ConditionUnknown, v1alpha1.ReasonImageNotChecked, unasked))
+	named.Spec = v1alpha1.SandboxSnapshotSpec{Source: &v1alpha1.SnapshotSource{}}
+	f := newFixture(t, named, &v1alpha1.Sandbox{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "demo"},
+		Status:     v1alpha1.SandboxStatus{Phase: v1alpha1.SandboxPaused, SnapshotName: "demo-gen1"},
+	})
+	f.checker.CheckForResume(t.Context(), f.snapshot())
+	for range 3 {
+		f.clock.SetTime(f.clock.Now().Add(2 * time.Hour))
+		result, err := f.sweep.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(named)})
+		if err != nil || result.RequeueAfter != 0 {
+			t.Errorf("swept: %+v, %v", result, err)
+		}
+	}
+	if f.shelf.asked != 0 || f.condition().Message != unasked {
 		t.Errorf("asked %d times, says %v", f.shelf.asked, f.condition())
 	}
 }

@@ -94,7 +94,7 @@ func (s *Sweep) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, e
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	if !needed || snapshot.Status.Phase != v1alpha1.SnapshotSucceed || snapshot.DeletionTimestamp != nil {
+	if !needed || snapshot.Spec.Source != nil || snapshot.Status.Phase != v1alpha1.SnapshotSucceed || snapshot.DeletionTimestamp != nil {
 		s.forget(req.NamespacedName)
 		return ctrl.Result{}, nil
 	}

@@ -68,6 +68,9 @@ func newPod(sandbox *v1alpha1.Sandbox, from *v1alpha1.SandboxSnapshot, pullSecre
 		pod.Annotations = map[string]string{}
 	}
 	pod.Annotations[v1alpha1.AnnotationRestoredFrom] = from.Name
+	if err := fits(&pod.Spec, from); err != nil {
+		return nil, err
+	}
 	for i := range from.Status.Containers {
 		if err := useImage(&pod.Spec, &from.Status.Containers[i]); err != nil {
 			return nil, fmt.Errorf("snapshot %s: %w", from.Name, err)
@@ -78,6 +81,28 @@ func newPod(sandbox *v1alpha1.Sandbox, from *v1alpha1.SandboxSnapshot, pullSecre
 	}
 	preferNode(&pod.Spec, nodeOf(sandbox, from))
 	return pod, nil
+}
+
+// fits refuses a template that has none of the snapshot's containers: its Pod would start with none of its
+// files, and nobody would be told.
+func fits(pod *corev1.PodSpec, from *v1alpha1.SandboxSnapshot) error {
+	var saved, wanted []string
+	for i := range from.Status.Containers {
+		saved = append(saved, from.Status.Containers[i].ContainerName)
+	}
+	for _, containers := range [][]corev1.Container{pod.Containers, pod.InitContainers} {
+		for i := range containers {
+			if slices.Contains(saved, containers[i].Name) {
+				return nil
+			}
+			wanted = append(wanted, containers[i].Name)
+		}
+	}
+	if len(saved) == 0 {
+		return nil
+	}
+	return fmt.Errorf("snapshot %s has the files of the containers %q, and the template has %q: none of them would come back; name a container as it was, or resume with fromTemplate to give the files up",
+		from.Name, saved, wanted)
 }
 
 func useImage(pod *corev1.PodSpec, saved *v1alpha1.ContainerSnapshot) error {

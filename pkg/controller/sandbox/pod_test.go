@@ -192,3 +192,20 @@ func TestNewPodFails(t *testing.T) {
 		t.Errorf("without a digest: %v", err)
 	}
 }
+
+// Otherwise the Pod would start as if it had never been paused, and all be called well.
+func TestATemplateWithNoneOfTheSavedContainers(t *testing.T) {
+	from := snapshotIn(v1alpha1.SnapshotSucceed, ofContainer("main", "r.example.com/a:t", digest), ofContainer("side", "r.example.com/b:t", digest))
+	renamed := func(container string) *v1alpha1.Sandbox {
+		return sandboxIn(v1alpha1.SandboxResuming, withTemplate(func(t *corev1.PodTemplateSpec) { t.Spec.Containers[0].Name = container }))
+	}
+	if _, err := newPod(renamed("other"), from, ""); err == nil || !strings.Contains(err.Error(), `["main" "side"]`) || !strings.Contains(err.Error(), `["other"]`) {
+		t.Errorf("error %v", err)
+	}
+	if pod := made(t, renamed("side"), from, ""); pod.Spec.Containers[0].Image != "r.example.com/b@"+digest {
+		t.Errorf("the image is %s", pod.Spec.Containers[0].Image)
+	}
+	if _, err := newPod(renamed("other"), nil, ""); err != nil {
+		t.Error(err)
+	}
+}

@@ -67,7 +67,10 @@ func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueu
 // concerned are the sandbox that a snapshot is made of, and those that are to come from it.
 func (r *Reconciler) concerned(ctx context.Context, object client.Object) []reconcile.Request {
 	snapshot := object.(*v1alpha1.SandboxSnapshot)
-	requests := []reconcile.Request{{NamespacedName: client.ObjectKey{Namespace: snapshot.Namespace, Name: snapshot.Spec.SandboxName}}}
+	var requests []reconcile.Request
+	if snapshot.Spec.SandboxName != "" {
+		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKey{Namespace: snapshot.Namespace, Name: snapshot.Spec.SandboxName}})
+	}
 	waiting := &v1alpha1.SandboxList{}
 	// From the cache, by an index that is always there: an error has no cause to tell of.
 	if err := r.Client.List(ctx, waiting, client.InNamespace(snapshot.Namespace), client.MatchingFields{sandboxsnapshot.IndexSnapshot: snapshot.Name}); err != nil {

@@ -62,7 +62,7 @@ type leftover struct {
 // that this server would push the snapshot to now: whatever a status says, no other can be
 // reached.
 func (r *Reconciler) deleteImages(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (again time.Duration, err error) {
-	if snapshot.Spec.DeletionPolicy == v1alpha1.DeletionPolicyRetain {
+	if snapshot.Spec.DeletionPolicy == v1alpha1.DeletionPolicyRetain || snapshot.Spec.Source != nil {
 		return 0, nil
 	}
 	var left []leftover

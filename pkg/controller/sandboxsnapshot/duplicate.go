@@ -56,6 +56,11 @@ func (r *Reconciler) duplicate(ctx context.Context, snapshot *v1alpha1.SandboxSn
 		}
 		return fmt.Errorf("read snapshot %s: %w", key, err)
 	}
+	if from.Spec.Source != nil {
+		// The server's account may read what the tenant may not: it copies only what it has made itself.
+		return refuse(v1alpha1.ReasonSourcePodNotFound, "sandbox %s is paused on snapshot %s, which was made of existing images: "+
+			"create another with the same spec.source, or resume and pause the sandbox first", sandbox.Name, from.Name)
+	}
 	chosen, err := chooseSaved(snapshot, from)
 	if err != nil {
 		return err

@@ -205,11 +205,18 @@ func adopt(status *v1alpha1.SandboxSnapshotStatus, report result.Result) error {
 }
 
 func (r *Reconciler) succeed(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) error {
+	return r.succeeded(ctx, snapshot, "%d images are in the registry", metav1.Condition{
+		Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonImageAvailable, Message: "every image of the snapshot is in the registry",
+	})
+}
+
+// succeeded writes the one end, with what is known of the images.
+func (r *Reconciler) succeeded(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, ready string, available metav1.Condition) error {
 	snapshot.Status.Phase = v1alpha1.SnapshotSucceed
 	snapshot.Status.CompletionTime = r.now()
-	r.setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonSucceeded, "%d images are in the registry", len(snapshot.Status.Containers))
+	r.setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonSucceeded, ready, len(snapshot.Status.Containers))
 	r.setCondition(snapshot, v1alpha1.ConditionFailed, metav1.ConditionFalse, v1alpha1.ReasonSucceeded, "the commit succeeded")
-	r.setCondition(snapshot, v1alpha1.ConditionImageAvailable, metav1.ConditionTrue, v1alpha1.ReasonImageAvailable, "every image of the snapshot is in the registry")
+	r.setCondition(snapshot, v1alpha1.ConditionImageAvailable, available.Status, available.Reason, "%s", available.Message)
 	if err := r.writeStatus(ctx, snapshot); err != nil {
 		return err
 	}

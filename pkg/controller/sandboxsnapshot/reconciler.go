@@ -208,6 +208,9 @@ func (r *Reconciler) user(ctx context.Context, snapshot *v1alpha1.SandboxSnapsho
 			return sandboxes.Items[i].Name, nil
 		}
 	}
+	if snapshot.Spec.SandboxName == "" {
+		return "", nil
+	}
 	// The cache may not know yet of a rollback that was asked for just now.
 	own := &v1alpha1.Sandbox{}
 	key := client.ObjectKey{Namespace: snapshot.Namespace, Name: snapshot.Spec.SandboxName}
@@ -276,6 +279,9 @@ func (r *Reconciler) limits() limits {
 
 // ownedByPause says whether a pause made the snapshot, and of which sandbox.
 func ownedByPause(snapshot *v1alpha1.SandboxSnapshot) (*metav1.OwnerReference, bool) {
+	if snapshot.Spec.Source != nil {
+		return nil, false
+	}
 	owner := metav1.GetControllerOf(snapshot)
 	return owner, owner != nil && owner.Kind == "Sandbox" && owner.APIVersion == v1alpha1.SchemeGroupVersion.String()
 }

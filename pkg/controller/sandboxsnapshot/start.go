@@ -37,6 +37,9 @@ import (
 
 // start checks a snapshot that has no commit yet, and creates its Job.
 func (r *Reconciler) start(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (ctrl.Result, error) {
+	if snapshot.Spec.Source != nil {
+		return ctrl.Result{}, r.takeOver(ctx, snapshot)
+	}
 	key := client.ObjectKeyFromObject(snapshot)
 	_, pause := ownedByPause(snapshot)
 	sandbox, err := r.sandbox(ctx, r.Live, snapshot)

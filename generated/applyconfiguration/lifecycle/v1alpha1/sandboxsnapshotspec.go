@@ -27,13 +27,17 @@ import (
 //
 // SandboxSnapshotSpec is what to commit. Immutable.
 type SandboxSnapshotSpecApplyConfiguration struct {
-	// sandboxName is the sandbox of this namespace to commit.
+	// sandboxName is the sandbox of this namespace to commit. Required, unless source is set.
 	SandboxName *string `json:"sandboxName,omitempty"`
+	// source is what the snapshot is made of instead of a sandbox of this namespace: nothing is
+	// committed then. It brings a sandbox from another namespace or another cluster.
+	Source *SnapshotSourceApplyConfiguration `json:"source,omitempty"`
 	// containers are the names of the containers to commit. Empty: those that the sandbox's
 	// spec.snapshot.containers names, else all of them. At most 256 names.
 	Containers []string `json:"containers,omitempty"`
 	// deletionPolicy says what becomes of the images in the registry when the snapshot is
-	// deleted: Delete (the default) or Retain.
+	// deleted: Delete (the default) or Retain. Of a snapshot with a source it is always Retain: images that
+	// it did not make are never deleted.
 	DeletionPolicy *lifecyclev1alpha1.SnapshotDeletionPolicy `json:"deletionPolicy,omitempty"`
 }
 
@@ -48,6 +52,14 @@ func SandboxSnapshotSpec() *SandboxSnapshotSpecApplyConfiguration {
 // If called multiple times, the SandboxName field is set to the value of the last call.
 func (b *SandboxSnapshotSpecApplyConfiguration) WithSandboxName(value string) *SandboxSnapshotSpecApplyConfiguration {
 	b.SandboxName = &value
+	return b
+}
+
+// WithSource sets the Source field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Source field is set to the value of the last call.
+func (b *SandboxSnapshotSpecApplyConfiguration) WithSource(value *SnapshotSourceApplyConfiguration) *SandboxSnapshotSpecApplyConfiguration {
+	b.Source = value
 	return b
 }
 
