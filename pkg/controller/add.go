@@ -42,6 +42,9 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 	if err != nil {
 		return fmt.Errorf("--snapshot-image-template: %w", err)
 	}
+	if err := template.Longest(); err != nil {
+		mgr.GetLogger().Info("Sandboxes of long names cannot be paused", "why", err.Error())
+	}
 	if err := sandboxsnapshot.AddIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
 		return err
 	}

@@ -119,12 +119,16 @@ func TestPreflight(t *testing.T) {
 		// reasons are those of the causes, unknown a word of what could not be found out.
 		reasons, unknown string
 	}{
-		"all is well":                   {func(*scene) {}, "", ""},
-		"anonymous pushes":              {func(s *scene) { s.options.SnapshotPushSecret = "" }, "", ""},
-		"the attempt's name is taken":   {func(s *scene) { s.snapshots = []client.Object{snapshotNamed("demo-gen1")} }, "", ""},
-		"a template from a snapshot":    {fromSnapshot, "", ""},
-		"a template that is gone":       {func(s *scene) { fromSnapshot(s); s.snapshots = nil }, "NoContainers", ""},
-		"no registry":                   {func(s *scene) { s.options.SnapshotRegistry = "" }, "RegistryNotConfigured", ""},
+		"all is well":                 {func(*scene) {}, "", ""},
+		"anonymous pushes":            {func(s *scene) { s.options.SnapshotPushSecret = "" }, "", ""},
+		"the attempt's name is taken": {func(s *scene) { s.snapshots = []client.Object{snapshotNamed("demo-gen1")} }, "", ""},
+		"a template from a snapshot":  {fromSnapshot, "", ""},
+		"a template that is gone":     {func(s *scene) { fromSnapshot(s); s.snapshots = nil }, "NoContainers", ""},
+		"no registry":                 {func(s *scene) { s.options.SnapshotRegistry = "" }, "RegistryNotConfigured", ""},
+		"names that do not fit": {func(s *scene) {
+			s.options.SnapshotImageTemplate = "{registry}/all:" + strings.Repeat("{sandbox}-", 6) + "{namespace}-{container}-{uid}"
+			s.sandbox.Name, s.pod.Name, s.sandbox.Status.PodName = strings.Repeat("x", 63), strings.Repeat("x", 63), strings.Repeat("x", 63)
+		}, "ImageNameInvalid", ""},
 		"no push secret":                {func(s *scene) { s.secret.Name = "other" }, "PushSecretNotFound", ""},
 		"a push secret of another type": {func(s *scene) { s.secret.Type = corev1.SecretTypeOpaque }, "PushSecretInvalid", ""},
 		"a quota is used up":            {func(s *scene) { s.refuse = forbidden }, "SnapshotRejected", ""},

@@ -145,6 +145,9 @@ const (
 	// ReasonRegistryDenied: the registry says no, and not for the credentials: a quota, a rule, a
 	// name or a format that it does not take. The message begins with its words.
 	ReasonRegistryDenied = "RegistryDenied"
+	// ReasonImageNameInvalid: the names of namespace, sandbox and container make no image reference
+	// that registries take, by the server's template.
+	ReasonImageNameInvalid = "ImageNameInvalid"
 	// ReasonPushSecretNotFound: the push secret does not exist.
 	ReasonPushSecretNotFound = "PushSecretNotFound"
 	// ReasonPushSecretInvalid: the push secret is of the wrong type, or the registry refuses it.

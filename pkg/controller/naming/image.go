@@ -17,11 +17,13 @@ limitations under the License.
 package naming
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
 
+	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/name"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -44,6 +46,8 @@ type Image struct {
 	// immutable tags work and a recreated sandbox never overwrites.
 	SnapshotUID types.UID
 }
+
+const noUID types.UID = "00000000-0000-4000-8000-000000000000"
 
 // ParseImageTemplate checks a template. Its placeholders are {registry}, {namespace},
 // {sandbox}, {container}, {uid} (the snapshot's UID, 32 hex digits) and {tag} (snap-gen<N>-<8
@@ -74,14 +78,66 @@ func ParseImageTemplate(registry, template string) (*ImageTemplate, error) {
 	if registry == "" {
 		sample.registry = "registry.example.com"
 	}
-	ref := sample.Reference(Image{Namespace: "namespace", Sandbox: "sandbox", Container: "container", Attempt: 1, SnapshotUID: "00000000-0000-4000-8000-000000000000"})
+	ref := sample.Reference(Image{Namespace: "namespace", Sandbox: "sandbox", Container: "container", Attempt: 1, SnapshotUID: noUID})
 	if strings.ContainsAny(ref, "{}") {
 		return nil, fmt.Errorf("--snapshot-image-template %q has an unknown placeholder; known are {registry} {namespace} {sandbox} {container} {uid} {tag}", template)
 	}
-	if _, err := name.NewTag(ref, name.StrictValidation); err != nil {
+	if err := check(ref); err != nil {
 		return nil, fmt.Errorf("--snapshot-image-template %q does not make an image reference with a tag (%s): %w", template, ref, err)
 	}
 	return t, nil
+}
+
+// maxName is how long the names of a namespace, of a sandbox and of a container may be.
+const maxName = 63
+
+// Longest fails where the longest names that the API takes do not fit into a reference: sandboxes
+// of such names cannot be committed.
+func (t *ImageTemplate) Longest() error {
+	if !t.Configured() {
+		return nil
+	}
+	long := strings.Repeat("x", maxName)
+	return t.Check(Image{Namespace: long, Sandbox: long, Container: long, Attempt: 1_000_000})
+}
+
+// Check fails where the reference of an image is none that registries and nodes take. The
+// snapshot's UID may be missing: it has the same length for all.
+func (t *ImageTemplate) Check(image Image) error {
+	if image.SnapshotUID == "" {
+		image.SnapshotUID = noUID
+	}
+	ref := t.Reference(image)
+	if err := check(ref); err != nil {
+		return fmt.Errorf("the image of container %s would be %s: %w; names have to be shorter or the template another (--snapshot-image-template)", image.Container, ref, err)
+	}
+	return nil
+}
+
+const (
+	maxTag        = 128
+	maxRepository = 255
+)
+
+// check takes what the nodes' container runtime, which pulls the image, and the library that
+// pushes it both take.
+func check(ref string) error {
+	host, path, _ := strings.Cut(ref, "/")
+	repository, tag, _ := strings.Cut(path, ":")
+	if (host == "docker.io" || host == name.DefaultRegistry) && strings.Count(repository, "/") != 1 {
+		return errors.New("Docker Hub has repositories of two levels, account/name: use --snapshot-registry=docker.io/ACCOUNT --snapshot-image-template={registry}/{namespace}-{sandbox}-{container}:{tag}")
+	}
+	if len(tag) > maxTag {
+		return fmt.Errorf("its tag has %d characters, %d are the most", len(tag), maxTag)
+	}
+	if len(repository) > maxRepository {
+		return fmt.Errorf("its repository has %d characters, %d are the most", len(repository), maxRepository)
+	}
+	if _, err := name.NewTag(ref, name.StrictValidation); err != nil {
+		return err
+	}
+	_, err := reference.ParseNormalizedNamed(ref)
+	return err
 }
 
 // Configured says whether there is a registry to push to.

@@ -74,6 +74,9 @@ func TestTemplateRefusals(t *testing.T) {
 		"an open brace":            {registry, "{registry}/{namespace}/{container}{:{tag}", "unknown placeholder"},
 		"capital letters":          {registry, "{registry}/Team-{namespace}/{container}:{tag}", "does not make an image reference"},
 		"a tag that is too long":   {registry, "{registry}/all:{namespace}-{container}-{uid}-" + strings.Repeat("x", 100), "does not make an image reference"},
+		"Docker Hub, three levels": {"docker.io/team", "", "two levels"},
+		"Docker Hub, one level":    {"docker.io", "{registry}/{namespace}-{container}:{tag}", "two levels"},
+		"what nodes do not take":   {registry, "{registry}/a.-{namespace}/{container}:{tag}", "does not make an image reference"},
 		"a scheme":                 {"https://" + registry, "", "without a scheme"},
 		"a space":                  {registry, "{registry}/{namespace}/{container} :{tag}", "does not make an image reference"},
 	}
@@ -83,6 +86,50 @@ func TestTemplateRefusals(t *testing.T) {
 				t.Errorf("error %v, want %q", err, test.want)
 			}
 		})
+	}
+}
+
+func TestNamesThatDoNotFit(t *testing.T) {
+	long := strings.Repeat("x", 63)
+	const one = "{registry}/all:{namespace}-{sandbox}-{container}-{uid}"
+	tests := map[string]struct {
+		registry, template string
+		image              Image
+		want               string
+	}{
+		"the longest, by default": {"registry.example.com/team/sandboxes", "", Image{Namespace: long, Sandbox: long, Container: long, Attempt: 1000000}, ""},
+		"a deep registry":         {"registry.example.com/" + long, "", Image{Namespace: long, Sandbox: long, Container: long}, ""},
+		"a registry too deep":     {"registry.example.com/" + long + "/x", "", Image{Namespace: long, Sandbox: long, Container: long}, "its repository has 257 characters"},
+		"short names in a tag":    {"registry.example.com", one, Image{Namespace: "team", Sandbox: "demo", Container: "main"}, ""},
+		"a tag of 128":            {"registry.example.com", one, Image{Namespace: long, Sandbox: "demo", Container: strings.Repeat("c", 26)}, ""},
+		"a tag of 129":            {"registry.example.com", one, Image{Namespace: long, Sandbox: "demo", Container: strings.Repeat("c", 27)}, "its tag has 129 characters"},
+		"Docker Hub":              {"docker.io/team", "{registry}/{namespace}-{sandbox}-{container}:{tag}", Image{Namespace: long, Sandbox: long, Container: long}, ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			parsed, err := ParseImageTemplate(test.registry, test.template)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, uid := range []types.UID{"", uid} {
+				test.image.SnapshotUID = uid
+				if err := parsed.Check(test.image); (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+					t.Errorf("got %v, want %q", err, test.want)
+				}
+			}
+		})
+	}
+}
+
+func TestTheLongestNames(t *testing.T) {
+	for template, fits := range map[string]bool{"": true, "{registry}/all:{namespace}-{sandbox}-{container}-{uid}": false} {
+		parsed, err := ParseImageTemplate("registry.example.com", template)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := parsed.Longest(); (err == nil) != fits {
+			t.Errorf("%q: %v", template, err)
+		}
 	}
 }
 

@@ -121,10 +121,25 @@ func (c *Checks) look(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, s
 	note(c.checkRuntime(ctx, pod))
 	note(c.checkNode(ctx, pod.Spec.NodeName))
 	containers, problems := chooseContainers(snapshot, sandbox, pod)
+	note(c.checkNames(snapshot, containers))
 	if errs = append(errs, problems...); len(errs) > 0 {
 		return nil, errs
 	}
 	return &commitjob.Source{PodName: pod.Name, PodUID: pod.UID, NodeName: pod.Spec.NodeName, Containers: containers, PullSecrets: pullSecretsOf(pod, c.ResumePullSecret)}, nil
+}
+
+// checkNames refuses images of names that no registry takes: the commit would find out on the
+// node, again and again.
+func (c *Checks) checkNames(snapshot *v1alpha1.SandboxSnapshot, containers []v1alpha1.ContainerSnapshot) error {
+	if !c.Images.Configured() {
+		return nil
+	}
+	for i := range containers {
+		if err := c.Images.Check(imageOf(snapshot, containers[i].ContainerName)); err != nil {
+			return refuse(v1alpha1.ReasonImageNameInvalid, "%v", err)
+		}
+	}
+	return nil
 }
 
 func (c *Checks) checkPushSecret(ctx context.Context) error {

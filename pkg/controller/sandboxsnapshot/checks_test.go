@@ -36,6 +36,15 @@ func inClass(class string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { p.Spec.RuntimeClassName = &class }
 }
 
+const longName = "a-name-of-sixty-characters-that-is-longer-than-the-usual-one"
+
+func inOneRepository(r *Reconciler) {
+	var err error
+	if r.Images, err = naming.ParseImageTemplate("registry.example.com", "{registry}/all:{namespace}-{sandbox}-{sandbox}-{container}-{uid}"); err != nil {
+		panic(err)
+	}
+}
+
 // TestRefusals lets a snapshot start in a world where one thing is wrong.
 func TestRefusals(t *testing.T) {
 	ready := podOf("demo")
@@ -51,6 +60,8 @@ func TestRefusals(t *testing.T) {
 		"no registry": {pausing("demo"), attemptOf("demo"), []client.Object{ready}, func(r *Reconciler) {
 			r.Images, _ = naming.ParseImageTemplate("", "")
 		}, v1alpha1.ReasonRegistryNotConfigured, "--snapshot-registry"},
+		"names that do not fit into a tag": {pausing(longName), attemptOf(longName), []client.Object{podOf(longName)}, inOneRepository,
+			v1alpha1.ReasonImageNameInvalid, "its tag has 1"},
 		"no push secret": {pausing("demo"), attemptOf("demo"), []client.Object{ready}, func(r *Reconciler) {
 			r.Jobs.PushSecret = "another"
 		}, v1alpha1.ReasonPushSecretNotFound, "Secret sandbox-system/another"},
@@ -108,7 +119,7 @@ func TestRefusals(t *testing.T) {
 			if test.change != nil {
 				test.change(f.r)
 			}
-			snapshot := f.visits("demo-gen1")
+			snapshot := f.visits(test.snapshot.Name)
 			if test.reason == "" {
 				f.is(snapshot, committing)
 				return

@@ -76,6 +76,9 @@ func (r *Reconciler) deleteImages(ctx context.Context, snapshot *v1alpha1.Sandbo
 			}
 			continue
 		}
+		if !pushed && r.Images.Check(imageOf(snapshot, saved.ContainerName)) != nil {
+			continue // there can be none of that name
+		}
 		// A commit that failed may have pushed the images of some containers. Their digests are not
 		// known, but their tag is this snapshot's alone.
 		err := r.Registry.Delete(ctx, saved.ImageURI, saved.ImageDigest)

@@ -94,6 +94,12 @@ func TestDeletionReachesTheRegistry(t *testing.T) {
 		"failed, of another registry": {change: func(s *v1alpha1.SandboxSnapshot) {
 			s.Status.Phase, s.Status.Containers[0].ImageDigest, s.Status.Containers[0].ImageURI = v1alpha1.SnapshotFailed, "", "elsewhere.example.com/a:b"
 		}},
+		// Whatever the registry would say to that: nothing waits for it.
+		"failed, of a name that no registry takes": {change: func(s *v1alpha1.SandboxSnapshot) {
+			s.Spec.SandboxName = strings.Repeat("x", 300)
+			s.Status.Phase, s.Status.Containers[0].ImageDigest = v1alpha1.SnapshotFailed, ""
+			s.Status.Containers[0].ImageURI = "registry.example.com/default/" + s.Spec.SandboxName + "-main:snap-gen1-demogen1"
+		}, answers: down},
 		"failed before anything was chosen": {change: func(s *v1alpha1.SandboxSnapshot) {
 			s.Status.Phase, s.Status.Containers = v1alpha1.SnapshotFailed, nil
 		}},

@@ -36,10 +36,14 @@ const snapshotUIDAnnotation = v1alpha1.LabelPrefix + "snapshot-uid"
 
 // reference is where the image of a container of the snapshot belongs.
 func (r *Reconciler) reference(snapshot *v1alpha1.SandboxSnapshot, container string) string {
-	return r.Images.Reference(naming.Image{
+	return r.Images.Reference(imageOf(snapshot, container))
+}
+
+func imageOf(snapshot *v1alpha1.SandboxSnapshot, container string) naming.Image {
+	return naming.Image{
 		Namespace: snapshot.Namespace, Sandbox: snapshot.Spec.SandboxName, Container: container,
 		Attempt: naming.Attempt(snapshot.Name), SnapshotUID: snapshot.UID,
-	})
+	}
 }
 
 // duplicate makes a user's snapshot of a paused sandbox: its files are in the registry already,
@@ -66,6 +70,9 @@ func (r *Reconciler) duplicate(ctx context.Context, snapshot *v1alpha1.SandboxSn
 		return err
 	}
 	if err := r.checks().checkPushSecret(ctx); err != nil {
+		return err
+	}
+	if err := r.checks().checkNames(snapshot, chosen); err != nil {
 		return err
 	}
 	for i := range chosen {
