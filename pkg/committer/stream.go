@@ -86,7 +86,7 @@ func (c *commit) pushed(p *part, l *layer.Layer, stats overlay.Stats, began time
 		p.layers = append(p.layers, described)
 	}
 	c.Log.Info("layer pushed", "container", p.Name, "digest", described.Descriptor.Digest, "bytes", described.Descriptor.Size,
-		"entries", stats.Entries, "whiteouts", stats.Whiteouts, "contentBytes", stats.Bytes, "socketsLeftOut", stats.Sockets,
+		"entries", stats.Entries, "whiteouts", stats.Whiteouts, "contentBytes", stats.Bytes, "socketsLeftOut", stats.Sockets, "equalToTheImage", stats.Equal,
 		"read", l.Took(), "took", time.Since(began))
 	return nil
 }

@@ -58,6 +58,10 @@ func (m *Maker) changes() []step {
 		{"rename a file", to(m.free, func(f found) bool { return !directory(f) }, m.rename)},
 		{"rename a directory", to(m.free, directory, m.rename)},
 		{"replace by rename", to(m.free, regular, m.replace)},
+		{"chown to the same", to(m.pick, anything, m.chownToTheSame)},
+		{"chown all to the same", m.chownAllToTheSame},
+		{"rewrite the same", to(m.pick, regular, m.rewriteTheSame)},
+		{"rebuild the same", to(m.free, directory, m.rebuildTheSame)},
 	}
 	return append(steps, m.kinds()...)
 }
@@ -101,7 +105,8 @@ func (m *Maker) removeXattrs(f found) error {
 		return errNothing
 	}
 	for _, name := range names {
-		if err := unix.Lremovexattr(m.at(f.path), name); err != nil {
+		// XFS lists an ACL under two names.
+		if err := unix.Lremovexattr(m.at(f.path), name); err != nil && !errors.Is(err, unix.ENODATA) {
 			return err
 		}
 	}
@@ -204,4 +209,104 @@ func (m *Maker) replace(f found) error {
 		return err
 	}
 	return os.Rename(next, m.at(f.path))
+}
+
+// chownToTheSame copies something up on an overlay, and changes nothing but what a chown takes.
+func (m *Maker) chownToTheSame(f found) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(m.at(f.path), &st); err != nil {
+		return err
+	}
+	return unix.Lchown(m.at(f.path), int(st.Uid), int(st.Gid))
+}
+
+// chownAllToTheSame is the chown -R of many an entrypoint.
+func (m *Maker) chownAllToTheSame() error {
+	entries, err := m.all()
+	if err != nil {
+		return err
+	}
+	for _, f := range entries {
+		if err := m.chownToTheSame(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rewriteTheSame writes what a file has, and gives it the time that it had.
+func (m *Maker) rewriteTheSame(f found) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(m.at(f.path), &st); err != nil {
+		return err
+	}
+	content, err := os.ReadFile(m.at(f.path))
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(m.at(f.path), content, 0); err != nil {
+		return err
+	}
+	return m.setTime(f.path, &st)
+}
+
+// rebuildTheSame removes a directory, and makes it again with its own files.
+func (m *Maker) rebuildTheSame(f found) error {
+	type file struct {
+		name    string
+		st      unix.Stat_t
+		content []byte
+	}
+	var dir unix.Stat_t
+	if err := unix.Lstat(m.at(f.path), &dir); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(m.at(f.path))
+	if err != nil {
+		return err
+	}
+	var files []file
+	for _, e := range entries {
+		one := file{name: f.path + "/" + e.Name()}
+		if err := unix.Lstat(m.at(one.name), &one.st); err != nil {
+			return err
+		}
+		if one.st.Mode&unix.S_IFMT != unix.S_IFREG {
+			continue
+		}
+		if one.content, err = os.ReadFile(m.at(one.name)); err != nil {
+			return err
+		}
+		files = append(files, one)
+	}
+	if err := m.remove(f); err != nil {
+		return err
+	}
+	if err := os.Mkdir(m.at(f.path), 0o700); err != nil {
+		return err
+	}
+	for _, one := range files {
+		if err := os.WriteFile(m.at(one.name), one.content, 0o600); err != nil {
+			return err
+		}
+		if err := m.restore(one.name, &one.st); err != nil {
+			return err
+		}
+	}
+	return m.restore(f.path, &dir)
+}
+
+// restore gives something owner, mode and time.
+func (m *Maker) restore(path string, st *unix.Stat_t) error {
+	if err := unix.Lchown(m.at(path), int(st.Uid), int(st.Gid)); err != nil {
+		return err
+	}
+	if err := unix.Fchmodat(unix.AT_FDCWD, m.at(path), st.Mode&0o7777, 0); err != nil {
+		return err
+	}
+	return m.setTime(path, st)
+}
+
+func (m *Maker) setTime(path string, st *unix.Stat_t) error {
+	return unix.UtimesNanoAt(unix.AT_FDCWD, m.at(path), []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
 }

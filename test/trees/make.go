@@ -130,7 +130,8 @@ func (m *Maker) makeSparse() error {
 		return err
 	}
 	defer file.Close()
-	size := int64(1+m.rand.IntN(3)) << 18
+	// With holes on either side of what a layer writes as zeros.
+	size := int64(1+m.rand.IntN(10)) << 18
 	for range m.rand.IntN(3) {
 		if _, err := file.WriteAt(m.content(1+m.rand.IntN(5000)), m.rand.Int64N(size)); err != nil {
 			return err
@@ -165,7 +166,11 @@ func (m *Maker) makeSymlink(target string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Symlink(target, m.at(path)); err != nil {
+	err = os.Symlink(target, m.at(path))
+	if errors.Is(err, unix.ENAMETOOLONG) && len(target) > 1000 { // XFS takes no more than 1,023 bytes
+		err = os.Symlink(target[:1000], m.at(path))
+	}
+	if err != nil {
 		return err
 	}
 	return m.dress(path, unix.S_IFLNK)
@@ -190,9 +195,9 @@ func (m *Maker) makeNode(format uint32, device uint64) error {
 	return m.dress(path, format)
 }
 
-// device is a number that means nothing on most machines; a character device 0:0 is a deletion to the overlay.
+// device is a number that means nothing on most machines, and that XFS takes; a character device 0:0 is a deletion to the overlay.
 func (m *Maker) device() uint64 {
-	return unix.Mkdev(uint32(m.rand.IntN(1<<12)), uint32(1+m.rand.IntN(1<<20-1)))
+	return unix.Mkdev(uint32(m.rand.IntN(1<<9)), uint32(1+m.rand.IntN(1<<18-1)))
 }
 
 // makeDeep makes directories in each other whose path is longer than a name may be.

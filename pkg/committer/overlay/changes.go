@@ -48,10 +48,8 @@ func (t *writer) unchanged(stack []*frame, was *known, st *unix.Stat_t, again fu
 	case was.sum == 0:
 		return false, nil
 	}
-	for _, f := range stack { // what it inherits is a part of how it is written
-		if err := t.prepare(f); err != nil {
-			return false, err
-		}
+	if err := t.prepareAll(stack); err != nil {
+		return false, err
 	}
 	sum, err := t.sumOf(again)
 	return sum == was.sum, err
@@ -68,10 +66,13 @@ func (t *writer) walkChanges(root *branch) (err error) {
 	path := t.volumes.prefix()
 	stack := []*frame{{dir: top, compared: true, path: len(path), whole: slices.Clone(path)}}
 	defer func() {
+		t.above, t.below = nil, nil
 		for _, f := range stack {
-			f.dir.close()
+			f.close()
 		}
+		t.closeLower()
 	}()
+	stack[0].below = t.lowerBelow()
 	was, err := t.changes.recall.peek()
 	if err != nil {
 		return err
@@ -85,8 +86,9 @@ func (t *writer) walkChanges(root *branch) (err error) {
 		return err
 	}
 	t.changes.recall.take()
+	t.above = stack
 	if !same {
-		if err := t.flush(stack); err != nil {
+		if err := t.flush(); err != nil {
 			return err
 		}
 	}
@@ -100,6 +102,7 @@ func (t *writer) walkChanges(root *branch) (err error) {
 		}
 		f := stack[len(stack)-1]
 		if f.next == f.names.len() {
+			t.above = stack
 			if err := t.gone(stack, path[:f.path], nil); err != nil {
 				return err
 			}
@@ -109,6 +112,7 @@ func (t *writer) walkChanges(root *branch) (err error) {
 			continue
 		}
 		name := f.names.raw(f.next)
+		t.above, t.depth = stack, len(stack)
 		if err := t.gone(stack, path[:f.path], name); err != nil {
 			return err
 		}
@@ -163,7 +167,7 @@ func (t *writer) gone(stack []*frame, dir, before []byte) error {
 			}
 			continue
 		}
-		if err := t.deleted(stack, dir, was); err != nil {
+		if err := t.deleted(dir, was); err != nil {
 			return err
 		}
 	}
@@ -178,13 +182,11 @@ func (t *writer) forget(was *known) error {
 }
 
 // deleted writes the deletion of an entry that was just taken.
-func (t *writer) deleted(stack []*frame, dir []byte, was *known) error {
+func (t *writer) deleted(dir []byte, was *known) error {
 	// A deletion that is itself no longer there deletes nothing that could be seen:
-	// an overlay takes a whiteout away only with the directory around it.
-	if was.kind != whiteoutEntry {
-		if err := t.flush(stack); err != nil {
-			return err
-		}
+	// an overlay takes a whiteout away only with the directory around it. And where an equal
+	// file is gone without a whiteout, the one below shows.
+	if was.kind != whiteoutEntry && was.kind != equalEntry {
 		path := slices.Clone(dir)
 		if len(dir) > 0 {
 			path = append(path, '/')
@@ -214,6 +216,11 @@ func (t *writer) compare(stack []*frame, name []byte, kind uint8, path []byte) (
 			was = &known{kind: next.kind, ino: next.ino, sec: next.sec, nsec: next.nsec, size: next.size, sum: next.sum}
 			recall.take()
 		}
+	}
+	// What the first pass wrote may not be left out by the second, whatever is below.
+	t.below = nil
+	if was == nil || was.kind == equalEntry {
+		t.below = f.below
 	}
 	if was == nil {
 		return t.anew(stack, name, kind, path)
@@ -251,9 +258,6 @@ func (t *writer) compare(stack []*frame, name []byte, kind uint8, path []byte) (
 		if was.kind == whiteoutEntry {
 			return nil, nil
 		}
-		if err := t.flush(stack); err != nil {
-			return nil, err
-		}
 		return nil, t.whiteout(path)
 	}
 	return t.anew(stack, name, kind, path)
@@ -261,14 +265,14 @@ func (t *writer) compare(stack []*frame, name []byte, kind uint8, path []byte) (
 
 // anew writes an entry whole, a directory with all that is in it.
 func (t *writer) anew(stack []*frame, name []byte, kind uint8, path []byte) (*frame, error) {
-	if err := t.flush(stack); err != nil {
+	if err := t.prepareAll(stack); err != nil {
 		return nil, err
 	}
 	dir, err := t.entry(stack[len(stack)-1].dir, name, kind, path)
 	if dir == nil || err != nil {
 		return nil, err
 	}
-	return &frame{dir: dir.directory, names: dir.names, written: true}, nil
+	return t.frameOf(dir), nil
 }
 
 // compareDirectory opens a directory that the first pass wrote under the same
@@ -279,6 +283,10 @@ func (t *writer) compareDirectory(stack []*frame, name, path []byte, was *known)
 		return nil, vanished(path, err)
 	}
 	child := &frame{dir: dir, compared: true}
+	if was.kind != opaqueEntry {
+		t.below = stack[len(stack)-1].below
+		child.below = t.belowName(name)
+	}
 	err = func() error {
 		var err error
 		if child.names, err = dir.list(t.buf); err != nil {
@@ -295,7 +303,10 @@ func (t *writer) compareDirectory(stack []*frame, name, path []byte, was *known)
 		if same || err != nil {
 			return err
 		}
-		if err := t.flush(stack); err != nil {
+		if was.kind == equalDirectory && t.equalDirectory(child.below, st, attrs, path) {
+			return nil
+		}
+		if err := t.prepareAll(stack); err != nil {
 			return err
 		}
 		// A directory that began to hide what is below it is a new one. Written as
@@ -306,22 +317,31 @@ func (t *writer) compareDirectory(stack []*frame, name, path []byte, was *known)
 			return err
 		}
 		child.compared = false
+		closeAll(child.below)
+		child.below = nil
 		return t.changes.recall.skip()
 	}()
 	if err != nil {
-		dir.close()
+		child.close()
 		return nil, err
 	}
 	return child, nil
 }
 
-// flush writes the directories of the stack that were not, because nothing in
+// flush writes the directories above the current entry that were not, because nothing in
 // them had changed up to now: unpackers would change their times.
-func (t *writer) flush(stack []*frame) error {
+func (t *writer) flush() error {
+	if t.flushing || t.summing {
+		return nil
+	}
+	t.flushing = true
+	sum := t.out.sum
+	t.out.sum = nil // which is of the entry alone
+	defer func() { t.flushing, t.out.sum = false, sum }()
 	if err := t.lead(); err != nil {
 		return err
 	}
-	for _, f := range stack {
+	for _, f := range t.above {
 		if f.written {
 			continue
 		}
@@ -332,6 +352,17 @@ func (t *writer) flush(stack []*frame) error {
 			return err
 		}
 		f.written, f.own = true, nil
+	}
+	return nil
+}
+
+// prepareAll is prepare for a path of directories. What an entry inherits from them is a part of
+// how it is written.
+func (t *writer) prepareAll(stack []*frame) error {
+	for _, f := range stack {
+		if err := t.prepare(f); err != nil {
+			return err
+		}
 	}
 	return nil
 }

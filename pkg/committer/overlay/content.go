@@ -52,6 +52,12 @@ func (t *writer) regular(dir *directory, name, path []byte) error {
 	if attrs.whiteout && st.Size == 0 {
 		return errors.Join(t.whiteout(path), t.remember(whiteoutEntry, name, &st))
 	}
+	if same, err := t.equalFile(fd, name, &st, attrs, path); err != nil {
+		return err
+	} else if same {
+		t.stats.Equal++
+		return t.remember(equalEntry, name, &st)
+	}
 	if done, err := t.hardlink(dir, name, path, &st, attrs); err != nil {
 		return err
 	} else if done {

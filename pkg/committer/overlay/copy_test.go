@@ -354,7 +354,7 @@ func (m *mutator) pick() string {
 func (m *mutator) step() {
 	p, q := m.pick(), m.pick()
 	data := bytes.Repeat([]byte{byte('a' + m.random.IntN(26))}, m.random.IntN(20000))
-	switch m.random.IntN(16) {
+	switch m.random.IntN(18) {
 	case 0, 1, 2, 3:
 		// Not blocking: it may be a FIFO.
 		how := []int{os.O_CREATE | os.O_TRUNC, os.O_CREATE, os.O_APPEND}[m.random.IntN(3)]
@@ -386,6 +386,17 @@ func (m *mutator) step() {
 		_ = unix.Mknod(p+"-fifo", unix.S_IFIFO|0o600, 0) // where nobody would open it, and wait
 	case 15:
 		_ = unix.Mknod(p, unix.S_IFSOCK|0o600, 0)
+	case 16: // which copies it up
+		var st unix.Stat_t
+		if unix.Lstat(p, &st) == nil {
+			_ = os.Lchown(p, int(st.Uid), int(st.Gid))
+		}
+	case 17: // as it may be in the base, with the time of then
+		var st unix.Stat_t
+		if unix.Lstat(p, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
+			_ = os.WriteFile(p, []byte("of the base"), 0o644)
+			_ = unix.UtimesNanoAt(unix.AT_FDCWD, p, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
+		}
 	}
 }
 

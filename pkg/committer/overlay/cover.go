@@ -30,9 +30,7 @@ import (
 type keeping struct {
 	// committed is a moment when Write had read everything.
 	committed time.Time
-	// above are the directories that lead to the current entry; covers is whether what
-	// covers it is being written.
-	above  []*frame
+	// covers is whether what covers the current entry is being written.
 	covers bool
 }
 
@@ -65,9 +63,6 @@ func Cover(ctx context.Context, w io.Writer, path string, committed time.Time, o
 func (t *writer) cover(path []byte) error {
 	t.keeping.covers = true
 	defer func() { t.keeping.covers = false }()
-	if err := t.flush(t.keeping.above); err != nil {
-		return err
-	}
 	return t.whiteout(path)
 }
 

@@ -181,6 +181,19 @@ func TestNamesThatComeAgain(t *testing.T) {
 	m.compare(layers...)
 }
 
+// TestListsOnXFS are in a layer once.
+func TestListsOnXFS(t *testing.T) {
+	f := tree{t, onFileSystem(t, "mkfs.xfs", "-q")}
+	f.dir("d", 0o755)
+	f.xattr("d", accessACL, userACL)
+	f.xattr("d", defaultACL, userACL)
+	layer, _ := write(t, f.root, Options{})
+	got := read(t, layer)[1].Xattrs
+	if len(got) != 2 || got[accessACL] != userACL || got[defaultACL] != userACL {
+		t.Errorf("the layer has %q", got)
+	}
+}
+
 // TestRepeatedNames is a listing that gives names again.
 func TestRepeatedNames(t *testing.T) {
 	type given struct {

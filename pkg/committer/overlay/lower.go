@@ -111,29 +111,53 @@ func (l *Lower) show(path string) ([]*directory, error) {
 		return shown, nil
 	}
 	for name := range strings.SplitSeq(path, "/") {
-		var next []*directory
-		for _, dir := range shown {
-			found, err := l.look(dir, name)
-			var child *directory
-			if err == nil && found.isDir() {
-				child, _, err = dir.open(zeroEnded(name))
-			}
-			if err != nil {
-				closeAll(next)
-				closeAll(shown)
-				return nil, err
-			}
-			if child != nil {
-				next = append(next, child)
-			}
-			if found != missing && found != aDirectory {
-				break
-			}
-		}
+		next, err := l.into(shown, name)
 		closeAll(shown)
+		if err != nil {
+			return nil, err
+		}
 		shown = next
 	}
 	return shown, nil
+}
+
+// into opens the directories that make up the one of that name in a directory.
+func (l *Lower) into(shown []*directory, name string) ([]*directory, error) {
+	var next []*directory
+	for _, dir := range shown {
+		found, err := l.look(dir, name)
+		var child *directory
+		if err == nil && found.isDir() {
+			child, _, err = dir.open(zeroEnded(name))
+		}
+		if err != nil {
+			closeAll(next)
+			return nil, err
+		}
+		if child != nil {
+			child.parent = nil // it may be closed before this one
+			next = append(next, child)
+		}
+		if found != missing && found != aDirectory {
+			break
+		}
+	}
+	return next, nil
+}
+
+// find is what a directory has under a name, and in which of those that make it up; nil where
+// there is nothing.
+func (l *Lower) find(shown []*directory, name string) (*directory, unix.Stat_t, error) {
+	for _, dir := range shown {
+		found, st, err := l.sees(dir, name)
+		if err != nil || found == hidden {
+			return nil, st, err
+		}
+		if found != missing {
+			return dir, st, nil
+		}
+	}
+	return nil, unix.Stat_t{}, nil
 }
 
 func closeAll(dirs []*directory) {
@@ -156,13 +180,18 @@ const (
 func (s sight) isDir() bool { return s == aDirectory || s == anOpaque }
 
 func (l *Lower) look(dir *directory, name string) (sight, error) {
+	found, _, err := l.sees(dir, name)
+	return found, err
+}
+
+func (l *Lower) sees(dir *directory, name string) (sight, unix.Stat_t, error) {
 	var st unix.Stat_t
 	err := unix.Fstatat(dir.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENAMETOOLONG):
-		return missing, nil
+		return missing, st, nil
 	case err != nil:
-		return missing, err
+		return missing, st, err
 	}
 	marked := func(mark string) (string, error) {
 		var value [8]byte
@@ -177,20 +206,20 @@ func (l *Lower) look(dir *directory, name string) (sight, error) {
 	}
 	switch format := st.Mode & unix.S_IFMT; {
 	case format == unix.S_IFCHR && st.Rdev == 0:
-		return hidden, nil
+		return hidden, st, nil
 	case format == unix.S_IFREG && st.Size == 0:
 		if mark, err := marked("whiteout"); err != nil || mark != "" {
-			return hidden, err
+			return hidden, st, err
 		}
 	case format == unix.S_IFDIR:
 		mark, err := marked("opaque")
 		if err != nil {
-			return missing, err
+			return missing, st, err
 		}
 		if mark == "is y" {
-			return anOpaque, nil
+			return anOpaque, st, nil
 		}
-		return aDirectory, nil
+		return aDirectory, st, nil
 	}
-	return something, nil
+	return something, st, nil
 }

@@ -23,6 +23,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -163,7 +164,9 @@ func listing(t *testing.T, root string) map[string]string {
 		if err != nil {
 			return err
 		}
-		for _, key := range strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
+		keys := strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00")
+		slices.Sort(keys)
+		for _, key := range keys {
 			if key == "" || strings.HasPrefix(key, "trusted.overlay.") {
 				continue
 			}

@@ -67,7 +67,8 @@ func (t *writer) sumOf(write func() error) (uint64, error) {
 		t.changes.none.buf = make([]byte, 256<<10)
 	}
 	out, stats := t.out, t.stats
-	defer func() { t.out, t.stats = out, stats }()
+	defer func() { t.out, t.stats, t.summing = out, stats, false }()
+	t.summing = true
 	var hash maphash.Hash
 	hash.SetSeed(t.changes.seed)
 	t.out = &sink{to: t.changes.none, sum: &hash}

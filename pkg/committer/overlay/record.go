@@ -41,6 +41,9 @@ const (
 	whiteoutEntry
 	directoryEntry
 	opaqueEntry // a directory that hides what the layers below have in it
+	// What was left out, for it is equal to what lies below; a directory possibly.
+	equalEntry
+	equalDirectory
 
 	withSum byte = 1 << 7 // beside one of them
 )
@@ -55,7 +58,9 @@ type known struct {
 	sum       uint64 // of what was written, 0 without one
 }
 
-func (k *known) isDirectory() bool { return k.kind == directoryEntry || k.kind == opaqueEntry }
+func (k *known) isDirectory() bool {
+	return k.kind == directoryEntry || k.kind == opaqueEntry || k.kind == equalDirectory
+}
 
 // is tells whether st is still the same entry in the same state. A change since
 // the first pass shows in the change time alone; size and number cost nothing.

@@ -52,13 +52,24 @@ func TestRandomTrees(t *testing.T) {
 	for seed := first; seed < first+count; seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			throughLayers(t, seed)
+			throughLayers(t, t.TempDir(), seed)
 		})
 	}
 }
 
-func throughLayers(t *testing.T, seed uint64) {
-	s := newStack(t)
+// TestRandomTreesOnXFS does it on the file system of the usual nodes of clouds.
+func TestRandomTreesOnXFS(t *testing.T) {
+	asRoot(t)
+	must(t, log.SetLevel("error"))
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			throughLayers(t, onFileSystem(t, "mkfs.xfs", "-q"), seed+1000)
+		})
+	}
+}
+
+func throughLayers(t *testing.T, work string, seed uint64) {
+	s := newStack(t, work)
 	// Twice the same: one is unpacked over as containerd does on an overlay, the other as on a plain directory.
 	plain := s.dir("plain")
 	must(t, trees.New(s.layer(), seed).Make(60))
@@ -199,8 +210,8 @@ type stack struct {
 	layers []string // the lowest first
 }
 
-func newStack(t *testing.T) *stack {
-	s := &stack{t: t, work: t.TempDir()}
+func newStack(t *testing.T, work string) *stack {
+	s := &stack{t: t, work: work}
 	probe, lower, upper := s.dir("probe"), s.dir("lower"), s.dir("upper")
 	if err := unix.Mount("overlay", probe, "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, upper, s.dir("work"))); err != nil {
 		t.Skip("cannot mount an overlay here:", err)

@@ -316,11 +316,10 @@ func (t *writer) lookAbove(volume string) error {
 			continue
 		}
 		above := lead{path: volume[:i], inherits: t.volumes.inherits}
-		err := t.inLead(above.path, func(dir *directory, of *branch) error {
+		err := t.inLead(above.path, func(dir *directory, _ *branch) error {
 			attrs, err := t.xattrs(fdXattrs(dir.fd), []byte(above.path))
 			t.volumes.inherits = attrs.has(defaultACL)
-			// What walks a whole branch has written all directories of it.
-			above.written = of != nil && t.changes == nil || t.wrote[above.path]
+			above.written = t.wrote[above.path]
 			return err
 		})
 		if err != nil {
@@ -430,9 +429,9 @@ func (t *writer) writeLead(above *lead) error {
 	})
 }
 
-// note remembers that a second pass has written a directory that leads to a volume.
+// note remembers that a directory was written that leads to a volume.
 func (t *writer) note(h *header) {
-	if t.changes == nil || len(t.volumes.leads) == 0 || h.typeflag != tar.TypeDir || t.out.sum != nil {
+	if len(t.volumes.leads) == 0 || h.typeflag != tar.TypeDir || t.summing {
 		return
 	}
 	if path := string(bytes.TrimSuffix(h.name, []byte("/"))); t.volumes.leads[path] {

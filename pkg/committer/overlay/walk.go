@@ -37,15 +37,22 @@ type frame struct {
 	next  int // the next of names
 	path  int // the length of this directory's path
 
-	// Of a second pass:
+	// below are the directories that it lies on, the topmost first; none where it hides them,
+	// or where nothing may be left out for being equal to what is in them.
+	below []*directory
 
-	// compared is whether the first pass wrote this directory.
+	// compared is whether the first pass of a second one wrote this directory.
 	compared bool
 	// written is whether the directory itself is in the layer; as long as it is
 	// not, own is what would be written, once it was read, and whole its path.
 	written bool
 	own     *header
 	whole   []byte
+}
+
+func (f *frame) close() {
+	f.dir.close()
+	closeAll(f.below)
 }
 
 // join returns the path of an entry of f.
@@ -65,21 +72,26 @@ func (t *writer) walk(root *branch) (err error) {
 		return err
 	}
 	path := t.volumes.prefix()
-	stack := []*frame{{dir: top, path: len(path), written: t.keeping == nil}}
+	var stack []*frame
 	t.ahead = newAhead(t.ctx)
 	defer func() {
-		t.here = nil
+		t.here, t.above, t.below = nil, nil, nil
 		t.ahead.close()
+		top.close()
 		for _, f := range stack {
-			f.dir.close()
+			f.close()
 		}
+		t.closeLower()
 	}()
 	if err := t.lead(); err != nil {
 		return err
 	}
-	if stack[0].names, err = t.enter(top, nil, path); err != nil {
+	entered, err := t.enter(top, t.lowerBelow(), nil, path)
+	if err != nil {
 		return err
 	}
+	stack = append(stack, t.frameOf(entered))
+	stack[0].path = len(path)
 
 	for len(stack) > 0 {
 		if err := t.ctx.Err(); err != nil {
@@ -105,9 +117,7 @@ func (t *writer) walk(root *branch) (err error) {
 		if t.volumes.elsewhere(path) {
 			continue
 		}
-		if t.keeping != nil {
-			t.keeping.above = stack
-		}
+		t.above, t.below, t.depth = stack, f.below, len(stack)
 		dir, err := t.entry(f.dir, name, kind, path)
 		if t.tolerable(err) {
 			continue
@@ -118,7 +128,7 @@ func (t *writer) walk(root *branch) (err error) {
 		if dir == nil {
 			continue
 		}
-		child := &frame{dir: dir.directory, names: dir.names, written: t.keeping == nil}
+		child := t.frameOf(dir)
 		if t.keeping != nil {
 			child.whole = slices.Clone(path)
 		}
@@ -127,6 +137,10 @@ func (t *writer) walk(root *branch) (err error) {
 		}
 	}
 	return nil
+}
+
+func (t *writer) frameOf(l *listed) *frame {
+	return &frame{dir: l.directory, names: l.names, below: l.below, own: l.own, written: t.keeping == nil && l.own == nil}
 }
 
 // push enters a directory, whose names are listed where they were not yet.
@@ -153,7 +167,7 @@ func (t *writer) pop(stack []*frame, path []byte) ([]*frame, error) {
 			return stack, vanished(path[:f.path], err)
 		}
 	}
-	f.dir.close()
+	f.close()
 	return stack[:len(stack)-1], nil
 }
 

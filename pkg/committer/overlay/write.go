@@ -100,6 +100,8 @@ type Stats struct {
 	// Sockets were left out: a socket without its process is of no use, and tar
 	// cannot carry it.
 	Sockets int64
+	// Equal were left out because the layers below show the same.
+	Equal int64
 	// LeftOut are entries of volumes that no layer can hold, and FirstLeftOut is one of them.
 	LeftOut      int64
 	FirstLeftOut string
@@ -156,6 +158,17 @@ type writer struct {
 	mapping []byte
 
 	lowerdirs []string
+	lower     *Lower // they are opened when they are needed
+	// above are the directories that lead to the current entry: those that are not in the layer
+	// are written before it. flushing is whether they are just being written, or not to be.
+	above    []*frame
+	flushing bool
+	summing  bool // whether what is written goes nowhere
+	// below is what lies below the directory of the current entry, where the entry may be left
+	// out for being equal to it, and depth how deep that is; sides are for comparing.
+	below []*directory
+	depth int
+	sides [2][]byte
 
 	// here is where the walk is, and what is next there may be read ahead; nil where only
 	// a few files are read.
@@ -265,11 +278,10 @@ func (t *writer) socket(path []byte) error {
 	if len(t.lowerdirs) == 0 || t.volumes.now != nil {
 		return nil
 	}
-	lower, err := OpenLower(t.lowerdirs, Options{UserXattr: t.marks == userMarks})
+	lower, err := t.openLower()
 	if err != nil {
 		return err
 	}
-	defer lower.Close()
 	if hides, err := lower.Has(string(path)); err != nil || !hides {
 		return err
 	}
@@ -292,6 +304,13 @@ func (t *writer) marker(path []byte) error {
 type listed struct {
 	*directory
 	names names
+	below []*directory
+	own   *header // what would be written of it, where it is not because it is equal
+}
+
+func (l *listed) close() {
+	l.directory.close()
+	closeAll(l.below)
 }
 
 // directory writes a directory itself and returns it opened.
@@ -300,41 +319,54 @@ func (t *writer) directory(parent *directory, name, path []byte) (*listed, error
 	if err != nil {
 		return nil, vanished(path, err)
 	}
-	names, err := t.enter(dir, name, path)
+	entered, err := t.enter(dir, t.belowName(name), name, path)
 	if err != nil {
 		dir.close()
 		return nil, err
 	}
-	return &listed{dir, names}, nil
+	return entered, nil
 }
 
 // enter lists a directory and writes it. In this order: listing waits for
 // whoever is just changing it, as Copy needs it.
-func (t *writer) enter(dir *directory, name, path []byte) (names, error) {
-	all, err := dir.list(t.buf)
-	if err != nil {
-		return names{}, vanished(path, err)
+// below is what lies below it.
+func (t *writer) enter(dir *directory, below []*directory, name, path []byte) (_ *listed, err error) {
+	l := &listed{directory: dir, below: below}
+	defer func() {
+		if err != nil {
+			closeAll(l.below)
+		}
+	}()
+	if l.names, err = dir.list(t.buf); err != nil {
+		return nil, vanished(path, err)
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(dir.fd, &st); err != nil {
-		return names{}, vanished(path, err)
+		return nil, vanished(path, err)
 	}
 	if err := t.keeping.unchanged(path, &st); err != nil {
-		return names{}, err
+		return nil, err
 	}
 	attrs, err := t.xattrs(fdXattrs(dir.fd), path)
 	if err != nil {
-		return names{}, err
+		return nil, err
+	}
+	// The root is in every layer.
+	if dir.parent != nil && t.equalDirectory(below, &st, attrs, path) {
+		l.own = directoryHeader(dir, &st, attrs, path, t.volumes.inherits)
+		return l, t.remember(equalDirectory, name, &st)
 	}
 	t.recent.begin(t, &st)
 	kind, hides := directoryEntry, t.hides(dir, attrs)
 	if hides {
 		kind = opaqueEntry
+		closeAll(l.below)
+		l.below = nil
 	}
 	if err := t.writeDirectory(dir, &st, attrs, path, hides); err != nil {
-		return names{}, err
+		return nil, err
 	}
-	return all, t.remember(kind, name, &st)
+	return l, t.remember(kind, name, &st)
 }
 
 // hides is whether a directory hides what the layers below have in it. All that the next
@@ -399,6 +431,10 @@ func (t *writer) special(dir *directory, name, path []byte, st *unix.Stat_t) err
 		return err
 	}
 	t.recent.begin(t, st)
+	if t.equalSpecial(dir, name, st, attrs, path) {
+		t.stats.Equal++
+		return t.remember(equalEntry, name, st)
+	}
 	if done, err := t.hardlink(dir, name, path, st, attrs); err != nil {
 		return err
 	} else if done {
@@ -463,6 +499,9 @@ func (t *writer) header(h *header) (err error) {
 func (t *writer) put(h *header) error {
 	if t.keeping != nil && !t.keeping.covers {
 		return nil // it is there already
+	}
+	if err := t.flush(); err != nil {
+		return err
 	}
 	// Only PAX keeps nanoseconds, names of any bytes, and extended attributes.
 	blocks, err := t.encoder.encode(h)

@@ -159,6 +159,8 @@ func belongsToContainer(name string) bool {
 	switch name {
 	case "security.selinux", "security.evm":
 		return false
+	case "trusted.SGI_ACL_FILE", "trusted.SGI_ACL_DEFAULT":
+		return false // how XFS keeps the lists, which it shows by their own names as well
 	case accessACL, defaultACL:
 		return true
 	}
