@@ -42,6 +42,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
 	imagecontroller "github.com/opensandbox-io/sandbox-apiserver/pkg/controller/images"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
@@ -157,7 +158,9 @@ func newWorkshop(f *fixture) *workshop {
 // everyImage is a registry that has what it is asked for.
 type everyImage struct{}
 
-func (everyImage) Exists(context.Context, string, string) (bool, error) { return true, nil }
+func (everyImage) Look(context.Context, string, string) (registry.Found, error) {
+	return registry.Found{Manifest: true}, nil
+}
 
 // hostIndexes lets AddIndexes register with the builder of a client.
 type hostIndexes struct{ *fake.ClientBuilder }

@@ -132,6 +132,8 @@ const (
 	ReasonImageAvailable = "ImageAvailable"
 	// ReasonImageNotChecked: the snapshot was made of images that are not this server's to read.
 	ReasonImageNotChecked = "ImageNotChecked"
+	// ReasonImageIncomplete: the registry does not give out a layer of an image whose manifest it has.
+	ReasonImageIncomplete = "ImageIncomplete"
 	// ReasonImageCheckFailed: whether the images are there is not known; the message says why.
 	ReasonImageCheckFailed = "ImageCheckFailed"
 )

@@ -22,7 +22,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -43,8 +45,8 @@ type Options struct {
 	// Insecure allows plain HTTP and unverified certificates. Without it there is
 	// no way down from verified TLS, whatever the registry's address.
 	Insecure bool
-	// Pace, where it is set, is asked before each request of Exists: it may wait, and
-	// what it fails with is what Exists fails with.
+	// Pace, where it is set, is asked before each request of Look: it may wait, and
+	// what it fails with is what Look fails with.
 	Pace func(context.Context) error
 	// Patience is how long a registry may be silent; zero stands for half a minute.
 	Patience time.Duration
@@ -61,9 +63,10 @@ type Client struct {
 	transport *challenged
 	options   []remote.Option
 	writers   writers
-	// looker asks whether images are there, and no faster than Options.Pace allows.
-	looker *remote.Puller
-	log    *slog.Logger
+	// paced is the transport of those who only look; lookers are their clients (*http.Client), by repository.
+	paced   http.RoundTripper
+	lookers sync.Map
+	log     *slog.Logger
 }
 
 const userAgent = "image-committer"
@@ -78,7 +81,7 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{insecure: o.Insecure, keychain: credentials, transport: &challenged{inner: persistent{base}}, log: o.Log}
+	c := &Client{insecure: o.Insecure, keychain: credentials, transport: &challenged{inner: persistent{base}}, paced: persistent{paced{base, o.Pace}}, log: o.Log}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -90,9 +93,6 @@ func New(o Options) (*Client, error) {
 		remote.WithRetryBackoff(remote.Backoff{Steps: 1}),
 		// A layer without a copy in the registry could not be pulled on resume.
 		remote.WithNondistributable,
-	}
-	if c.looker, err = remote.NewPuller(append(c.options[:len(c.options):len(c.options)], remote.WithTransport(persistent{paced{base, o.Pace}}))...); err != nil {
-		return nil, err
 	}
 	return c, nil
 }

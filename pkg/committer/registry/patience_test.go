@@ -97,9 +97,9 @@ func TestSilence(t *testing.T) {
 		"manifest":                        {func(to *Target) error { return to.Publish(ctx, []byte("{}")) }, http.MethodPut, "/manifests/", nil, "did not answer"},
 		"manifest, and what looks for it": {func(to *Target) error { return to.Publish(ctx, []byte("{}")) }, http.MethodPut, "/manifests/", nil, "did not answer"},
 		"is an image there": {func(to *Target) error {
-			_, err := to.client.Exists(ctx, to.String(), "sha256:"+strings.Repeat("0", 64))
+			_, err := to.client.Look(ctx, to.String(), "sha256:"+strings.Repeat("0", 64))
 			return err
-		}, http.MethodHead, "/manifests/", nil, "did not answer"},
+		}, http.MethodGet, "/manifests/", nil, "did not answer"},
 		"deletion": {func(to *Target) error {
 			return to.client.Delete(ctx, to.String(), "sha256:"+strings.Repeat("0", 64))
 		}, http.MethodDelete, "/manifests/", nil, "did not answer"},

@@ -111,59 +111,25 @@ func forgotten(err error) bool {
 		hasCode(err, transport.DigestInvalidErrorCode) || statusOf(err) == http.StatusRequestedRangeNotSatisfiable
 }
 
-// has is whether the target's repository has a blob, and gives it out: the first byte is read,
-// for registries answer from caches whether a blob is there.
+// has is whether the target's repository has a blob, and gives it out.
 func (t *Target) has(ctx context.Context, blob v1.Hash) (bool, error) {
-	answer, err := t.get(ctx, http.MethodGet, "blobs/"+blob.String(), http.Header{"Range": {"bytes=0-0"}}, http.StatusOK, http.StatusPartialContent)
-	if statusOf(err) == http.StatusForbidden {
-		// An account may be one that only pushes: its registry has to be believed.
-		answer, err = t.get(ctx, http.MethodHead, "blobs/"+blob.String(), http.Header{}, http.StatusOK)
-		if err == nil {
-			return true, answer.Body.Close()
-		}
-	}
+	client, err := t.client.writer(ctx, t.tag.Context())
 	if err != nil {
-		if slices.Contains([]int{http.StatusNotFound, http.StatusRequestedRangeNotSatisfiable, http.StatusForbidden}, statusOf(err)) {
-			err = nil
-		}
 		return false, err
 	}
-	defer func() { _ = answer.Body.Close() }()
-	n, err := io.ReadFull(answer.Body, make([]byte, 1))
-	if n == 1 {
-		return true, nil
+	there, err := givesOut(ctx, client, t.tag.Context(), blob)
+	if statusOf(err) != http.StatusForbidden {
+		return there, err
 	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	// An account may be one that only pushes: its registry has to be believed.
+	answer, err := read(ctx, client, t.tag.Context(), http.MethodHead, "blobs/"+blob.String(), http.Header{}, http.StatusOK)
+	if err == nil {
+		return true, answer.Body.Close()
+	}
+	if code := statusOf(err); code == http.StatusNotFound || code == http.StatusForbidden {
 		err = nil
 	}
 	return false, err
-}
-
-// get reads something of the target's repository.
-func (t *Target) get(ctx context.Context, method, what string, header http.Header, want ...int) (*http.Response, error) {
-	repo := t.tag.Context()
-	client, err := t.client.writer(ctx, repo)
-	if err != nil {
-		return nil, err
-	}
-	request, err := newRequest(ctx, method, fmt.Sprintf("%s://%s/v2/%s/%s", repo.Scheme(), repo.RegistryStr(), repo.RepositoryStr(), what), nil)
-	if err != nil {
-		return nil, err
-	}
-	request.Header = header
-	reading := *client
-	reading.CheckRedirect = func(request *http.Request, via []*http.Request) error { // to a blob store, for example
-		return notInside(request.URL, via[0].URL)
-	}
-	answer, err := reading.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	if err := transport.CheckError(answer, want...); err != nil {
-		_ = answer.Body.Close()
-		return nil, err
-	}
-	return answer, nil
 }
 
 // lookTime is how long a failed push of a manifest waits to learn that it has not failed.
@@ -210,7 +176,11 @@ const maxManifest = 8 << 20
 
 // names is whether the tag names the manifest with the digest.
 func (t *Target) names(ctx context.Context, manifest digest.Digest) bool {
-	answer, err := t.get(ctx, http.MethodGet, "manifests/"+t.tag.TagStr(), http.Header{"Accept": {string(types.OCIManifestSchema1)}}, http.StatusOK)
+	client, err := t.client.writer(ctx, t.tag.Context())
+	if err != nil {
+		return false
+	}
+	answer, err := read(ctx, client, t.tag.Context(), http.MethodGet, "manifests/"+t.tag.TagStr(), http.Header{"Accept": {string(types.OCIManifestSchema1)}}, http.StatusOK)
 	if err != nil {
 		return false
 	}

@@ -34,23 +34,6 @@ import (
 // at all: to ask again is of no use.
 var ErrDeleteUnsupported = errors.New("the registry does not delete manifests")
 
-// Exists says whether the repository of the image has a manifest with the digest. It is no
-// answer that the registry cannot be asked: that is an error.
-func (c *Client) Exists(ctx context.Context, image, digest string) (bool, error) {
-	ref, err := c.byDigest(image, digest)
-	if err != nil {
-		return false, err
-	}
-	switch _, err := c.looker.Head(ctx, ref); {
-	case err == nil:
-		return true, nil
-	case missing(err):
-		return false, nil
-	default:
-		return false, c.fault("looking for", ref.String(), err)
-	}
-}
-
 // Delete deletes the manifest with the digest from the repository of the image, whatever its
 // tags. Without a digest it is the manifest that the tag names. One that is gone already is a
 // success. The blobs stay until the registry collects what nothing refers to.
@@ -81,7 +64,8 @@ func (c *Client) digestOf(ctx context.Context, image string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	switch found, err := remote.Head(to.tag, c.with(ctx)...); {
+	// Not by HEAD, whose answer need not have the digest.
+	switch found, err := remote.Get(to.tag, c.with(ctx)...); {
 	case err == nil:
 		return found.Digest.String(), nil
 	case missing(err):

@@ -22,7 +22,6 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -115,81 +114,11 @@ func TestDeleteByTag(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if there, err := c.Exists(context.Background(), image, digest); there || err != nil {
-		t.Fatalf("there: %t, error %v", there, err)
+	if found, err := c.Look(context.Background(), image, digest); found.Manifest || err != nil {
+		t.Fatalf("found %+v, error %v", found, err)
 	}
 	if err := c.Delete(context.Background(), host(s)+"/never/pushed:t", ""); err != nil {
 		t.Fatal(err)
-	}
-}
-
-func TestExists(t *testing.T) {
-	for name, test := range map[string]struct {
-		handler http.Handler
-		push    bool
-		want    string
-	}{
-		"there":                   {handler: inMemory(), push: true, want: "true"},
-		"not there":               {handler: inMemory(), want: "false"},
-		"down":                    {handler: answering(http.StatusServiceUnavailable, nil), want: "RegistryUnavailable"},
-		"broken":                  {handler: answering(http.StatusInternalServerError, nil), want: "RegistryUnavailable"},
-		"wants other credentials": {handler: answering(http.StatusUnauthorized, nil), want: "PushSecretInvalid"},
-		"forbids it":              {handler: answering(http.StatusForbidden, nil), want: "RegistryDenied"},
-		// A proxy whose upstream is away, or a wrong address.
-		"is no registry": {handler: http.NotFoundHandler(), want: "RegistryUnavailable"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := httptest.NewServer(test.handler)
-			defer s.Close()
-			image, digest := host(s)+"/a/b:t", "sha256:"+strings.Repeat("a", 64)
-			if test.push {
-				image, digest = saved(t, s, "a/b:t")
-			}
-			c, err := New(Options{Insecure: true})
-			if err != nil {
-				t.Fatal(err)
-			}
-			there, err := c.Exists(context.Background(), image, digest)
-			got := strconv.FormatBool(there)
-			if err != nil {
-				got = string(reasonOf(err))
-			}
-			if got != test.want {
-				t.Fatalf("got %s (%v), want %s", got, err, test.want)
-			}
-		})
-	}
-}
-
-func TestExistsIsPaced(t *testing.T) {
-	asked := 0
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked++
-		if r.Method == http.MethodHead {
-			w.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
-			w.Header().Set("Content-Length", "2")
-			w.Header().Set("Docker-Content-Digest", "sha256:"+strings.Repeat("a", 64))
-		}
-	}))
-	defer s.Close()
-	tooMany := errors.New("too many")
-	allowed := 3 // a greeting over TLS, which fails, one without, and the question
-	c, err := New(Options{Insecure: true, Pace: func(context.Context) error {
-		if allowed == 0 {
-			return tooMany
-		}
-		allowed--
-		return nil
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	image, digest := host(s)+"/a/b:t", "sha256:"+strings.Repeat("a", 64)
-	if there, err := c.Exists(context.Background(), image, digest); !there || err != nil {
-		t.Fatal(there, err)
-	}
-	if _, err := c.Exists(context.Background(), image, digest); !errors.Is(err, tooMany) || asked != 2 {
-		t.Fatalf("got %v after %d requests", err, asked)
 	}
 }
 

@@ -50,15 +50,10 @@ func (c *Client) writer(ctx context.Context, repo name.Repository, scopes ...str
 	if known, ok := c.writers.clients[key]; ok {
 		return known, nil
 	}
-	auth, err := authn.Resolve(ctx, c.keychain, repo)
+	made, err := c.authorized(ctx, c.transport, repo, scopes...)
 	if err != nil {
 		return nil, err
 	}
-	authorized, err := transport.NewWithContext(ctx, repo.Registry, auth, transport.NewUserAgent(c.transport, userAgent), scopes)
-	if err != nil {
-		return nil, err
-	}
-	made := &http.Client{Transport: authorized, CheckRedirect: sameHost}
 	if c.writers.clients == nil {
 		c.writers.clients = map[string]*http.Client{}
 	}
@@ -75,6 +70,31 @@ func (c *Client) forget(client *http.Client) {
 			delete(c.writers.clients, key)
 		}
 	}
+}
+
+// looker returns a client that sees what is in the repository, no faster than Options.Pace allows. Nobody waits for
+// another's.
+func (c *Client) looker(ctx context.Context, repo name.Repository) (*http.Client, error) {
+	if known, ok := c.lookers.Load(repo.Name()); ok {
+		return known.(*http.Client), nil
+	}
+	made, err := c.authorized(ctx, c.paced, repo, repo.Scope(transport.PullScope))
+	if err == nil {
+		c.lookers.Store(repo.Name(), made)
+	}
+	return made, err
+}
+
+func (c *Client) authorized(ctx context.Context, through http.RoundTripper, repo name.Repository, scopes ...string) (*http.Client, error) {
+	auth, err := authn.Resolve(ctx, c.keychain, repo)
+	if err != nil {
+		return nil, err
+	}
+	authorized, err := transport.NewWithContext(ctx, repo.Registry, auth, transport.NewUserAgent(through, userAgent), scopes)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Client{Transport: authorized, CheckRedirect: sameHost}, nil
 }
 
 // abandon notes an upload that is to be cancelled when there is time for it.

@@ -32,6 +32,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 )
 
@@ -39,14 +40,14 @@ import (
 // image may well be there, and the kubelet goes on asking.
 const resumePatience = 2 * time.Second
 
-// Looker sees whether an image is in the registry.
+// Looker sees what the registry has of an image.
 type Looker interface {
-	Exists(ctx context.Context, image, digest string) (bool, error)
+	Look(ctx context.Context, image, digest string) (registry.Found, error)
 }
 
 // Checker sees whether the images of snapshots are in the registry, and says so in their condition
 // ImageAvailable: True, or False where the registry says that it has no such manifest. That the
-// registry cannot be asked is Unknown.
+// registry cannot be asked is Unknown; so is that it does not give a layer out, for nodes may have that.
 type Checker struct {
 	// Client writes SandboxSnapshots; Live reads them past its cache.
 	Client   client.Client
@@ -85,12 +86,17 @@ func (c *Checker) look(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) 
 	}
 	for i := range snapshot.Status.Containers {
 		saved := &snapshot.Status.Containers[i]
-		switch there, err := c.Registry.Exists(ctx, saved.ImageURI, saved.ImageDigest); {
+		switch has, err := c.Registry.Look(ctx, saved.ImageURI, saved.ImageDigest); {
+		case err != nil && found.Reason == v1alpha1.ReasonImageIncomplete: // which is more than not known
 		case err != nil:
 			// That of another container may be missing for certain.
 			found.Status, found.Reason = metav1.ConditionUnknown, reasonOf(err)
 			found.Message = fmt.Sprintf("it is not known whether the image of container %s is in the registry: %v", saved.ContainerName, err)
-		case !there:
+		case has.Manifest && has.Lost != "":
+			found.Status, found.Reason = metav1.ConditionUnknown, v1alpha1.ReasonImageIncomplete
+			found.Message = fmt.Sprintf("the registry has lost %s of the image %s@%s (container %s): a node that does not have it already cannot start from this snapshot. "+
+				"The next pause pushes it again; see docs/troubleshooting.md for a registry that deletes what it goes on to tell of", has.Lost, saved.ImageURI, saved.ImageDigest, saved.ContainerName)
+		case !has.Manifest:
 			found.Status, found.Reason = metav1.ConditionFalse, v1alpha1.ReasonImageUnavailable
 			found.Message = fmt.Sprintf("the registry has no image %s@%s (container %s): a resume from this snapshot waits until it is there again; "+
 				"bring it back, or resume from another snapshot (snapshotName) or from the template (fromTemplate)", saved.ImageURI, saved.ImageDigest, saved.ContainerName)
@@ -140,7 +146,8 @@ func (c *Checker) record(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot
 	return nil
 }
 
-// news says whether a finding is worth a write. The words of an error differ from try to try.
+// news says whether a finding is worth a write. The words of an error differ from try to try, and which of several lost
+// layers is seen first.
 func news(before *metav1.Condition, found metav1.Condition) bool {
 	if before == nil || before.Status != found.Status || before.Reason != found.Reason {
 		return true
@@ -149,11 +156,16 @@ func news(before *metav1.Condition, found metav1.Condition) bool {
 }
 
 func (c *Checker) tell(snapshot *v1alpha1.SandboxSnapshot, before *metav1.Condition, found metav1.Condition) {
-	missed := before != nil && before.Status == metav1.ConditionFalse
+	missed := before != nil && isMissed(before)
 	switch {
-	case found.Status == metav1.ConditionFalse && !missed:
+	case isMissed(&found) && (!missed || before.Reason != found.Reason):
 		c.Recorder.Eventf(snapshot, nil, corev1.EventTypeWarning, found.Reason, "Check", "%s", found.Message)
 	case found.Status == metav1.ConditionTrue && missed:
 		c.Recorder.Eventf(snapshot, nil, corev1.EventTypeNormal, found.Reason, "Check", "%s again", found.Message)
 	}
+}
+
+// isMissed is whether something of an image is known not to be there.
+func isMissed(condition *metav1.Condition) bool {
+	return condition.Status == metav1.ConditionFalse || condition.Reason == v1alpha1.ReasonImageIncomplete
 }

@@ -35,6 +35,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
 )
@@ -42,13 +43,14 @@ import (
 // shelf is a registry: what it says about each image, by the name of its container.
 type shelf struct {
 	missing map[string]bool
+	lost    map[string]string
 	fails   map[string]error
 	asked   int
 }
 
-func (s *shelf) Exists(_ context.Context, image, _ string) (bool, error) {
+func (s *shelf) Look(_ context.Context, image, _ string) (registry.Found, error) {
 	s.asked++
-	return !s.missing[image], s.fails[image]
+	return registry.Found{Manifest: !s.missing[image], Lost: s.lost[image]}, s.fails[image]
 }
 
 // snapshotIn is the snapshot demo-gen1 of two containers, whose images are named main and sidecar.
@@ -140,6 +142,7 @@ func TestCheck(t *testing.T) {
 	const there = "every image of the snapshot is in the registry"
 	isThere := available(metav1.ConditionTrue, v1alpha1.ReasonImageAvailable, there)
 	isMissing := available(metav1.ConditionFalse, v1alpha1.ReasonImageUnavailable, "it was missing")
+	isLost := available(metav1.ConditionUnknown, v1alpha1.ReasonImageIncomplete, "a layer was lost")
 	isUnknown := available(metav1.ConditionUnknown, v1alpha1.ReasonRegistryUnavailable, "it did not answer")
 	const (
 		says  = "True/ImageAvailable"
@@ -149,6 +152,7 @@ func TestCheck(t *testing.T) {
 	for name, test := range map[string]struct {
 		before  []metav1.Condition
 		missing string
+		lost    string
 		fails   map[string]error
 		want    string
 		event   string
@@ -161,6 +165,12 @@ func TestCheck(t *testing.T) {
 		"lost":                         {before: []metav1.Condition{isThere}, missing: "sidecar", want: lost, event: warns, moved: true},
 		"still lost":                   {before: []metav1.Condition{isMissing}, missing: "sidecar", want: lost},
 		"found again":                  {before: []metav1.Condition{isMissing}, want: says, event: "Normal ImageAvailable", moved: true},
+		"a layer is lost":              {before: []metav1.Condition{isThere}, lost: "main", want: "Unknown/ImageIncomplete", event: "Warning ImageIncomplete", moved: true},
+		"a layer is still lost":        {before: []metav1.Condition{isLost}, lost: "main", want: "Unknown/ImageIncomplete", unsaid: true},
+		"a layer is there again":       {before: []metav1.Condition{isLost}, want: says, event: "Normal ImageAvailable", moved: true},
+		"a layer lost, one missing":    {lost: "main", missing: "sidecar", want: lost, event: warns, moved: true},
+		"a layer lost, then all":       {before: []metav1.Condition{isLost}, missing: "main", want: lost, event: warns, moved: true},
+		"a layer lost, one not known":  {lost: "main", fails: map[string]error{"sidecar": down}, want: "Unknown/ImageIncomplete", event: "Warning ImageIncomplete", moved: true},
 		"cannot be asked":              {before: []metav1.Condition{isThere}, fails: map[string]error{"main": down}, want: "Unknown/RegistryUnavailable", moved: true},
 		"still cannot be asked":        {before: []metav1.Condition{isUnknown}, fails: map[string]error{"main": down}, want: "Unknown/RegistryUnavailable", unsaid: true},
 		"can be asked again":           {before: []metav1.Condition{isUnknown}, want: says, moved: true},
@@ -174,6 +184,9 @@ func TestCheck(t *testing.T) {
 			f := newFixture(t, snapshotIn(v1alpha1.SnapshotSucceed, test.before...))
 			if test.missing != "" {
 				f.shelf.missing[test.missing] = true
+			}
+			if test.lost != "" {
+				f.shelf.lost = map[string]string{test.lost: "sha256:lost"}
 			}
 			f.shelf.fails = test.fails
 			before := f.snapshot()

@@ -24,11 +24,12 @@ import (
 )
 
 const (
-	// requestsPerSecond is how many requests all checks together may send, and how many at once.
-	requestsPerSecond = 5
-	// requestsOfACheck is what one check may need: two greetings, where plain HTTP is allowed, and
-	// the question.
-	requestsOfACheck = 3
+	// requestsPerSecond is how many requests all checks together may send, and how many at once. None has more than a
+	// manifest in its answer.
+	requestsPerSecond = 25
+	// requestsOfACheck is what one check may need: two greetings, where plain HTTP is allowed, a token, the manifest, the
+	// configuration, and a dozen layers. What needs more waits a little.
+	requestsOfACheck = 17
 	// sweepsPerSecond leave room for the checks of resumes.
 	sweepsPerSecond = 2
 )
@@ -41,7 +42,7 @@ type Pace struct {
 	requests, sweeps *rate.Limiter
 }
 
-// NewPace is the pace of all checks of a process: five requests a second.
+// NewPace is the pace of all checks of a process: twenty-five requests a second.
 func NewPace() *Pace {
 	return &Pace{
 		requests: rate.NewLimiter(requestsPerSecond, requestsPerSecond),

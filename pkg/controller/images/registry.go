@@ -51,7 +51,7 @@ type Registry struct {
 	Config commitjob.Config
 	Reader client.Reader
 	Clock  clock.PassiveClock
-	// Pace holds up the requests of Exists; nil does not.
+	// Pace holds up the requests of Look; nil does not.
 	Pace func(context.Context) error
 
 	outages outages
@@ -79,13 +79,13 @@ func (r *Registry) Duplicate(ctx context.Context, image, digest, target string, 
 	return twin, err
 }
 
-// Exists says whether a manifest is there.
-func (r *Registry) Exists(ctx context.Context, image, digest string) (there bool, err error) {
+// Look says what the registry has of an image.
+func (r *Registry) Look(ctx context.Context, image, digest string) (found registry.Found, err error) {
 	err = r.ask(ctx, image, func(ctx context.Context, c *registry.Client) error {
-		there, err = c.Exists(ctx, image, digest)
+		found, err = c.Look(ctx, image, digest)
 		return err
 	})
-	return there, err
+	return found, err
 }
 
 func (r *Registry) ask(ctx context.Context, image string, question func(context.Context, *registry.Client) error) error {

@@ -25,6 +25,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,7 +51,7 @@ type house struct {
 	*httptest.Server
 	shut bool
 	// asked counts the requests.
-	asked int
+	asked atomic.Int64
 	// password, where it is set, is what it wants.
 	password string
 }
@@ -60,7 +61,7 @@ func newHouse(t *testing.T) *house {
 	h := &house{}
 	inside := memory.New(memory.Logger(log.New(io.Discard, "", 0)))
 	h.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h.asked++
+		h.asked.Add(1)
 		_, password, _ := r.BasicAuth()
 		switch {
 		case h.shut:
@@ -122,8 +123,8 @@ func TestRegistry(t *testing.T) {
 		t.Fatal(err)
 	}
 	for digest, want := range map[string]bool{digest: false, twin: true} {
-		if there, err := r.Exists(t.Context(), image, digest); there != want || err != nil {
-			t.Errorf("%s is there: %t, want %t (error: %v)", digest, there, want, err)
+		if found, err := r.Look(t.Context(), image, digest); found.Manifest != want || err != nil {
+			t.Errorf("%s: found %+v, want %t (error: %v)", digest, found, want, err)
 		}
 	}
 }
@@ -139,7 +140,7 @@ func TestCredentialsAreThoseOfNow(t *testing.T) {
 	write("wrong")
 	r, _ := newRegistry(secret)
 	r.Config.PushSecret = "push"
-	_, err := r.Exists(t.Context(), image, digest)
+	_, err := r.Look(t.Context(), image, digest)
 	if result.From(err).Reason != result.PushSecretInvalid || strings.Contains(err.Error(), "wrong") {
 		t.Fatalf("with the wrong password: %v", err)
 	}
@@ -147,13 +148,13 @@ func TestCredentialsAreThoseOfNow(t *testing.T) {
 	if err := r.Reader.(client.Client).Update(t.Context(), secret); err != nil {
 		t.Fatal(err)
 	}
-	if there, err := r.Exists(t.Context(), image, digest); !there || err != nil {
-		t.Fatalf("with the right one it is there: %t, %v", there, err)
+	if found, err := r.Look(t.Context(), image, digest); !found.Manifest || err != nil {
+		t.Fatalf("with the right one it is there: %+v, %v", found, err)
 	}
 	if err := r.Reader.(client.Client).Delete(t.Context(), secret); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Exists(t.Context(), image, digest); err == nil || !strings.Contains(err.Error(), "Secret sandbox-system/push") {
+	if _, err := r.Look(t.Context(), image, digest); err == nil || !strings.Contains(err.Error(), "Secret sandbox-system/push") {
 		t.Fatalf("without the Secret: %v", err)
 	}
 }
@@ -163,20 +164,20 @@ func TestAnOutageIsNotAskedAbout(t *testing.T) {
 	image, digest := h.push(t, "a/b:t")
 	r, now := newRegistry()
 	exists := func() error {
-		_, err := r.Exists(t.Context(), image, digest)
+		_, err := r.Look(t.Context(), image, digest)
 		return err
 	}
 	h.shut = true
 	if err := exists(); result.From(err).Reason != result.RegistryUnavailable {
 		t.Fatal(err)
 	}
-	before := h.asked
-	if err := r.Delete(t.Context(), image, digest); result.From(err).Reason != result.RegistryUnavailable || h.asked != before {
-		t.Fatalf("%d more requests during the outage: %v", h.asked-before, err)
+	before := h.asked.Load()
+	if err := r.Delete(t.Context(), image, digest); result.From(err).Reason != result.RegistryUnavailable || h.asked.Load() != before {
+		t.Fatalf("%d more requests during the outage: %v", h.asked.Load()-before, err)
 	}
 	h.shut = false
-	if err := exists(); err == nil || h.asked != before {
-		t.Fatalf("%d more requests during the silence: %v", h.asked-before, err)
+	if err := exists(); err == nil || h.asked.Load() != before {
+		t.Fatalf("%d more requests during the silence: %v", h.asked.Load()-before, err)
 	}
 	now.SetTime(epoch.Add(silence))
 	if err := exists(); err != nil {
@@ -194,7 +195,7 @@ func TestTheRegistryIsNotAskedTooFast(t *testing.T) {
 	defer cancel()
 	for n := 0; ctx.Err() == nil; n++ {
 		// A repository of its own for each, as sandboxes have.
-		_, err := r.Exists(ctx, fmt.Sprintf("%s/a/b%d:t", h.host(), n), "sha256:"+strings.Repeat("a", 64))
+		_, err := r.Look(ctx, fmt.Sprintf("%s/a/b%d:t", h.host(), n), "sha256:"+strings.Repeat("a", 64))
 		if errors.Is(err, errBusy) {
 			if len(r.outages.hosts) > 0 {
 				t.Error("that it may not be asked passes for an outage")
@@ -209,8 +210,8 @@ func TestTheRegistryIsNotAskedTooFast(t *testing.T) {
 		}
 		checks++
 	}
-	if most := requestsPerSecond + int(time.Since(begin).Seconds()*requestsPerSecond) + 1; checks == 0 || h.asked > most {
-		t.Errorf("%d requests for %d checks in %s, at most %d are allowed", h.asked, checks, time.Since(begin), most)
+	if most := requestsPerSecond + int(time.Since(begin).Seconds()*requestsPerSecond) + 1; checks == 0 || int(h.asked.Load()) > most {
+		t.Errorf("%d requests for %d checks in %s, at most %d are allowed", h.asked.Load(), checks, time.Since(begin), most)
 	}
 }
 
