@@ -102,6 +102,9 @@ type CommitOptions struct {
 	// images come from; BaseHint is what a person should know where those do not do.
 	BaseCredentials []string
 	BaseHint        string
+	// BaseRepository is a repository of the registry (registry/repository) where the layers of base images are left for
+	// other sandboxes, and taken from; or empty.
+	BaseRepository string
 	// MaxFrozen is for how long containers may be frozen before the attempt is
 	// given up; 0 stands for as long as it takes.
 	MaxFrozen time.Duration

@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -87,16 +88,29 @@ func (c *commit) preflight(ctx context.Context) error {
 // ensureBase sees to it that the target's repository has all layers of the base.
 func (c *commit) ensureBase(ctx context.Context, p *part, sources *registry.Sources) error {
 	c.doing = fmt.Sprintf("copying the base layers of container %q to %s", p.Name, p.target)
+	before := p.base
+	kept, err := c.keptBase(p)
+	if err != nil {
+		return err
+	}
+	base := *p.base
+	if kept != nil && c.isKept(ctx, p, kept) {
+		base.Repositories = append([]string{kept.Repository()}, base.Repositories...)
+	}
 	nowhere := make([]error, len(p.base.Manifest.Layers))
+	var uploaded atomic.Int32
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(baseCopies)
 	for i, d := range p.base.Manifest.Layers {
 		group.Go(func() error {
-			l, err := baseLayer(p.base, d)
+			l, err := baseLayer(&base, d)
 			if err != nil {
 				return err
 			}
-			err = p.target.EnsureBaseLayer(groupCtx, l, sources)
+			sent, err := p.target.EnsureBaseLayer(groupCtx, l, sources)
+			if sent {
+				uploaded.Add(1)
+			}
 			if errors.Is(err, registry.ErrNowhere) {
 				nowhere[i], err = err, nil
 			}
@@ -113,6 +127,11 @@ func (c *commit) ensureBase(ctx context.Context, p *part, sources *registry.Sour
 		if err := c.remake(ctx, p, i, why); err != nil {
 			return err
 		}
+	}
+	c.Log.Info("the target has the base", "container", p.Name, "layers", len(nowhere), "uploaded", uploaded.Load())
+	// One of which layers were made again has them under digests that no other sandbox asks for.
+	if kept != nil && uploaded.Load() > 0 && p.base == before {
+		c.keep(ctx, p, p.base, kept)
 	}
 	return nil
 }

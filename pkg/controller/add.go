@@ -68,6 +68,7 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 			PushSecret:       opts.SnapshotPushSecret,
 			RegistryCA:       opts.SnapshotRegistryCA,
 			RegistryInsecure: opts.SnapshotRegistryInsecure,
+			BaseRepository:   template.BaseRepository(opts.SnapshotBaseRepository),
 		},
 		Client: host.GetClient(),
 		Live:   host.GetAPIReader(),

@@ -41,6 +41,9 @@ type Options struct {
 	ResumePullSecret string
 	// SnapshotImageTemplate makes image references; see ImageTemplate.
 	SnapshotImageTemplate string
+	// SnapshotBaseRepository is the path below SnapshotRegistry of a repository that keeps the layers of base images,
+	// for the commits of other sandboxes; empty: none.
+	SnapshotBaseRepository string
 	// ImageCheckInterval is about how often it is checked that the images are in the registry that
 	// a sandbox's next resume needs. Zero: only when it resumes.
 	ImageCheckInterval time.Duration

@@ -110,10 +110,11 @@ func NewOptions() *Options {
 		KubeAPIQPS:        200,
 		KubeAPIBurst:      400,
 		Controller: controller.Options{
-			SnapshotImageTemplate: naming.DefaultImageTemplate,
-			ImageCheckInterval:    30 * time.Minute,
-			CommitterImage:        "image-committer:dev",
-			CommitJobTimeout:      10 * time.Minute,
+			SnapshotImageTemplate:  naming.DefaultImageTemplate,
+			SnapshotBaseRepository: naming.DefaultBaseRepository,
+			ImageCheckInterval:     30 * time.Minute,
+			CommitterImage:         "image-committer:dev",
+			CommitJobTimeout:       10 * time.Minute,
 			// What half of a usual node's disk holds, and is written out in minutes.
 			MaxHoles: resource.QuantityValue{Quantity: resource.MustParse("32Gi")},
 			// A Pod without a runtime class has the empty handler. gVisor and Kata keep files
@@ -175,8 +176,11 @@ func (o *Options) addSnapshotFlags(fs *pflag.FlagSet) {
 		"Name of a Secret in the sandbox's own namespace that is added to the imagePullSecrets of a resumed Pod. Without it none is added.")
 	fs.StringVar(&c.SnapshotImageTemplate, "snapshot-image-template", c.SnapshotImageTemplate,
 		"How image references are made. It must hold the namespace and the UID of the snapshot, so that no two snapshots share an image.")
+	fs.StringVar(&c.SnapshotBaseRepository, "snapshot-base-repository", c.SnapshotBaseRepository,
+		"Path below the snapshot registry of a repository that keeps the layers of base images, so that each is uploaded once and not "+
+			"once for a sandbox. It can be deleted at any time. Empty: none; none is used either where all snapshots have one repository.")
 	fs.DurationVar(&c.ImageCheckInterval, "image-check-interval", c.ImageCheckInterval,
-		"About how often it is checked that the snapshot which a sandbox's next resume needs is in the registry, five requests a second "+
+		"About how often it is checked that the snapshot which a sandbox's next resume needs is in the registry, each layer of it, 25 requests a second "+
 			"in all at most. 0: only when it resumes.")
 	fs.StringVar(&c.CommitterImage, "image-committer-image", c.CommitterImage,
 		"Image of the Jobs that commit containers, thaw and kill them. The API cannot change it.")

@@ -104,6 +104,9 @@ func (o *Options) Validate() error {
 	if _, err := naming.ParseImageTemplate(c.SnapshotRegistry, c.SnapshotImageTemplate); err != nil {
 		errs = append(errs, err)
 	}
+	if err := naming.CheckBaseRepository(c.SnapshotBaseRepository); err != nil {
+		errs = append(errs, err)
+	}
 	if c.CommitterImage == "" {
 		complain("--image-committer-image must not be empty")
 	}

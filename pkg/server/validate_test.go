@@ -34,6 +34,7 @@ func TestWrongFlags(t *testing.T) {
 		{"--resume-pull-secret=Not_A_Name", `--resume-pull-secret "Not_A_Name": a lowercase RFC 1123 subdomain must`},
 		{"--serving-cert-secret=Not_A_Name", `--serving-cert-secret "Not_A_Name": a lowercase RFC 1123 subdomain must`},
 		{"--snapshot-registry=https://registry.example.com", `--snapshot-registry "https://registry.example.com" must be named without a scheme`},
+		{"--snapshot-base-repository=a:b", `--snapshot-base-repository "a:b" must be a path below --snapshot-registry`},
 		{"--snapshot-image-template={registry}/{sandbox}", `--snapshot-image-template "{registry}/{sandbox}" must hold {namespace}`},
 		{"--image-committer-image=", "--image-committer-image must not be empty"},
 		{"--commit-job-timeout=0s", "--commit-job-timeout must be more than nothing, and is 0s"},

@@ -67,7 +67,7 @@ func TestATagThatHasMoved(t *testing.T) {
 		c.Env, c.User, c.Cmd = append(c.Env, "BUILD=1"), "1000", []string{"sleep", "infinity"}
 	}))
 	r.start("demo", asItsImageSays(reference))
-	const want = "1 1000 sleep infinity \n"
+	const want = "1 1000 sleep infinity\n"
 	if got := r.sh("demo", runsAs); got != want {
 		t.Fatalf("it runs as %q, want %q", got, want)
 	}

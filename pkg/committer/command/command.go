@@ -146,6 +146,7 @@ func addCommit(fs *pflag.FlagSet, o *committer.CommitOptions) {
 	fs.StringVar(&o.Registry.ConfigFile, "registry-config", "", "file with registry credentials (.dockerconfigjson); anonymous without it")
 	fs.StringVar(&o.Registry.CAFile, "registry-ca", "", "file with CA certificates (PEM) to trust beside the system's")
 	fs.BoolVar(&o.Registry.Insecure, "registry-insecure", false, "allow plain HTTP and unverified certificates for the snapshot registry")
+	fs.StringVar(&o.BaseRepository, "base-repository", "", "repository of the snapshot registry, as REGISTRY/REPOSITORY, that keeps base images for other commits, so that each is uploaded once; none without it")
 	fs.StringArrayVar(&o.BaseCredentials, "base-registry-config", nil, "file with credentials for the registries of base images, never used for the snapshot registry; may be repeated")
 	fs.StringVar(&o.BaseHint, "base-registry-hint", "", "what to tell a person where a layer of a base image cannot be had")
 }

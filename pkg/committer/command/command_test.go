@@ -106,7 +106,7 @@ func TestEveryFlagCounts(t *testing.T) {
 	want := committer.CommitOptions{
 		SnapshotUID: "the-snapshot-uid", LeaveFrozen: true, ResumeCache: true, MaxFrozen: 10 * time.Second, MaxHoles: 7, SpoolDir: "the-spool-dir",
 		Registry:        registry.Options{ConfigFile: "the-registry-config", CAFile: "the-registry-ca", Insecure: true},
-		BaseCredentials: []string{"the-base-registry-config"}, BaseHint: "the-base-registry-hint",
+		BaseCredentials: []string{"the-base-registry-config"}, BaseHint: "the-base-registry-hint", BaseRepository: "the-base-repository",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%v gives\n%+v, want\n%+v", args, got, want)

@@ -54,18 +54,24 @@ type Image struct {
 	Layers int
 }
 
-// Extend adds layers to base, the lowest first. The configuration keeps all that it
+// Extend adds layers to base, the lowest first; there is one at least. The configuration keeps all that it
 // has, also what this version does not know, but for the time of its creation; for each
 // layer it gets one entry of history and one diff ID.
 func Extend(base *Base, layers []Layer, snapshotUID string) (*Image, error) {
-	var created *time.Time
-	if len(layers) > 0 {
-		created = &layers[len(layers)-1].Created
-	}
+	created := &layers[len(layers)-1].Created
 	config, err := extendConfig(base, layers, created)
 	if err != nil {
 		return nil, fmt.Errorf("extending the configuration %s: %w", base.Manifest.Config.Digest, err)
 	}
+	annotations := base.annotations(created)
+	annotations[SnapshotUIDAnnotation] = snapshotUID
+	return base.with(config, layers, annotations)
+}
+
+// Same is the base as it is, with OCI's media types and nothing of its manifest's own.
+func Same(base *Base) (*Image, error) { return base.with(base.RawConfig, nil, nil) }
+
+func (b *Base) with(config []byte, layers []Layer, annotations map[string]string) (_ *Image, err error) {
 	manifest := ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2},
 		MediaType: ocispec.MediaTypeImageManifest,
@@ -74,10 +80,9 @@ func Extend(base *Base, layers []Layer, snapshotUID string) (*Image, error) {
 			Digest:    digest.FromBytes(config),
 			Size:      int64(len(config)),
 		},
-		Annotations: base.annotations(created),
+		Annotations: annotations,
 	}
-	manifest.Annotations[SnapshotUIDAnnotation] = snapshotUID
-	for _, d := range base.Manifest.Layers {
+	for _, d := range b.Manifest.Layers {
 		// The new image's repository has it, whatever its licence said about pushing it.
 		d.URLs = nil
 		if d.MediaType, err = OCILayerType(d.MediaType); err != nil {
@@ -97,7 +102,7 @@ func Extend(base *Base, layers []Layer, snapshotUID string) (*Image, error) {
 		ConfigDigest:   manifest.Config.Digest,
 		Manifest:       raw,
 		ManifestDigest: digest.FromBytes(raw),
-		Layers:         base.OwnLayers() + len(layers),
+		Layers:         b.OwnLayers() + len(layers),
 	}, nil
 }
 

@@ -47,20 +47,20 @@ type BaseLayer struct {
 // EnsureBaseLayer sees to it that the target's repository has a base layer: it
 // has it already, or takes it from another of its repositories, or gets the
 // node's copy, or what the base's own registry answers. Other registries than
-// the target's are read through sources.
-func (t *Target) EnsureBaseLayer(ctx context.Context, base BaseLayer, sources *Sources) error {
+// the target's are read through sources. It says whether its bytes had to be uploaded.
+func (t *Target) EnsureBaseLayer(ctx context.Context, base BaseLayer, sources *Sources) (uploaded bool, err error) {
 	l := &baseLayer{ctx: ctx, BaseLayer: base, target: t, sources: sources}
 	there, err := t.has(ctx, base.Digest)
 	if err == nil && !there {
 		err = t.push(ctx, l, func() (*Upload, bool, error) { return t.beginMount(ctx, base) })
 	}
 	if err == nil {
-		return nil
+		return l.opened, nil
 	}
 	if l.openErr != nil {
-		return result.Errorf(result.CommitJobFailed, "the layer %s of the base image is not in %s and cannot be copied there: %w; pulling the base image again on this node brings it back%s", base.Digest, t.tag.Context(), l.openErr, sources.hint)
+		return false, result.Errorf(result.CommitJobFailed, "the layer %s of the base image is not in %s and cannot be copied there: %w; pulling the base image again on this node brings it back%s", base.Digest, t.tag.Context(), l.openErr, sources.hint)
 	}
-	return t.fault("copying the base image's layer "+base.Digest.String()+" to", err)
+	return false, t.fault("copying the base image's layer "+base.Digest.String()+" to", err)
 }
 
 // beginMount begins the upload of a base layer, and lets the registry take it from the first
@@ -109,6 +109,7 @@ type baseLayer struct {
 	BaseLayer
 	target  *Target
 	sources *Sources
+	opened  bool
 	openErr error
 }
 
@@ -121,6 +122,7 @@ func (l *baseLayer) Uncompressed() (io.ReadCloser, error) { return nil, errNotNe
 var errNotNeeded = errors.New("a base layer is only copied")
 
 func (l *baseLayer) Compressed() (io.ReadCloser, error) {
+	l.opened = true
 	local, err := l.Local(l.ctx)
 	if err == nil {
 		return local, nil

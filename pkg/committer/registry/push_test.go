@@ -342,7 +342,7 @@ func TestBaseLayers(t *testing.T) {
 			if test.from != nil {
 				base.Repositories = test.from(to, other)
 			}
-			err = target(t, Options{Insecure: true}, host(to)+"/a:t").EnsureBaseLayer(context.Background(), base, sources)
+			_, err = target(t, Options{Insecure: true}, host(to)+"/a:t").EnsureBaseLayer(context.Background(), base, sources)
 			if test.fails != "" {
 				if err == nil || !strings.Contains(err.Error(), test.fails) || reasonOf(err) != result.CommitJobFailed {
 					t.Errorf("got %v", err)

@@ -126,7 +126,7 @@ func TestSources(t *testing.T) {
 				Repositories: []string{host(base.Server) + "/private/base"},
 			}
 			to := target(t, push, host(snapshots.Server)+"/sandboxes/a:t")
-			err = to.EnsureBaseLayer(context.Background(), layer, sources)
+			_, err = to.EnsureBaseLayer(context.Background(), layer, sources)
 			if test.fails != "" {
 				if !errors.Is(err, ErrNowhere) || !strings.Contains(err.Error(), test.fails) {
 					t.Errorf("got %v, want it to say %q", err, test.fails)

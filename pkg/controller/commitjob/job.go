@@ -99,6 +99,9 @@ type Config struct {
 	ResumeCache int64
 	// RegistryInsecure allows plain HTTP and certificates that do not verify.
 	RegistryInsecure bool
+	// BaseRepository is a repository of the registry that keeps the layers of base images, so that the next sandbox of
+	// one need not upload them; or empty.
+	BaseRepository string
 }
 
 // Source is what a commit Job commits. It is recorded in the Job, so that a controller that
@@ -157,6 +160,9 @@ func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leav
 	}
 	if c.RegistryInsecure {
 		args = append(args, "--registry-insecure")
+	}
+	if c.BaseRepository != "" {
+		args = append(args, "--base-repository="+c.BaseRepository)
 	}
 
 	deadline := c.Timeout + startupAllowance

@@ -36,7 +36,7 @@ func config() *Config {
 	return &Config{
 		Namespace: "sandbox-system", Image: "registry.local/image-committer:1", Timeout: 10 * time.Minute,
 		ContainerdSocket: "/run/containerd/containerd.sock", ContainerdRoot: "/var/lib/containerd",
-		PushSecret: "push", RegistryCA: "ca", RegistryInsecure: true,
+		PushSecret: "push", RegistryCA: "ca", RegistryInsecure: true, BaseRepository: "registry.example.com/sandbox_bases",
 	}
 }
 
@@ -79,7 +79,7 @@ func TestArgs(t *testing.T) {
 		socket = "--containerd-address=/run/containerd/containerd.sock"
 	)
 	bare := config()
-	bare.PushSecret, bare.RegistryCA, bare.RegistryInsecure = "", "", false
+	bare.PushSecret, bare.RegistryCA, bare.RegistryInsecure, bare.BaseRepository = "", "", false, ""
 	short, caching := *bare, *bare
 	short.MaxFrozen, short.MaxHoles = 10*time.Second, 32<<30
 	caching.ResumeCache = 1000
@@ -97,7 +97,7 @@ func TestArgs(t *testing.T) {
 		standby []string
 	}{
 		"pause": {commitOf(t, config(), "demo-gen1", true), []string{
-			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--registry-insecure",
+			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--registry-insecure", "--base-repository=registry.example.com/sandbox_bases",
 			"--registry-config=/etc/image-committer/registry/.dockerconfigjson", "--registry-ca=/etc/image-committer/ca/ca.crt"}, standby},
 		"snapshot of a user": {commitOf(t, bare, "mine", false), []string{
 			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--spool-dir=/var/spool/image-committer"}, nil},
