@@ -1100,7 +1100,7 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotPolicy(ref common.
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "containers are the names of the containers whose root filesystem is committed. Empty: all of template.spec.containers. Init containers are never committed. At most 256 names.",
+							Description: "containers are the names of the containers whose root filesystem is committed. Empty: all of template.spec.containers, and of its init containers those with restartPolicy Always (native sidecars). Other init containers run to their end and are never committed. At most 256 names.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{

@@ -89,8 +89,11 @@ func TestVolumesOfAnImage(t *testing.T) {
 		pod.Volumes = append(pod.Volumes, corev1.Volume{Name: "mine", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
 		pod.Containers[0].VolumeMounts = append(pod.Containers[0].VolumeMounts, corev1.VolumeMount{Name: "mine", MountPath: "/mounted"})
 	})
-	if mounts := r.sh("demo", `for d in /data /data/nested /config /target/behind /srv; do mountpoint -q $d || echo "$d is no mount"; done`); mounts != "" {
-		t.Fatalf("the node's runtime makes no volumes for this image: %s", mounts)
+	mounts := r.sh("demo", "cat /proc/mounts")
+	for _, path := range []string{"/data", "/data/nested", "/config", "/target/behind", "/srv"} {
+		if !strings.Contains(mounts, " "+path+" ") {
+			t.Errorf("the node's runtime has made no volume at %s:\n%s", path, mounts)
+		}
 	}
 	r.sh("demo", `rm /data/deleted; chown 999:999 /data/nested; chmod 0700 /data/nested; echo goes > /mounted/f`)
 	for cycle := range 3 {
@@ -105,7 +108,6 @@ mkfifo /config/fifo-%[1]d; ln -s nowhere /data/link-%[1]d; chown -h 1:2 /data/li
 		if w := snapshot.Status.Warnings; len(w) > 0 {
 			t.Logf("warnings: %+v", w)
 		}
-		r.mustBeInRegistry(snapshot.Status.Containers[0])
 		r.resume("demo")
 		r.awaitReady("demo")
 		if got := r.sh("demo", "ls -A /mounted; rm -f /mounted/f"); got != "" {
@@ -117,7 +119,7 @@ mkfifo /config/fifo-%[1]d; ln -s nowhere /data/link-%[1]d; chown -h 1:2 /data/li
 			t.Fatalf("cycle %d: the files differ from those before the pause:\n%s", cycle+1, difference(kept, after))
 		}
 	}
-	if got := r.sh("demo", "ls /data/deleted 2>&1; cat /data/log /config/log /srv/log /data/nested/log; stat -c '%a %u' /data /data/nested"); !strings.Contains(got, "No such file") ||
+	if got := r.sh("demo", "ls /data/deleted 2>&1 || true; cat /data/log /config/log /srv/log /data/nested/log; stat -c '%a %u' /data /data/nested"); !strings.Contains(got, "No such file") ||
 		!strings.HasSuffix(got, strings.Repeat("0\n1\n2\n", 4)+"700 999\n700 999\n") {
 		t.Errorf("after three cycles there is\n%s", got)
 	}

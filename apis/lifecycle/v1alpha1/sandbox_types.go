@@ -113,7 +113,9 @@ type SandboxRestoreSource struct {
 // SnapshotPolicy says what a pause commits and how long it is kept.
 type SnapshotPolicy struct {
 	// containers are the names of the containers whose root filesystem is committed. Empty: all
-	// of template.spec.containers. Init containers are never committed. At most 256 names.
+	// of template.spec.containers, and of its init containers those with restartPolicy Always
+	// (native sidecars). Other init containers run to their end and are never committed. At most
+	// 256 names.
 	// +optional
 	// +listType=set
 	Containers []string `json:"containers,omitempty"`

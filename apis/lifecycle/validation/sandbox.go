@@ -27,6 +27,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
 )
 
 var (
@@ -121,10 +122,7 @@ func validateSnapshotPolicy(spec *lifecycle.SandboxSpec, path *field.Path) field
 	policy := &spec.Snapshot
 	errs := validateContainerNames(policy.Containers, path.Child("containers"))
 	if spec.Template != nil && len(policy.Containers) <= maxContainerNames {
-		known := sets.New[string]()
-		for _, container := range spec.Template.Spec.Containers {
-			known.Insert(container.Name)
-		}
+		known := sets.New(contents.Names(&spec.Template.Spec)...)
 		for i, name := range policy.Containers {
 			if !known.Has(name) {
 				errs = append(errs, field.NotSupported(path.Child("containers").Index(i), name, sets.List(known)))

@@ -24,8 +24,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/template"
 )
 
 // observed is everything that a decision is made of.
@@ -221,7 +223,19 @@ func (o *observed) view() podView { return viewPod(o.pod) }
 
 // resets are the restarts in place that have cost files which a pause keeps.
 func (o *observed) resets() []reset {
-	return resetsOf(o.pod, o.runs, o.sandbox.Spec.Snapshot.Containers)
+	return resetsOf(o.pod, o.runs, o.keeps())
+}
+
+// keeps are the containers whose files a pause keeps: not those that something else has injected
+// into the Pod, unless they are named.
+func (o *observed) keeps() []string {
+	if named := o.sandbox.Spec.Snapshot.Containers; len(named) > 0 {
+		return named
+	}
+	if of, err := template.Of(o.sandbox, o.from); err == nil {
+		return contents.Names(&of.Spec)
+	}
+	return nil
 }
 
 func (o *observed) pausedReason() string {

@@ -24,6 +24,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/template"
@@ -106,7 +107,8 @@ func fits(pod *corev1.PodSpec, from *v1alpha1.SandboxSnapshot) error {
 }
 
 func useImage(pod *corev1.PodSpec, saved *v1alpha1.ContainerSnapshot) error {
-	at := slices.IndexFunc(pod.Containers, func(c corev1.Container) bool { return c.Name == saved.ContainerName })
+	containers := contents.Containers(pod)
+	at := slices.IndexFunc(containers, func(c *corev1.Container) bool { return c.Name == saved.ContainerName })
 	if at < 0 {
 		// The template has changed since and has no such container any more.
 		return nil
@@ -115,7 +117,7 @@ func useImage(pod *corev1.PodSpec, saved *v1alpha1.ContainerSnapshot) error {
 	if err != nil {
 		return err
 	}
-	container := &pod.Containers[at]
+	container := containers[at]
 	container.Image = image
 	if container.ImagePullPolicy == corev1.PullNever {
 		// The image of the template was on the node; its snapshot is in the registry.

@@ -24,6 +24,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/template"
@@ -76,14 +77,19 @@ func TestNewPod(t *testing.T) {
 func TestNewPodFromASnapshot(t *testing.T) {
 	sandbox := sandboxIn(v1alpha1.SandboxResuming, withTemplate(func(template *corev1.PodTemplateSpec) {
 		template.Annotations = map[string]string{v1alpha1.AnnotationRestoredFrom: "nowhere"}
-		template.Spec.InitContainers = []corev1.Container{{Name: "init", Image: "init"}}
+		template.Spec.InitContainers = []corev1.Container{
+			{Name: "init", Image: "init"},
+			{Name: "ide", Image: "ide", RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways), ImagePullPolicy: corev1.PullNever},
+			{Name: "agent", Image: "agent", RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways)},
+		}
 		template.Spec.Containers = []corev1.Container{
 			{Name: "main", Image: "busybox", ImagePullPolicy: corev1.PullNever},
 			{Name: "side", Image: "side", ImagePullPolicy: corev1.PullNever},
 		}
 	}))
 	from := snapshotIn(v1alpha1.SnapshotSucceed, ofContainer("main", "registry.example.com/default/demo-main:snap-gen1-abc", digest),
-		ofContainer("removed", "registry.example.com/default/demo-removed:snap-gen1-abc", digest))
+		ofContainer("removed", "registry.example.com/default/demo-removed:snap-gen1-abc", digest),
+		ofContainer("ide", "registry.example.com/default/demo-ide:snap-gen1-abc", digest), ofContainer("init", "registry.example.com/default/demo-init:snap-gen1-abc", digest))
 	pod := made(t, sandbox, from, "pull")
 
 	if got, want := pod.Spec.Containers[0].Image, "registry.example.com/default/demo-main@"+digest; got != want {
@@ -96,7 +102,14 @@ func TestNewPodFromASnapshot(t *testing.T) {
 		t.Errorf("a container that was not committed has changed: %+v", side)
 	}
 	if pod.Spec.InitContainers[0].Image != "init" || len(pod.Spec.Containers) != 2 {
-		t.Errorf("containers %+v", pod.Spec.Containers)
+		t.Errorf("containers %+v, init containers %+v", pod.Spec.Containers, pod.Spec.InitContainers)
+	}
+	if ide := pod.Spec.InitContainers[1]; ide.Image != "registry.example.com/default/demo-ide@"+digest || ide.ImagePullPolicy != corev1.PullIfNotPresent {
+		t.Errorf("a native sidecar that was committed is %+v", ide)
+	}
+	// Of a snapshot by a server that did not commit them it has the template's.
+	if agent := pod.Spec.InitContainers[2]; agent.Image != "agent" {
+		t.Errorf("a native sidecar that was not committed is %+v", agent)
 	}
 	if got := pod.Annotations[v1alpha1.AnnotationRestoredFrom]; got != "demo-gen1" {
 		t.Errorf("restored from %q", got)

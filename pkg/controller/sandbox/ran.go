@@ -24,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
 
@@ -73,7 +74,7 @@ func failedToStart(ended *corev1.ContainerStateTerminated) bool {
 
 // neverRan says that a Pod's status leaves no doubt that none of its containers has run.
 func neverRan(pod *corev1.Pod) bool {
-	for _, status := range longRunning(pod) {
+	for _, status := range contents.Statuses(pod) {
 		if _, ran := firstRun(status); ran {
 			return false
 		}
@@ -106,7 +107,7 @@ func (m *ranMemory) see(pod *corev1.Pod) {
 		seen.taken = by
 	}
 	m.pods[key] = seen
-	for _, status := range longRunning(pod) {
+	for _, status := range contents.Statuses(pod) {
 		if _, known := seen.since[status.Name]; known {
 			continue
 		}

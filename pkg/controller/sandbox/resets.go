@@ -24,6 +24,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
 
@@ -43,7 +44,7 @@ type reset struct {
 // a pause keeps, none: all of them. Nobody was promised the files of another.
 func resetsOf(pod *corev1.Pod, known firstRuns, kept []string) []reset {
 	var resets []reset
-	for _, status := range longRunning(pod) {
+	for _, status := range contents.Statuses(pod) {
 		if len(kept) > 0 && !slices.Contains(kept, status.Name) {
 			continue
 		}
@@ -94,25 +95,6 @@ func list(resets []reset) string {
 		words = append(words, r.String())
 	}
 	return strings.Join(words, ", ")
-}
-
-// longRunning are the states of the containers that are to run as long as their Pod: init containers
-// that are restarted always are such, too.
-func longRunning(pod *corev1.Pod) []*corev1.ContainerStatus {
-	statuses := make([]*corev1.ContainerStatus, 0, len(pod.Status.ContainerStatuses))
-	for i := range pod.Status.ContainerStatuses {
-		statuses = append(statuses, &pod.Status.ContainerStatuses[i])
-	}
-	for i := range pod.Spec.InitContainers {
-		container := &pod.Spec.InitContainers[i]
-		if container.RestartPolicy == nil || *container.RestartPolicy != corev1.ContainerRestartPolicyAlways {
-			continue
-		}
-		if at := slices.IndexFunc(pod.Status.InitContainerStatuses, func(s corev1.ContainerStatus) bool { return s.Name == container.Name }); at >= 0 {
-			statuses = append(statuses, &pod.Status.InitContainerStatuses[at])
-		}
-	}
-	return statuses
 }
 
 // ending is how the container that was restarted had ended, in the kubelet's words. What it said itself

@@ -134,3 +134,34 @@ func TestALossTellsWhatThePodSaid(t *testing.T) {
 		t.Errorf("told: %+v, want %q", lost.event, want)
 	}
 }
+
+// TestWhoseRestartsCount: nobody was promised the files of what a webhook has put into the Pod.
+func TestWhoseRestartsCount(t *testing.T) {
+	always := ptr.To(corev1.ContainerRestartPolicyAlways)
+	pod := podOf(func(p *corev1.Pod) {
+		p.Spec.InitContainers = []corev1.Container{{Name: "ide", RestartPolicy: always}, {Name: "proxy", RestartPolicy: always}}
+		again := func(name string) corev1.ContainerStatus { return corev1.ContainerStatus{Name: name, RestartCount: 1} }
+		p.Status.ContainerStatuses = []corev1.ContainerStatus{again("main"), again("injected")}
+		p.Status.InitContainerStatuses = []corev1.ContainerStatus{again("ide"), again("proxy")}
+	})
+	for name, test := range map[string]struct {
+		named []string
+		want  []string
+	}{
+		"all of the template's": {nil, []string{"ide", "main"}},
+		"those that are named":  {[]string{"main", "proxy"}, []string{"proxy", "main"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := &observed{pod: pod, sandbox: sandboxIn(v1alpha1.SandboxRunning, withTemplate(func(template *corev1.PodTemplateSpec) {
+				template.Spec.InitContainers = []corev1.Container{{Name: "ide", RestartPolicy: always}}
+			}), func(s *v1alpha1.Sandbox) { s.Spec.Snapshot.Containers = test.named })}
+			var got []string
+			for _, r := range o.resets() {
+				got = append(got, r.container)
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("reset: %q, want %q", got, test.want)
+			}
+		})
+	}
+}

@@ -29,6 +29,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
@@ -224,17 +225,15 @@ func (c *Checks) checkNode(ctx context.Context, name string) error {
 }
 
 // chooseContainers are the containers to commit with their runtime IDs: those that the snapshot
-// names, else those that the sandbox names, else all of the template's (and so none that
-// something else injected into the Pod). It tells of each that cannot be committed.
+// names, else those that the sandbox names, else all of the template's, native sidecars among them
+// (and so none that something else injected into the Pod). It tells of each that cannot be committed.
 func chooseContainers(snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox, pod *corev1.Pod) ([]v1alpha1.ContainerSnapshot, []error) {
 	names := snapshot.Spec.Containers
 	if len(names) == 0 {
 		names = sandbox.Spec.Snapshot.Containers
 	}
 	if len(names) == 0 && sandbox.Spec.Template != nil {
-		for i := range sandbox.Spec.Template.Spec.Containers {
-			names = append(names, sandbox.Spec.Template.Spec.Containers[i].Name)
-		}
+		names = contents.Names(&sandbox.Spec.Template.Spec)
 	}
 	if len(names) == 0 {
 		return nil, []error{refuse(v1alpha1.ReasonNoContainers, "there is no container to commit: neither the snapshot nor the sandbox names one")}
@@ -256,11 +255,15 @@ func chooseContainers(snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sand
 }
 
 func containerID(pod *corev1.Pod, name string) (string, error) {
-	at := slices.IndexFunc(pod.Status.ContainerStatuses, func(status corev1.ContainerStatus) bool { return status.Name == name })
-	if at < 0 || pod.Status.ContainerStatuses[at].ContainerID == "" {
+	if slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == name && !contents.IsSidecar(&c) }) {
+		return "", refuse(v1alpha1.ReasonContainerNotFound, "container %s of Pod %s is an init container that runs to its end, which a snapshot does not hold: only those with restartPolicy Always can be committed", name, pod.Name)
+	}
+	statuses := contents.Statuses(pod)
+	at := slices.IndexFunc(statuses, func(status *corev1.ContainerStatus) bool { return status.Name == name })
+	if at < 0 || statuses[at].ContainerID == "" {
 		return "", refuse(v1alpha1.ReasonContainerNotFound, "container %s of Pod %s has not been started", name, pod.Name)
 	}
-	runtime, id, ok := strings.Cut(pod.Status.ContainerStatuses[at].ContainerID, "://")
+	runtime, id, ok := strings.Cut(statuses[at].ContainerID, "://")
 	if !ok || runtime != "containerd" {
 		return "", refuse(v1alpha1.ReasonRuntimeNotSupported, "container %s of Pod %s is run by %q: only containerd's can be committed", name, pod.Name, runtime)
 	}

@@ -156,11 +156,19 @@ func TestATemplateFromASnapshot(t *testing.T) {
 	}
 }
 
+func sidecar(name string) corev1.Container {
+	return corev1.Container{Name: name, RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways)}
+}
+
 func TestChooseContainers(t *testing.T) {
 	pod := podOf("demo", func(p *corev1.Pod) {
 		p.Status.ContainerStatuses = []corev1.ContainerStatus{
 			{Name: "main", ContainerID: "containerd://c1"}, {Name: "side", ContainerID: "containerd://c2"}, {Name: "injected", ContainerID: "containerd://c3"},
 			{Name: "waiting"}, {Name: "crio", ContainerID: "cri-o://c4"}, {Name: "bare", ContainerID: "c5"},
+		}
+		p.Spec.InitContainers = []corev1.Container{{Name: "init"}, sidecar("ide"), sidecar("proxy")}
+		p.Status.InitContainerStatuses = []corev1.ContainerStatus{
+			{Name: "init", ContainerID: "containerd://i1"}, {Name: "ide", ContainerID: "containerd://i2"}, {Name: "proxy", ContainerID: "containerd://i3"},
 		}
 	})
 	tests := map[string]struct {
@@ -169,6 +177,10 @@ func TestChooseContainers(t *testing.T) {
 		reason                      string
 	}{
 		"all of the template's, none that was injected": {nil, nil, []string{"main", "side"}, []string{"main=c1", "side=c2"}, ""},
+		"a native sidecar of the template's, no other":  {nil, nil, []string{"init", "ide+", "main"}, []string{"ide=i2", "main=c1"}, ""},
+		"a native sidecar that is named":                {[]string{"ide"}, nil, []string{"ide+", "main"}, []string{"ide=i2"}, ""},
+		"one that was injected and is named":            {[]string{"proxy"}, nil, []string{"main"}, []string{"proxy=i3"}, ""},
+		"an init container that is named":               {[]string{"init"}, nil, []string{"init", "main"}, nil, v1alpha1.ReasonContainerNotFound},
 		"those that the sandbox names":                  {nil, []string{"side"}, []string{"main", "side"}, []string{"side=c2"}, ""},
 		"those that the snapshot names":                 {[]string{"main"}, []string{"side"}, []string{"main", "side"}, []string{"main=c1"}, ""},
 		"in the order that they are named in":           {[]string{"side", "main"}, nil, nil, []string{"side=c2", "main=c1"}, ""},
@@ -185,7 +197,15 @@ func TestChooseContainers(t *testing.T) {
 				s.Spec.Snapshot.Containers = test.sandbox
 				s.Spec.Template.Spec.Containers = nil
 				for _, name := range test.template {
-					s.Spec.Template.Spec.Containers = append(s.Spec.Template.Spec.Containers, corev1.Container{Name: name})
+					spec := &s.Spec.Template.Spec
+					switch name, native := strings.CutSuffix(name, "+"); {
+					case native:
+						spec.InitContainers = append(spec.InitContainers, sidecar(name))
+					case name == "init":
+						spec.InitContainers = append(spec.InitContainers, corev1.Container{Name: name})
+					default:
+						spec.Containers = append(spec.Containers, corev1.Container{Name: name})
+					}
 				}
 			})
 			chosen, problems := chooseContainers(snapshot, sandbox, pod)

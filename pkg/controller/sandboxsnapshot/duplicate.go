@@ -88,6 +88,11 @@ func (r *Reconciler) duplicate(ctx context.Context, snapshot *v1alpha1.SandboxSn
 	status.SandboxUID, status.Template = sandbox.UID, sandbox.Spec.Template
 	status.SourcePodName, status.SourcePodUID, status.SourceNodeName = from.Status.SourcePodName, from.Status.SourcePodUID, from.Status.SourceNodeName
 	status.Containers, status.StartTime = chosen, now
+	for _, warning := range from.Status.Warnings {
+		if warning.ContainerName == "" || slices.ContainsFunc(chosen, func(c v1alpha1.ContainerSnapshot) bool { return c.ContainerName == warning.ContainerName }) {
+			status.Warnings = append(status.Warnings, warning)
+		}
+	}
 	status.FrozenDuration = &metav1.Duration{}
 	return r.succeed(ctx, snapshot)
 }

@@ -28,7 +28,9 @@ import (
 // SnapshotPolicy says what a pause commits and how long it is kept.
 type SnapshotPolicyApplyConfiguration struct {
 	// containers are the names of the containers whose root filesystem is committed. Empty: all
-	// of template.spec.containers. Init containers are never committed. At most 256 names.
+	// of template.spec.containers, and of its init containers those with restartPolicy Always
+	// (native sidecars). Other init containers run to their end and are never committed. At most
+	// 256 names.
 	Containers []string `json:"containers,omitempty"`
 	// historyLimit is how many successful pause snapshots are kept: at least 1, default 3.
 	HistoryLimit *int32 `json:"historyLimit,omitempty"`

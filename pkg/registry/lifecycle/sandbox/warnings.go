@@ -24,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
 )
 
 // volumeWarnings names each volume that goes with the Pod.
@@ -62,18 +63,23 @@ func imageWarnings(sandbox, old *lifecycle.Sandbox) []string {
 		return nil
 	}
 	before := make(map[string]string)
-	for _, container := range old.Spec.Template.Spec.Containers {
+	for _, container := range contents.Containers(&old.Spec.Template.Spec) {
 		before[container.Name] = container.Image
 	}
 	var warnings []string
-	containers := field.NewPath("spec", "template", "spec", "containers")
-	for i, container := range sandbox.Spec.Template.Spec.Containers {
-		image, existed := before[container.Name]
-		committed := len(sandbox.Spec.Snapshot.Containers) == 0 || slices.Contains(sandbox.Spec.Snapshot.Containers, container.Name)
-		if existed && committed && image != container.Image {
-			warnings = append(warnings, fmt.Sprintf("%s: the next resume uses the image of snapshot %s instead; resume with fromTemplate to use this one",
-				containers.Index(i).Child("image"), sandbox.Status.SnapshotName))
+	spec := field.NewPath("spec", "template", "spec")
+	compare := func(containers []corev1.Container, path *field.Path, has func(*corev1.Container) bool) {
+		for i := range containers {
+			container := &containers[i]
+			image, existed := before[container.Name]
+			committed := len(sandbox.Spec.Snapshot.Containers) == 0 || slices.Contains(sandbox.Spec.Snapshot.Containers, container.Name)
+			if existed && committed && has(container) && image != container.Image {
+				warnings = append(warnings, fmt.Sprintf("%s: the next resume uses the image of snapshot %s instead; resume with fromTemplate to use this one",
+					path.Index(i).Child("image"), sandbox.Status.SnapshotName))
+			}
 		}
 	}
+	compare(sandbox.Spec.Template.Spec.InitContainers, spec.Child("initContainers"), contents.IsSidecar)
+	compare(sandbox.Spec.Template.Spec.Containers, spec.Child("containers"), func(*corev1.Container) bool { return true })
 	return warnings
 }
