@@ -89,7 +89,16 @@ func TestPoliciesRefuse(t *testing.T) {
 		"a kill by the commit": {func(p *corev1.Pod) {
 			p.Spec.Containers[0].SecurityContext.Capabilities.Add = []corev1.Capability{"KILL"}
 		}, "capabilities"},
-		"the node's processes without a kill": {func(p *corev1.Pod) { p.Spec.Containers = p.Spec.Containers[:1] }, "processes"},
+		"the node's processes without being a commit": {func(p *corev1.Pod) {
+			p.Spec.Volumes, p.Spec.ServiceAccountName = nil, ""
+		}, "processes"},
+		"writing elsewhere than to cgroups": {func(p *corev1.Pod) {
+			for i, v := range p.Spec.Volumes {
+				if v.Name == "cgroup" {
+					p.Spec.Volumes[i].HostPath.Path = "/sys/fs"
+				}
+			}
+		}, "read-only"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pod := podOf(jobs(t)["pause"])

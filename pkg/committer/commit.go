@@ -52,13 +52,27 @@ type Node interface {
 	// Ended waits until the container of a name in a Pod has ended, and says whether it is known
 	// to have failed.
 	Ended(ctx context.Context, podUID, name string) (failed bool, err error)
+	// Siblings are all containers of the Pod that have not ended.
+	Siblings(ctx context.Context, podUID string) ([]Container, error)
+	// PodGroup is the cgroup of the whole Pod; nil where there is none.
+	PodGroup(ctx context.Context, podUID string) (Group, error)
+	// Strays are the cgroups in the Pod's that belong to none of its containers.
+	Strays(ctx context.Context, podUID string) ([]Group, error)
+	// Outside are processes that share something with these containers, and are in no cgroup of
+	// the Pod.
+	Outside(ctx context.Context, podUID string, of []runtime.Ref) ([]runtime.Outsider, error)
 	// Remember keeps what describes an image on the node, for a cache of its layers.
 	Remember(ctx context.Context, snapshotUID string, ttl time.Duration, made *image.Image) error
 }
 
 // Container is one container of the Pod.
 type Container interface {
-	task
+	victim
+	// Name is its name in the Pod, ID the runtime's.
+	Name() string
+	ID() string
+	// Apart is whether it cannot reach the processes and files of the Pod's other containers.
+	Apart() (bool, error)
 	// Check fails when the container is no longer the one to commit.
 	Check(context.Context) error
 	// Files is where its changes are.
@@ -69,12 +83,15 @@ type Container interface {
 	Base(context.Context) (*Base, error)
 	// Chain are the keys of the snapshots that it lies on, the topmost first.
 	Chain(context.Context) ([]string, error)
-	// Processes are the PIDs of all its processes; none where it has ended.
-	Processes(context.Context) ([]int, error)
-	// Kill sends SIGKILL to one of them.
-	Kill(pid int) error
 	// AwaitEnd waits until it has ended.
 	AwaitEnd(context.Context) error
+}
+
+// Group is a cgroup that is frozen as a whole.
+type Group interface {
+	victim
+	// Path is the name that its hierarchy has for it.
+	Path() string
 }
 
 // Base is an image below a container and where its layers are to be had.
@@ -111,6 +128,8 @@ type CommitOptions struct {
 	// MaxHoles is for how many bytes of holes in a container's sparse files an image is made; 0
 	// stands for any. Each unpacking writes them to a node's disk, as zeros.
 	MaxHoles int64
+	// Patience is how long something may take to freeze; 0 stands for a little more than runc waits.
+	Patience time.Duration
 	// SpoolDir is a directory for what is read of containers that are thawed at
 	// once, until it is pushed. Without it they stay frozen until the registry has it.
 	SpoolDir string
@@ -134,10 +153,10 @@ type ContainerImage struct {
 func Commit(ctx context.Context, node Node, o CommitOptions, report func(result.Result) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	c := &commit{CommitOptions: o, node: node, freezer: &freezer{log: o.Log, most: o.MaxFrozen, late: func() {
+	c := &commit{CommitOptions: o, node: node, freezer: &freezer{log: o.Log, patience: o.Patience, most: o.MaxFrozen, late: func() {
 		cancel(result.Errorf(result.FrozenTooLong, "containers were frozen for more than %s (--max-frozen)", o.MaxFrozen))
 	}}}
-	defer c.freezer.stop()
+	defer c.freezer.stopTimer()
 	// After the thawing, which is urgent.
 	defer c.letGo(ctx)
 	defer c.cancelUploads(ctx)
@@ -158,6 +177,7 @@ type commit struct {
 	node    Node
 	freezer *freezer
 	parts   []*part
+	pod     pod
 	release func(context.Context) error
 	client  *registry.Client
 	doing   string // for the message of an interruption
@@ -225,13 +245,8 @@ func (c *commit) run(ctx context.Context) error {
 			return err
 		}
 	}
-	// All before the first is read: what containers of one Pod tell each other must
-	// not get lost between their snapshots.
-	for _, p := range c.parts {
-		c.doing = fmt.Sprintf("freezing container %q", p.Name)
-		if err := c.freezer.freeze(ctx, p.container); err != nil {
-			return err
-		}
+	if err := c.standStill(ctx); err != nil {
+		return err
 	}
 	var later []*spooled
 	defer func() {
@@ -249,13 +264,15 @@ func (c *commit) run(ctx context.Context) error {
 		if kept != nil {
 			later = append(later, kept)
 		}
-		if !c.LeaveFrozen && c.freezer.isTouched(p.container) {
-			if err := c.freezer.thaw(ctx, p.container); err != nil {
-				return err
-			}
+	}
+	if !c.LeaveFrozen {
+		// Not one after the other: who runs again can reach the files of who is still read.
+		c.doing = "thawing the containers"
+		if err := c.freezer.thawAll(ctx); err != nil {
+			return err
 		}
 	}
-	if len(c.freezer.touched) > 0 {
+	if c.freezer.left() > 0 {
 		ctx = frozen
 	}
 	for _, kept := range later {
@@ -279,7 +296,7 @@ func (c *commit) run(ctx context.Context) error {
 	if c.ResumeCache {
 		c.remember(ctx)
 	}
-	return nil
+	return c.letOthersGo(ctx)
 }
 
 // rememberFor is how long a Pod may take from its commit until its containers are killed, for
@@ -297,21 +314,33 @@ func (c *commit) remember(ctx context.Context) {
 }
 
 // find looks for all containers first: one that an earlier attempt left frozen
-// has to be thawed whatever else goes wrong.
+// has to be thawed whatever else goes wrong, and before anything that takes its time.
 func (c *commit) find(ctx context.Context) error {
 	c.doing = "looking for the containers"
-	var failed error
+	var failed []error
 	for _, ci := range c.Containers {
 		container, err := c.node.Find(ctx, c.PodUID, ci.Ref)
 		if err == nil {
 			c.parts = append(c.parts, &part{ContainerImage: ci, container: container})
-			err = c.freezer.adopt(ctx, container)
 		}
-		if failed == nil {
-			failed = err
+		failed = append(failed, err)
+	}
+	left, err := everything(ctx, c.node, c.PodUID)
+	for _, p := range c.parts {
+		left = append(left, p.container)
+	}
+	failed = append(failed, err, c.freezer.takeBack(ctx, left))
+	return first(failed)
+}
+
+// first is the first failure, which is as good as all.
+func first(failures []error) error {
+	for _, err := range failures {
+		if err != nil {
+			return err
 		}
 	}
-	return failed
+	return nil
 }
 
 // ask asks the container runtime and the registry, neither of which has to wait for the
@@ -451,7 +480,7 @@ func (c *commit) cancelUploads(ctx context.Context) {
 }
 
 func (c *commit) result() result.Result {
-	r := result.Result{FrozenMillis: c.freezer.frozenMillis(), Thawed: len(c.freezer.touched) == 0, Warnings: c.warnings}
+	r := result.Result{FrozenMillis: c.freezer.frozenMillis(), Thawed: c.freezer.left() == 0, Warnings: c.warnings}
 	for _, p := range c.parts {
 		bytes := int64(0)
 		for _, l := range p.layers {
@@ -466,7 +495,7 @@ func (c *commit) result() result.Result {
 			Differ:     p.differ,
 		})
 	}
-	c.Log.Info("committed", "containers", len(c.parts), "frozenMillis", r.FrozenMillis, "leftFrozen", len(c.freezer.touched))
+	c.Log.Info("committed", "containers", len(c.parts), "frozenMillis", r.FrozenMillis, "leftFrozen", c.freezer.left())
 	return r
 }
 

@@ -26,6 +26,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -67,7 +68,7 @@ func TestFailuresThaw(t *testing.T) {
 		"the second freeze fails": {
 			func(s *scene, _ func(error)) {
 				s.node.containers["side-id"].onPause = func() error { return broken }
-			}, result.CommitJobFailed, "freezing container", true},
+			}, result.FreezeFailed, `container "side" cannot be frozen`, true},
 		"the second freeze fails with effect": {
 			func(s *scene, _ func(error)) {
 				c := s.node.containers["side-id"]
@@ -151,7 +152,7 @@ func TestFailuresThaw(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t)
-			s.options.LeaveFrozen = true
+			s.options.LeaveFrozen, s.options.Patience = true, 200*time.Millisecond
 			ctx, cancel := context.WithCancelCause(context.Background())
 			defer cancel(nil)
 			test.breaks(s, cancel)
@@ -200,9 +201,9 @@ func (s *scene) onUpload(n int, do func(http.ResponseWriter, *http.Request)) {
 
 // TestAFreezeIsTriedAgain has a runtime that does not get hold of busy processes at once.
 func TestAFreezeIsTriedAgain(t *testing.T) {
-	for fails, works := range map[int]bool{freezeTries - 1: true, freezeTries: false} {
+	for fails, works := range map[int]bool{3: true, 1000: false} {
 		s := newScene(t)
-		s.options.LeaveFrozen = true
+		s.options.LeaveFrozen, s.options.Patience = true, 300*time.Millisecond
 		s.node.containers["main-id"].onPause = func() error {
 			if fails--; fails >= 0 {
 				return errors.New("unable to freeze")
@@ -215,8 +216,11 @@ func TestAFreezeIsTriedAgain(t *testing.T) {
 		}
 		if works {
 			s.states(runtime.Paused)
-		} else {
-			s.states(runtime.Running)
+			continue
+		}
+		s.states(runtime.Running)
+		if r := s.last(); r.Error.Reason != result.FreezeFailed || !r.Thawed || !strings.Contains(r.Error.Message, "unable to freeze") {
+			t.Errorf("result %+v: %s", r, r.Error.Message)
 		}
 	}
 }

@@ -33,9 +33,9 @@ func guard(ctx context.Context, f *freezer, log *slog.Logger, work func() error,
 	if err == nil {
 		return nil
 	}
-	failure := result.Result{Thawed: !f.blind}
-	if thawErr := f.thawAll(ctx); thawErr != nil {
-		failure.Thawed = false
+	thawErr := f.thawAll(ctx)
+	failure := result.Result{Thawed: thawErr == nil && !f.isBlind()}
+	if thawErr != nil {
 		err = fmt.Errorf("%w; %w", err, thawErr)
 	}
 	failure.FrozenMillis = f.frozenMillis()
@@ -44,11 +44,14 @@ func guard(ctx context.Context, f *freezer, log *slog.Logger, work func() error,
 	return errors.Join(err, report(failure))
 }
 
+// errPanicked is what came of something that is not to be tried again.
+var errPanicked = errors.New("image-committer panicked")
+
 func recovered(work func() error, log *slog.Logger) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			log.Error("panic", "value", p, "stack", string(debug.Stack()))
-			err = fmt.Errorf("image-committer panicked: %v", p)
+			err = fmt.Errorf("%w: %v", errPanicked, p)
 		}
 	}()
 	return work()

@@ -35,6 +35,32 @@ func (n containerdNode) Find(ctx context.Context, podUID string, ref runtime.Ref
 	return containerdContainer{c}, nil
 }
 
+func (n containerdNode) Siblings(ctx context.Context, podUID string) ([]Container, error) {
+	found, err := n.Client.Siblings(ctx, podUID)
+	var all []Container
+	for _, c := range found {
+		all = append(all, containerdContainer{c})
+	}
+	return all, err
+}
+
+func (n containerdNode) PodGroup(ctx context.Context, podUID string) (Group, error) {
+	g, err := n.Client.PodGroup(ctx, podUID)
+	if err != nil || g == nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+func (n containerdNode) Strays(ctx context.Context, podUID string) ([]Group, error) {
+	found, err := n.Client.Strays(ctx, podUID)
+	var all []Group
+	for _, g := range found {
+		all = append(all, g)
+	}
+	return all, err
+}
+
 type containerdContainer struct{ *runtime.Container }
 
 func (c containerdContainer) Base(ctx context.Context) (*Base, error) {

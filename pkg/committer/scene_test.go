@@ -26,6 +26,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -43,6 +44,7 @@ import (
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/cgroup"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
@@ -57,6 +59,9 @@ type fakeNode struct {
 	leases     []string
 
 	rememberErr error
+	group       *fakeGroup // of the Pod
+	strays      []Group
+	outside     func() ([]runtime.Outsider, error)
 	// ended is how the commit ends beside a standby; nil: it has ended well.
 	ended func(ctx context.Context, podUID, name string) (failed bool, err error)
 }
@@ -64,6 +69,7 @@ type fakeNode struct {
 type fakeContainer struct {
 	node    *fakeNode
 	name    string
+	mu      sync.Mutex // of state
 	state   runtime.State
 	upper   string
 	lower   []string
@@ -82,7 +88,19 @@ type fakeContainer struct {
 	killed          bool // it ends when it is thawed
 	awaitEnd        func(context.Context) error
 	findErr, stateE error
+	onProcesses     func() ([]int, error)
+	onState         func() (runtime.State, error)
+	moving          []cgroup.Process
+	blind           bool // nobody asks the kernel
+	entangled       bool // it can reach the others
+	dieFrozen       bool
 }
+
+// fakeGroup is a cgroup, told and asked like a container.
+type fakeGroup struct{ fakeContainer }
+
+func (g *fakeGroup) Path() string   { return "/" + g.name }
+func (g *fakeGroup) String() string { return g.name }
 
 func (n *fakeNode) note(format string, args ...any) {
 	n.mu.Lock()
@@ -121,12 +139,63 @@ func (n *fakeNode) Ended(ctx context.Context, podUID, name string) (bool, error)
 	return n.ended(ctx, podUID, name)
 }
 
-func (c *fakeContainer) Name() string { return c.name }
+func (n *fakeNode) Siblings(context.Context, string) ([]Container, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var all []Container
+	for _, id := range slices.Sorted(maps.Keys(n.containers)) {
+		if c := n.containers[id]; c.get() != runtime.Ended && c.findErr == nil {
+			all = append(all, c)
+		}
+	}
+	return all, nil
+}
+
+func (n *fakeNode) PodGroup(context.Context, string) (Group, error) {
+	if n.group == nil {
+		return nil, nil
+	}
+	return n.group, nil
+}
+
+func (n *fakeNode) Strays(context.Context, string) ([]Group, error) { return n.strays, nil }
+
+func (n *fakeNode) Outside(context.Context, string, []runtime.Ref) ([]runtime.Outsider, error) {
+	if n.outside == nil {
+		return nil, nil
+	}
+	return n.outside()
+}
+
+func (c *fakeContainer) Name() string                                     { return c.name }
+func (c *fakeContainer) ID() string                                       { return c.name + "-id" }
+func (c *fakeContainer) String() string                                   { return fmt.Sprintf("container %q", c.name) }
+func (c *fakeContainer) Witnessed() bool                                  { return !c.blind }
+func (c *fakeContainer) DieFrozen() bool                                  { return c.dieFrozen }
+func (c *fakeContainer) Apart() (bool, error)                             { return !c.entangled, nil }
+func (c *fakeContainer) Moving(context.Context) ([]cgroup.Process, error) { return c.moving, nil }
+
+// get and set are for what several goroutines do.
+func (c *fakeContainer) get() runtime.State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state
+}
+
+func (c *fakeContainer) set(state runtime.State) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state = state
+}
+
 func (c *fakeContainer) State(ctx context.Context) (runtime.State, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	return c.state, c.stateE
+	if c.onState != nil {
+		return c.onState()
+	}
+	return c.get(), c.stateE
 }
 func (c *fakeContainer) Pause(ctx context.Context) error {
 	c.node.note("freeze %s", c.name)
@@ -138,7 +207,7 @@ func (c *fakeContainer) Pause(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	c.state = runtime.Paused
+	c.set(runtime.Paused)
 	return nil
 }
 func (c *fakeContainer) Resume(ctx context.Context) error {
@@ -151,13 +220,18 @@ func (c *fakeContainer) Resume(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	c.state = runtime.Running
+	c.set(runtime.Running)
 	if c.killed {
-		c.state = runtime.Ended
+		c.set(runtime.Ended)
 	}
 	return nil
 }
-func (c *fakeContainer) Processes(context.Context) ([]int, error) { return c.pids, nil }
+func (c *fakeContainer) Processes(context.Context) ([]int, error) {
+	if c.onProcesses != nil {
+		return c.onProcesses()
+	}
+	return c.pids, nil
+}
 func (c *fakeContainer) Kill(pid int) error {
 	c.node.note("kill %s %d", c.name, pid)
 	if c.onKill != nil {
@@ -202,6 +276,8 @@ func (c *fakeContainer) Base(context.Context) (*Base, error) {
 	return c.base, nil
 }
 
+var discard = slog.New(slog.NewTextHandler(io.Discard, nil))
+
 // scene is a Pod of two containers and a registry.
 type scene struct {
 	t       *testing.T
@@ -235,7 +311,7 @@ func newScene(t *testing.T) *scene {
 	s.options = CommitOptions{
 		PodUID: "pod", SnapshotUID: "snap", LeaseTTL: time.Minute,
 		Registry: registry.Options{Insecure: true},
-		Log:      slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Log:      discard,
 	}
 	for _, name := range []string{"main", "side"} {
 		upper := t.TempDir()
@@ -281,6 +357,41 @@ func (s *scene) commit(ctx context.Context) error {
 		s.node.note("report")
 		return nil
 	})
+}
+
+// inOrder are calls, of which those that are made side by side are in the order of their names.
+func inOrder(calls []string) []string {
+	calls = slices.Clone(calls)
+	verb := func(call string) string { v, _, _ := strings.Cut(call, " "); return v }
+	for i := 0; i < len(calls); {
+		end := i + 1
+		for end < len(calls) && verb(calls[end]) == verb(calls[i]) {
+			end++
+		}
+		if v := verb(calls[i]); v == "freeze" || v == "thaw" {
+			slices.Sort(calls[i:end])
+		}
+		i = end
+	}
+	return calls
+}
+
+// oneByOne are the calls of a kill: to main, to side, and what comes when all are dead. Those to one
+// stay in their order.
+func oneByOne(calls []string) []string {
+	var main, side, after []string
+	for _, call := range calls {
+		verb, rest, _ := strings.Cut(call, " ")
+		switch {
+		case verb == "keep" || verb == "done":
+			after = append(after, call)
+		case strings.Contains(rest, "main"):
+			main = append(main, call)
+		default:
+			side = append(side, call)
+		}
+	}
+	return slices.Concat(main, side, after)
 }
 
 func (s *scene) last() result.Result {

@@ -114,15 +114,14 @@ func TestPoliciesOfTheServersNamespace(t *testing.T) {
 				kill := &p.Spec.Containers[len(p.Spec.Containers)-1]
 				kill.Env = append(kill.Env, corev1.EnvVar{Name: "GODEBUG", Value: "x"})
 			}, "arguments alone"},
-			"another program":      {func(p *corev1.Pod) { p.Spec.Containers[0].Command = []string{"sh"} }, "program"},
-			"the node's root":      {func(p *corev1.Pod) { p.Spec.Volumes[0].HostPath.Path = "/" }, "paths"},
-			"writing":              {func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts[0].ReadOnly = false }, "read-only"},
-			"a token":              {func(p *corev1.Pod) { p.Spec.AutomountServiceAccountToken = nil }, "token"},
-			"the node's network":   {func(p *corev1.Pod) { p.Spec.HostNetwork = true }, "network"},
-			"the node's processes": {func(p *corev1.Pod) { p.Spec.HostPID = true }, "processes"},
-			"privileged":           {func(p *corev1.Pod) { p.Spec.Containers[0].SecurityContext.Privileged = ptr.To(true) }, "privileged"},
+			"another program":    {func(p *corev1.Pod) { p.Spec.Containers[0].Command = []string{"sh"} }, "program"},
+			"the node's root":    {func(p *corev1.Pod) { p.Spec.Volumes[0].HostPath.Path = "/" }, "paths"},
+			"writing":            {func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts[0].ReadOnly = false }, "read-only"},
+			"a token":            {func(p *corev1.Pod) { p.Spec.AutomountServiceAccountToken = nil }, "token"},
+			"the node's network": {func(p *corev1.Pod) { p.Spec.HostNetwork = true }, "network"},
+			"privileged":         {func(p *corev1.Pod) { p.Spec.Containers[0].SecurityContext.Privileged = ptr.To(true) }, "privileged"},
 			"one capability more": {func(p *corev1.Pod) {
-				p.Spec.Containers[0].SecurityContext.Capabilities.Add = []corev1.Capability{"SYS_PTRACE"}
+				p.Spec.Containers[0].SecurityContext.Capabilities.Add = []corev1.Capability{"SYS_MODULE"}
 			}, "capabilities"},
 			"any Pod with the node": {func(p *corev1.Pod) { p.Spec = newSandbox("x").Spec.Template.Spec; p.Spec.HostPID = true }, "processes"},
 		} {

@@ -164,6 +164,9 @@ const (
 	ReasonContainerNotFound = "ContainerNotFound"
 	// ReasonContainerRestarted: a container was restarted under the commit.
 	ReasonContainerRestarted = "ContainerRestarted"
+	// ReasonFreezeFailed: something of the Pod cannot be stopped while its files are read; the message
+	// names it.
+	ReasonFreezeFailed = "FreezeFailed"
 	// ReasonFrozenTooLong: containers would have been frozen for longer than --max-frozen.
 	ReasonFrozenTooLong = "FrozenTooLong"
 	// ReasonFilesNotSupported: there is a file that no image can hold, or sparse files with more

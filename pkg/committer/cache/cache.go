@@ -29,6 +29,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -66,6 +67,7 @@ type Options struct {
 type Keeper struct {
 	Options
 	client *runtime.Client
+	mu     sync.Mutex                // of aside: containers are set aside side by side
 	aside  map[string]*runtime.Aside // by the container's name
 }
 
@@ -82,6 +84,8 @@ func (k *Keeper) SetAside(ctx context.Context, podUID string, ref runtime.Ref) {
 		k.Log.Info("not kept for a resume on this node", "container", ref.Name, "because", err)
 		return
 	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.aside[ref.Name] = aside
 }
 
@@ -149,7 +153,9 @@ func percent(part, whole uint64) int {
 // Keep makes an image of what was set aside of a container that has ended and that nobody has
 // written to since it was frozen.
 func (k *Keeper) Keep(ctx context.Context, ref runtime.Ref) {
+	k.mu.Lock()
 	aside, ok := k.aside[ref.Name]
+	k.mu.Unlock()
 	if !ok {
 		return
 	}

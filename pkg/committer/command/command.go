@@ -35,6 +35,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/cache"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/cgroup"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
 )
@@ -102,9 +103,9 @@ func commitCommand(f *flags) *cobra.Command {
 		Short: "Freeze containers, push what they changed, and thaw them",
 		Long: `Commit the root filesystems of containers of one Pod to images.
 
-What is large is pushed while the containers run. Then all are frozen, and what changed since,
-or all of what is small, is read and pushed. After a failure, SIGTERM or the timeout, everything
-is thawed again. A base layer that neither the registry nor the
+What is large is pushed while the containers run. Then the whole Pod is frozen, with what is not
+committed, and what changed since, or all of what is small, is read and pushed. After a failure,
+SIGTERM or the timeout, everything is thawed again. It has to share the node's PID namespace. A base layer that neither the registry nor the
 node has is pulled from where the base image came from; one that is nowhere is made again from
 what the node has unpacked.`,
 		Example: `  image-committer commit --pod-uid=5d2c… --snapshot-uid=77ab… --leave-frozen \
@@ -154,9 +155,10 @@ func addCommit(fs *pflag.FlagSet, o *committer.CommitOptions) {
 func thawCommand(f *flags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "thaw",
-		Short: "Thaw containers that a commit left frozen",
-		Long: `Thaw containers of one Pod. One that is gone, has ended or runs is as it should be; so the
-command can be repeated.`,
+		Short: "Thaw what a commit left frozen",
+		Long: `Thaw all of one Pod: the containers named, its others, and its cgroup. A container that is gone,
+has ended or runs is as it should be; so the command can be repeated. That it runs the kernel has to
+say: a runtime that gave a freeze up takes a container for running that is not.`,
 		Example: `  image-committer thaw --pod-uid=5d2c… --container=name=main,id=0f3a…`,
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -273,9 +275,9 @@ func killCommand(f *flags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kill",
 		Short: "End containers that a commit left frozen, without letting them run again",
-		Long: `Kill containers of one Pod whose files are saved. All their processes get SIGKILL while they are
-frozen, so that none of them runs again. One that is gone, has ended or runs is left alone; so the
-command can be repeated. It has to share the node's PID namespace.
+		Long: `Kill what is frozen of one Pod whose files are saved. All processes get SIGKILL while they are
+frozen, so that none of them runs again. A container that is gone, has ended or runs is left alone;
+so the command can be repeated. It has to share the node's PID namespace.
 
 With --resume-cache, what they have written is kept on the node as the images that they were
 committed to, unless the disk is more than 70 % full.`,
@@ -363,6 +365,15 @@ func (f *flags) run(work func(context.Context, *runtime.Client) error, frozen bo
 		return errors.Join(err, f.report(result.Result{Error: result.From(err), Thawed: !frozen}))
 	}
 	defer func() { _ = client.Close() }()
+	if f.ofPod {
+		tree, err := cgroup.Open(f.cgroupRoot)
+		if err != nil {
+			err = fmt.Errorf("what is frozen cannot be known without the node's cgroups (--cgroup-root): %w", err)
+			f.log.Error("failed", "error", err)
+			return errors.Join(err, f.report(result.Result{Error: result.From(err), Thawed: !frozen}))
+		}
+		client.WithCgroups(tree)
+	}
 	err = work(ctx, client)
 	f.log.Info("done", "took", time.Since(f.start), "peakMemoryBytes", committer.PeakMemory())
 	return err

@@ -35,6 +35,7 @@ import (
 type flags struct {
 	address, namespace string
 	ofPod              bool
+	cgroupRoot         string
 	podUID             string
 	containers         []string
 	timeout            time.Duration
@@ -60,6 +61,7 @@ func (f *flags) addPod(cmd *cobra.Command, container string, timeout time.Durati
 	f.ofPod = true
 	cmd.Flags().StringVar(&f.podUID, "pod-uid", "", "UID of the Pod; a container of another Pod is refused")
 	cmd.Flags().StringArrayVar(&f.containers, "container", nil, container+"; may be repeated")
+	cmd.Flags().StringVar(&f.cgroupRoot, "cgroup-root", "/sys/fs/cgroup", "where the node's cgroups are mounted: they say what is frozen")
 	f.add(cmd, timeout)
 }
 

@@ -99,6 +99,8 @@ const (
 	// RuntimeNotSupported: this runtime or snapshotter keeps the files where they
 	// cannot be read exactly.
 	RuntimeNotSupported Reason = "RuntimeNotSupported"
+	// FreezeFailed: something of the Pod cannot be stopped while files are read.
+	FreezeFailed Reason = "FreezeFailed"
 	// FrozenTooLong: the containers would have been frozen for longer than
 	// --max-frozen allows.
 	FrozenTooLong Reason = "FrozenTooLong"

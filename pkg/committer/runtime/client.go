@@ -35,6 +35,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/cgroup"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 )
 
@@ -51,8 +52,15 @@ type Client struct {
 	snapshots  func(name string) snapshots.Snapshotter
 	connection func() any // a gRPC connection
 	closer     io.Closer
+	cgroups    *cgroup.Tree // nil: nobody but containerd is asked who is frozen
 
 	lease string // of Hold
+}
+
+// WithCgroups makes the node's cgroups the truth of what is frozen.
+func (c *Client) WithCgroups(tree *cgroup.Tree) *Client {
+	c.cgroups = tree
+	return c
 }
 
 // Dial connects to the socket at address and makes sure that containerd answers.

@@ -23,6 +23,7 @@ import (
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
 
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/cgroup"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 )
 
@@ -44,6 +45,7 @@ type Container struct {
 	podUID string
 	ref    Ref
 	record containers.Container
+	cgroup *cgroup.Group // once it is found
 }
 
 // Name is the container's name in its Pod.

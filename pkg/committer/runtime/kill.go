@@ -18,18 +18,56 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"golang.org/x/sys/unix"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/cgroup"
 )
 
-// Processes are the PIDs of all processes of the container, as the node counts them. None where
-// it has ended.
+// Processes are the PIDs of all processes of the container, as the node counts them, its first one
+// last. None where it has ended. The kernel is asked for them where it can be: runtimes do not know
+// those of threaded cgroups.
 func (c *Container) Processes(ctx context.Context) ([]int, error) {
+	pids, err := c.processes(ctx)
+	if err != nil || len(pids) < 2 {
+		return pids, err
+	}
+	task, err := c.client.tasks.Get(c.client.in(ctx), &tasks.GetRequest{ContainerID: c.ref.ID})
+	if err == nil {
+		pids = lastOf(pids, int(task.GetProcess().GetPid()))
+	}
+	return pids, nil
+}
+
+// lastOf puts the first process last.
+func lastOf(pids []int, first int) []int {
+	at := slices.Index(pids, first)
+	if at < 0 {
+		return pids
+	}
+	return append(slices.Delete(slices.Clone(pids), at, at+1), first)
+}
+
+func (c *Container) processes(ctx context.Context) ([]int, error) {
+	group, err := c.group()
+	if err == nil && group != nil {
+		pids, err := group.Processes()
+		switch {
+		case errors.Is(err, cgroup.ErrGone):
+			return nil, nil
+		case err == nil && slices.Contains(pids, 0):
+			return nil, fmt.Errorf("processes of container %q are not to be seen: this process must share the node's PID namespace", c.ref.Name)
+		case err == nil:
+			return pids, nil
+		}
+	}
 	answer, err := c.client.tasks.ListPids(c.client.in(ctx), &tasks.ListPidsRequest{ContainerID: c.ref.ID})
 	if err = errgrpc.ToNative(err); isNotFound(err) {
 		return nil, nil
@@ -44,26 +82,49 @@ func (c *Container) Processes(ctx context.Context) ([]int, error) {
 	return pids, nil
 }
 
+// DieFrozen is whether a frozen process dies of a signal before it is thawed.
+func (c *Container) DieFrozen() bool {
+	return c.client.cgroups != nil && c.client.cgroups.Version() == 2
+}
+
 // Kill sends SIGKILL to one process of the container, if it is one: the node may have given the
 // PID to another since it was asked for. It needs the node's PID namespace.
 // https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html
 func (c *Container) Kill(pid int) error {
+	return kill(pid, c.String(), func() (bool, error) {
+		cgroups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+		return strings.Contains(string(cgroups), c.ref.ID), err
+	})
+}
+
+// Kill sends SIGKILL to one process of the cgroup, if it is one.
+func (g *Group) Kill(pid int) error {
+	return kill(pid, g.String(), func() (bool, error) {
+		pids, err := g.group.Processes()
+		return slices.Contains(pids, pid), err
+	})
+}
+
+// DieFrozen is whether a frozen process dies of a signal before it is thawed.
+func (g *Group) DieFrozen() bool { return g.group.DieFrozen() }
+
+func kill(pid int, of string, isOne func() (bool, error)) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return fmt.Errorf("process %d of container %q: %w (this process must share the node's PID namespace)", pid, c.ref.Name, err)
+		return fmt.Errorf("process %d of %s: %w (this process must share the node's PID namespace)", pid, of, err)
 	}
 	defer func() { _ = unix.Close(fd) }()
-	// Read after the descriptor was opened: what it says is of that process, or of one to which the
+	// Asked after the descriptor was opened: what it says is of that process, or of one to which the
 	// signal does not go any more.
-	cgroups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	one, err := isOne()
 	if err != nil {
-		return fmt.Errorf("process %d of container %q: %w", pid, c.ref.Name, err)
+		return fmt.Errorf("process %d of %s: %w", pid, of, err)
 	}
-	if !strings.Contains(string(cgroups), c.ref.ID) {
-		return fmt.Errorf("process %d is not in the cgroup of container %q (%s)", pid, c.ref.Name, c.ref.ID)
+	if !one {
+		return fmt.Errorf("process %d is not in the cgroup of %s", pid, of)
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
-		return fmt.Errorf("killing process %d of container %q: %w", pid, c.ref.Name, err)
+		return fmt.Errorf("killing process %d of %s: %w", pid, of, err)
 	}
 	return nil
 }

@@ -50,10 +50,15 @@ func (f fakePids) ListPids(context.Context, *tasks.ListPidsRequest, ...grpc.Call
 	return answer, nil
 }
 
+func (f fakePids) Get(context.Context, *tasks.GetRequest, ...grpc.CallOption) (*tasks.GetResponse, error) {
+	return &tasks.GetResponse{Process: &task.Process{Pid: 7, Status: task.Status_PAUSED}}, nil
+}
+
+// TestProcesses has the first process last.
 func TestProcesses(t *testing.T) {
-	container := &Container{client: &Client{tasks: fakePids{pids: []uint32{7, 9}}}}
+	container := &Container{client: &Client{tasks: fakePids{pids: []uint32{7, 9, 11}}}}
 	got, err := container.Processes(t.Context())
-	if err != nil || !cmp.Equal(got, []int{7, 9}) {
+	if err != nil || !cmp.Equal(got, []int{9, 11, 7}) {
 		t.Errorf("%v, %v", got, err)
 	}
 	container.client.tasks = fakePids{gone: true}

@@ -24,6 +24,8 @@ import (
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/cgroup"
 )
 
 // State is what a container's processes are doing.
@@ -45,10 +47,66 @@ func (s State) String() string {
 	return [...]string{"ended", "created", "running", "being frozen", "frozen"}[s]
 }
 
-// State asks for the state of the container's task.
+// State is what the container's processes do. The task tells whether there are any; whether they
+// are frozen, the kernel does: a runtime remembers what it was asked for, and not what came of it.
 func (c *Container) State(ctx context.Context) (State, error) {
-	return c.client.state(ctx, c.ref.ID)
+	known, err := c.client.state(ctx, c.ref.ID)
+	if err != nil || known == Ended || known == Created {
+		return known, err
+	}
+	group, err := c.group()
+	if err != nil || group == nil {
+		return known, ignoreGone(err)
+	}
+	kernel, err := group.State()
+	if err != nil {
+		return known, ignoreGone(err)
+	}
+	return merge(known, kernel), nil
 }
+
+// merge is what a task's processes do by what the kernel says of their cgroup.
+func merge(known State, kernel cgroup.State) State {
+	switch {
+	case known == Ended || known == Created:
+		return known
+	case kernel.Frozen:
+		return Paused
+	case kernel.Asked || kernel.Above:
+		return Pausing
+	default:
+		return Running
+	}
+}
+
+// ignoreGone leaves it to the task to say what has become of who is in no cgroup any more.
+func ignoreGone(err error) error {
+	if errors.Is(err, cgroup.ErrGone) {
+		return nil
+	}
+	return err
+}
+
+// group is the container's cgroup, nil where cgroups are not looked at.
+func (c *Container) group() (*cgroup.Group, error) {
+	if c.client.cgroups == nil || c.cgroup != nil {
+		return c.cgroup, nil
+	}
+	spec, err := c.spec()
+	if err != nil {
+		return nil, err
+	}
+	path := ""
+	if spec.Linux != nil {
+		path = spec.Linux.CgroupsPath
+	}
+	c.cgroup, err = c.client.cgroups.Container(c.ref.ID, path)
+	return c.cgroup, err
+}
+
+// Witnessed says whether the kernel is asked what is frozen. Where it is not, nobody knows what a
+// freeze that failed has left.
+func (c *Container) Witnessed() bool { return c.client.cgroups != nil }
 
 func (c *Client) state(ctx context.Context, id string) (State, error) {
 	answer, err := c.tasks.Get(c.in(ctx), &tasks.GetRequest{ContainerID: id})
@@ -73,16 +131,76 @@ func (c *Client) state(ctx context.Context, id string) (State, error) {
 	return 0, fmt.Errorf("containerd does not know the state of container %s", id)
 }
 
-// Pause freezes all processes of the container.
+// Pause freezes all processes of the container, or has them be frozen soon: State tells.
 func (c *Container) Pause(ctx context.Context) error {
 	_, err := c.client.tasks.Pause(c.client.in(ctx), &tasks.PauseTaskRequest{ContainerID: c.ref.ID})
-	return errgrpc.ToNative(err)
+	if err = errgrpc.ToNative(err); err == nil {
+		return nil
+	}
+	// Somebody has thawed them behind the shim's back, who takes them for frozen and does nothing.
+	if known, stateErr := c.client.state(ctx, c.ref.ID); stateErr == nil && known == Paused {
+		if group, groupErr := c.group(); groupErr == nil && group != nil {
+			return group.Freeze()
+		}
+	}
+	return err
 }
 
-// Resume thaws them.
+// Resume thaws them, whoever froze them: the runtime, or an attempt of it that has failed and that
+// it knows nothing of any more. When it returns, no Pause that was begun before is under way.
 func (c *Container) Resume(ctx context.Context) error {
-	_, err := c.client.tasks.Resume(c.client.in(ctx), &tasks.ResumeTaskRequest{ContainerID: c.ref.ID})
-	return errgrpc.ToNative(err)
+	group, err := c.group()
+	if err != nil && !errors.Is(err, cgroup.ErrGone) {
+		return err
+	}
+	known, err := c.client.state(ctx, c.ref.ID)
+	if err != nil || known == Ended {
+		return errors.Join(err, thaw(group))
+	}
+	if known == Paused {
+		// runc refuses to thaw what is not frozen, and its shim would go on refusing every exec.
+		if kernel, err := stateOf(group); err == nil && kernel.Thawed() {
+			if err := group.Freeze(); err != nil {
+				return err
+			}
+		}
+	} else if err := thaw(group); err != nil {
+		return err
+	}
+	_, err = c.client.tasks.Resume(c.client.in(ctx), &tasks.ResumeTaskRequest{ContainerID: c.ref.ID})
+	if err = errgrpc.ToNative(err); err == nil || group == nil {
+		return err
+	}
+	// A shim that does not take the container for frozen has refused, after what it was at.
+	if thawErr := thaw(group); thawErr != nil || known == Paused {
+		return errors.Join(err, thawErr)
+	}
+	return nil
+}
+
+// thaw takes back what a cgroup was asked for, whatever else keeps it frozen.
+func thaw(group *cgroup.Group) error {
+	kernel, err := stateOf(group)
+	if err != nil || !kernel.Asked {
+		return ignoreGone(err)
+	}
+	return ignoreGone(group.Thaw())
+}
+
+func stateOf(group *cgroup.Group) (cgroup.State, error) {
+	if group == nil {
+		return cgroup.State{}, cgroup.ErrGone
+	}
+	return group.State()
+}
+
+// Moving are the processes that have not stopped, as far as the kernel can be asked.
+func (c *Container) Moving(context.Context) ([]cgroup.Process, error) {
+	group, err := c.group()
+	if err != nil || group == nil {
+		return nil, err
+	}
+	return group.Moving()
 }
 
 // AwaitEnd waits until the container has ended.

@@ -57,7 +57,7 @@ const (
 	// file system's caches too.
 	memoryLimit = "256Mi"
 	// stopGrace is what a committer has to thaw and to report when it is told to stop.
-	stopGrace = 20 * time.Second
+	stopGrace = 30 * time.Second
 
 	// KillGrace is what a Pod whose containers are frozen gets to end, while they are to be killed.
 	// If that does not happen, the kubelet kills them then, and thaws them for it.
@@ -73,6 +73,10 @@ const (
 	socketVolume   = "containerd-socket"
 	rootVolume     = "containerd-root"
 	spoolDir       = "/var/spool/image-committer"
+	cgroupVolume   = "cgroup"
+	cgroupRoot     = "/sys/fs/cgroup"
+	// cgroupDir is where they are in the Pod: at /sys/fs/cgroup it has its own.
+	cgroupDir = "/host/sys/fs/cgroup"
 )
 
 // Config is what all Jobs have in common.
@@ -189,6 +193,9 @@ func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leav
 		}})
 	}
 	c.readsUpperdirs(pod)
+	seesWhatIsFrozen(pod)
+	// It looks at the namespaces of processes, whoever they belong to.
+	*capabilities(pod) = append(*capabilities(pod), "SYS_PTRACE")
 	if !leaveFrozen {
 		// What was read of a frozen container waits here until it is pushed; the committer
 		// bounds it, and keeps no file with a name there.
@@ -209,8 +216,24 @@ func (c *Config) readsUpperdirs(pod *corev1.PodSpec) {
 	mount(pod, rootVolume, c.ContainerdRoot, corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{
 		Path: c.ContainerdRoot, Type: ptr.To(corev1.HostPathDirectory),
 	}})
-	add := &pod.Containers[0].SecurityContext.Capabilities.Add
-	*add = append(*add, readCapabilities...)
+	*capabilities(pod) = append(*capabilities(pod), readCapabilities...)
+}
+
+func capabilities(pod *corev1.PodSpec) *[]corev1.Capability {
+	return &pod.Containers[0].SecurityContext.Capabilities.Add
+}
+
+// seesWhatIsFrozen gives a Pod the node's processes and their cgroups: the kernel knows what is
+// frozen, while a runtime knows what it was asked for. It writes there to thaw, and to freeze a Pod
+// as a whole. Neither SELinux nor AppArmor may keep it from that.
+func seesWhatIsFrozen(pod *corev1.PodSpec) {
+	pod.HostPID = true
+	pod.SecurityContext.SELinuxOptions = &corev1.SELinuxOptions{Type: "spc_t"}
+	pod.SecurityContext.AppArmorProfile = &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeUnconfined}
+	mount(pod, cgroupVolume, cgroupDir, corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{
+		Path: cgroupRoot, Type: ptr.To(corev1.HostPathDirectory),
+	}})
+	pod.Containers[0].VolumeMounts[len(pod.Containers[0].VolumeMounts)-1].ReadOnly = false
 }
 
 var readCapabilities = []corev1.Capability{"DAC_READ_SEARCH", "SYS_ADMIN"}
@@ -220,6 +243,7 @@ func (c *Config) Unpause(snapshot *v1alpha1.SandboxSnapshot, source *Source) *ba
 	job := c.job(snapshot, ComponentUnpause, naming.UnpauseJob(snapshot.Namespace, snapshot.Name, snapshot.UID), source, unpauseTimeout+startupAllowance)
 	args := append([]string{"thaw", "--timeout=" + unpauseTimeout.String()}, c.sourceArgs(source, false)...)
 	job.Spec.Template.Spec.Containers[0].Args = args
+	seesWhatIsFrozen(&job.Spec.Template.Spec)
 	return job
 }
 
@@ -235,7 +259,7 @@ func (c *Config) Uncache(snapshot *v1alpha1.SandboxSnapshot, source *Source) *ba
 }
 
 func (c *Config) sourceArgs(source *Source, withImage bool) []string {
-	args := []string{"--containerd-address=" + c.ContainerdSocket, "--pod-uid=" + string(source.PodUID)}
+	args := []string{"--containerd-address=" + c.ContainerdSocket, "--cgroup-root=" + cgroupDir, "--pod-uid=" + string(source.PodUID)}
 	for _, container := range source.Containers {
 		arg := fmt.Sprintf("--container=name=%s,id=%s", container.ContainerName, container.ContainerID)
 		if withImage {

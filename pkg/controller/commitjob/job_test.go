@@ -77,6 +77,7 @@ func TestArgs(t *testing.T) {
 		mainTo = main + ",image=registry.example.com/default/demo-main:snap-gen1-abc"
 		sideTo = side + ",image=registry.example.com/default/demo-side:snap-gen1-abc"
 		socket = "--containerd-address=/run/containerd/containerd.sock"
+		groups = "--cgroup-root=/host/sys/fs/cgroup"
 	)
 	bare := config()
 	bare.PushSecret, bare.RegistryCA, bare.RegistryInsecure, bare.BaseRepository = "", "", false, ""
@@ -84,7 +85,7 @@ func TestArgs(t *testing.T) {
 	short.MaxFrozen, short.MaxHoles = 10*time.Second, 32<<30
 	caching.ResumeCache = 1000
 	standby := []string{
-		"standby", socket, "--pod-uid=pod-1", main, side, "--commit=image-committer", "--lock=/dev/termination-log",
+		"standby", socket, groups, "--pod-uid=pod-1", main, side, "--commit=image-committer", "--lock=/dev/termination-log",
 		"--within=1m0s", "--timeout=11m0s",
 	}
 	hook := []string{
@@ -97,18 +98,18 @@ func TestArgs(t *testing.T) {
 		standby []string
 	}{
 		"pause": {commitOf(t, config(), "demo-gen1", true), []string{
-			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--registry-insecure", "--base-repository=registry.example.com/sandbox_bases",
+			"commit", "--snapshot-uid=snapshot-1", socket, groups, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--registry-insecure", "--base-repository=registry.example.com/sandbox_bases",
 			"--registry-config=/etc/image-committer/registry/.dockerconfigjson", "--registry-ca=/etc/image-committer/ca/ca.crt"}, standby},
 		"snapshot of a user": {commitOf(t, bare, "mine", false), []string{
-			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--spool-dir=/var/spool/image-committer"}, nil},
+			"commit", "--snapshot-uid=snapshot-1", socket, groups, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--spool-dir=/var/spool/image-committer"}, nil},
 		"pause that must be short": {commitOf(t, &short, "demo-gen1", true), []string{
-			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--max-frozen=10s", "--max-holes=34359738368"}, standby},
+			"commit", "--snapshot-uid=snapshot-1", socket, groups, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--max-frozen=10s", "--max-holes=34359738368"}, standby},
 		"unpause": {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), []string{
-			"thaw", socket, "--pod-uid=pod-1", main, side, "--timeout=1m0s"}, nil},
+			"thaw", socket, groups, "--pod-uid=pod-1", main, side, "--timeout=1m0s"}, nil},
 		"pause for a resume cache": {commitOf(t, &caching, "demo-gen1", true), []string{
-			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--resume-cache"}, standby},
+			"commit", "--snapshot-uid=snapshot-1", socket, groups, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--resume-cache"}, standby},
 		"snapshot of a user beside a resume cache": {commitOf(t, &caching, "mine", false), []string{
-			"commit", "--snapshot-uid=snapshot-1", socket, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--spool-dir=/var/spool/image-committer"}, nil},
+			"commit", "--snapshot-uid=snapshot-1", socket, groups, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--spool-dir=/var/spool/image-committer"}, nil},
 		"uncache": {caching.Uncache(snapshotNamed("demo-gen1"), demoSource()), []string{
 			"uncache", socket, "--timeout=1m0s", "--snapshot-uid=snapshot-1"}, nil},
 	}
@@ -153,18 +154,21 @@ func TestArgs(t *testing.T) {
 func TestVolumes(t *testing.T) {
 	bare := config()
 	bare.PushSecret, bare.RegistryCA = "", ""
-	const kill = "containerd-socket:/run/containerd/containerd.sock"
+	const (
+		groups = " cgroup:/host/sys/fs/cgroup"
+		kill   = "containerd-socket:/run/containerd/containerd.sock" + groups
+	)
 	tests := map[string]struct {
 		job  *batchv1.Job
 		want string
 		kill string
 	}{
-		"commit":                     {commitOf(t, config(), "demo-gen1", true), "containerd-socket:/run/containerd/containerd.sock push-secret:/etc/image-committer/registry registry-ca:/etc/image-committer/ca containerd-root:/var/lib/containerd", kill},
-		"commit to an open registry": {commitOf(t, bare, "demo-gen1", true), "containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd", kill},
-		"commit for a resume cache": {commitOf(t, caching(), "demo-gen1", true), "containerd-socket:/run/containerd/containerd.sock push-secret:/etc/image-committer/registry registry-ca:/etc/image-committer/ca containerd-root:/var/lib/containerd",
-			"containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd"},
-		"snapshot of a user": {commitOf(t, bare, "mine", false), "containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd spool:/var/spool/image-committer", ""},
-		"unpause":            {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), "containerd-socket:/run/containerd/containerd.sock", ""},
+		"commit":                     {commitOf(t, config(), "demo-gen1", true), "containerd-socket:/run/containerd/containerd.sock push-secret:/etc/image-committer/registry registry-ca:/etc/image-committer/ca containerd-root:/var/lib/containerd" + groups, kill},
+		"commit to an open registry": {commitOf(t, bare, "demo-gen1", true), "containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd" + groups, kill},
+		"commit for a resume cache": {commitOf(t, caching(), "demo-gen1", true), "containerd-socket:/run/containerd/containerd.sock push-secret:/etc/image-committer/registry registry-ca:/etc/image-committer/ca containerd-root:/var/lib/containerd" + groups,
+			"containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd" + groups},
+		"snapshot of a user": {commitOf(t, bare, "mine", false), "containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd" + groups + " spool:/var/spool/image-committer", ""},
+		"unpause":            {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), "containerd-socket:/run/containerd/containerd.sock" + groups, ""},
 		"uncache":            {caching().Uncache(snapshotNamed("demo-gen1"), demoSource()), "containerd-socket:/run/containerd/containerd.sock", ""},
 	}
 	for name, test := range tests {
@@ -184,7 +188,7 @@ func TestVolumes(t *testing.T) {
 				for _, mount := range container.VolumeMounts {
 					mounts = append(mounts, mount.Name+":"+mount.MountPath)
 					delete(unused, mount.Name)
-					if mount.ReadOnly == (mount.Name == "spool") {
+					if mount.ReadOnly == (mount.Name == "spool" || mount.Name == "cgroup") {
 						t.Errorf("%s: read-only %v", mount.Name, mount.ReadOnly)
 					}
 				}
@@ -207,14 +211,15 @@ func TestVolumes(t *testing.T) {
 
 func TestPrivileges(t *testing.T) {
 	reads, kills := []corev1.Capability{"DAC_READ_SEARCH", "SYS_ADMIN"}, []corev1.Capability{"KILL"}
+	commits := append(slices.Clone(reads), "SYS_PTRACE")
 	tests := map[string]struct {
 		job *batchv1.Job
 		// want is for each container.
 		want [][]corev1.Capability
 	}{
-		"pause":                    {commitOf(t, config(), "demo-gen1", true), [][]corev1.Capability{reads, kills}},
-		"pause for a resume cache": {commitOf(t, caching(), "demo-gen1", true), [][]corev1.Capability{reads, append(kills, reads...)}},
-		"snapshot of a user":       {commitOf(t, caching(), "mine", false), [][]corev1.Capability{reads}},
+		"pause":                    {commitOf(t, config(), "demo-gen1", true), [][]corev1.Capability{commits, kills}},
+		"pause for a resume cache": {commitOf(t, caching(), "demo-gen1", true), [][]corev1.Capability{commits, append(kills, reads...)}},
+		"snapshot of a user":       {commitOf(t, caching(), "mine", false), [][]corev1.Capability{commits}},
 		"unpause":                  {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), [][]corev1.Capability{nil}},
 		"uncache":                  {caching().Uncache(snapshotNamed("demo-gen1"), demoSource()), [][]corev1.Capability{nil}},
 	}
@@ -240,7 +245,8 @@ func TestPrivileges(t *testing.T) {
 					t.Errorf("resources %+v", resources)
 				}
 			}
-			if pod.HostPID != strings.HasPrefix(name, "pause") || pod.HostNetwork || pod.HostIPC || ptr.Deref(pod.AutomountServiceAccountToken, true) || ptr.Deref(pod.EnableServiceLinks, true) {
+			sees := name != "uncache"
+			if pod.HostPID != sees || (pod.SecurityContext.AppArmorProfile != nil) != sees || (pod.SecurityContext.SELinuxOptions != nil) != sees || pod.HostNetwork || pod.HostIPC || ptr.Deref(pod.AutomountServiceAccountToken, true) || ptr.Deref(pod.EnableServiceLinks, true) {
 				t.Errorf("the Pod may do more than it needs: %+v", pod)
 			}
 			if pod.ServiceAccountName != ServiceAccount || pod.SecurityContext.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {

@@ -68,7 +68,6 @@ func (c *Config) addStandby(pod *corev1.PodSpec, source *Source) {
 	// It waits, nearly all of the time.
 	kill.Resources.Requests[corev1.ResourceMemory] = resource.MustParse("16Mi")
 	// The processes are signalled one by one, by the kernel's PIDs; they may belong to any user.
-	pod.HostPID = true
 	kill.SecurityContext.Capabilities.Add = []corev1.Capability{"KILL"}
 	kill.Env = []corev1.EnvVar{{Name: podUIDVariable, ValueFrom: &corev1.EnvVarSource{
 		FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.uid"},
@@ -83,7 +82,7 @@ func (c *Config) addStandby(pod *corev1.PodSpec, source *Source) {
 		program, "await", "--containerd-address=" + c.ContainerdSocket, "--commit=" + containerName, "--lock=" + killLock,
 		"--within=" + awaitTime.String(), "--termination-log=-",
 	}}}}
-	shares := []string{socketVolume}
+	shares := []string{socketVolume, cgroupVolume}
 	if c.ResumeCache > 0 {
 		kill.SecurityContext.Capabilities.Add = append(kill.SecurityContext.Capabilities.Add, readCapabilities...)
 		shares = append(shares, rootVolume)

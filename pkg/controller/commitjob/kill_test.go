@@ -163,7 +163,7 @@ func TestKill(t *testing.T) {
 	const digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 	bare := []string{
 		"/image-committer", "kill", "--termination-log=-", "--lock=/dev/termination-log", "--timeout=8s",
-		"--containerd-address=/run/containerd/containerd.sock", "--pod-uid=pod-1", "--container=name=main,id=c1", "--container=name=side,id=c2",
+		"--containerd-address=/run/containerd/containerd.sock", "--cgroup-root=/host/sys/fs/cgroup", "--pod-uid=pod-1", "--container=name=main,id=c1", "--container=name=side,id=c2",
 	}
 	caches := append(slices.Clone(bare), "--resume-cache=1000", "--containerd-root=/var/lib/containerd", "--sandbox-uid=sandbox-1", "--snapshot-uid=snapshot-1",
 		"--keep=main=registry.example.com/default/demo-main@"+digest)
