@@ -73,8 +73,10 @@ type Container interface {
 	ID() string
 	// Apart is whether it cannot reach the processes and files of the Pod's other containers.
 	Apart() (bool, error)
-	// Check fails when the container is no longer the one to commit.
+	// Check fails when the container is no longer the one to commit, Present when it or its files are
+	// not there any more.
 	Check(context.Context) error
+	Present(context.Context) error
 	// Files is where its changes are.
 	Files(context.Context) (runtime.Files, error)
 	// Compare lets the container runtime find its changes.
@@ -90,7 +92,7 @@ type Container interface {
 // Group is a cgroup that is frozen as a whole.
 type Group interface {
 	victim
-	// Path is the name that its hierarchy has for it.
+	// Path is the name that its hierarchy has for it, for a person.
 	Path() string
 }
 

@@ -109,6 +109,8 @@ type victim interface {
 	Kill(pid int) error
 	// DieFrozen is whether a process dies of that while it is frozen.
 	DieFrozen() bool
+	// Hold keeps it frozen when the Pod is thawed.
+	Hold(context.Context) error
 }
 
 // named is a container that was committed.

@@ -162,7 +162,13 @@ func (c *commit) letOthersGo(ctx context.Context) error {
 		return err
 	}
 	for _, stray := range strays {
-		if err := c.freezer.freeze(ctx, []task{stray}); err != nil {
+		c.freezer.touch(stray)
+		if err := stray.Hold(ctx); err != nil {
+			return err
+		}
+	}
+	for _, p := range c.parts {
+		if err := p.container.Hold(ctx); err != nil {
 			return err
 		}
 	}
@@ -177,6 +183,8 @@ func (c *commit) letOthersGo(ctx context.Context) error {
 		}
 		if apart {
 			free = append(free, other)
+		} else if err := other.Hold(ctx); err != nil {
+			return err
 		}
 	}
 	return c.freezer.thawEach(ctx, free)

@@ -80,6 +80,7 @@ type fakeContainer struct {
 
 	checks          int
 	onCheck         func(n int) error
+	onPresent       func() error
 	compare         func() (*runtime.Compared, error)
 	onPause         func() error
 	onResume        func() error
@@ -249,6 +250,20 @@ func (c *fakeContainer) Check(context.Context) error {
 	c.checks++
 	if c.onCheck != nil {
 		return c.onCheck(c.checks)
+	}
+	return nil
+}
+func (c *fakeContainer) Present(context.Context) error {
+	if c.onPresent != nil {
+		return c.onPresent()
+	}
+	return nil
+}
+
+// Hold is noted by no call: it changes nothing that one can see before the Pod is thawed.
+func (c *fakeContainer) Hold(context.Context) error {
+	if c.get() != runtime.Ended {
+		c.set(runtime.Paused)
 	}
 	return nil
 }

@@ -111,21 +111,44 @@ func upload(ctx context.Context, target *registry.Target, source layer.Source) (
 
 // undisturbed fails when the container did not stay what it was at the freeze.
 func (c *commit) undisturbed(ctx context.Context, p *part) error {
-	if err := p.container.Check(ctx); err != nil {
-		return err
-	}
 	state, err := p.container.State(ctx)
 	if err != nil {
 		return err
 	}
+	touched := c.freezer.isTouched(p.container)
+	if touched && state == runtime.Ended && c.diedFrozen(ctx, p) {
+		// Whoever killed it may have one of its name be started, which stands still too.
+		return p.container.Present(ctx)
+	}
+	if err := p.container.Check(ctx); err != nil {
+		return err
+	}
 	want := runtime.Ended
-	if c.freezer.isTouched(p.container) {
+	if touched {
 		want = runtime.Paused
 	}
 	if state != want {
 		return result.Errorf(result.ContainerRestarted, "container %q was %s when the commit began and is %s now: something killed, started or thawed it meanwhile (a liveness probe, say)", p.Name, want, state)
 	}
 	return nil
+}
+
+// diedFrozen says whether a container that was frozen has ended without that one of its processes
+// ran again. Who kills it (the kubelet, because a probe had no answer) has the runtime signal its
+// first process and thaw the others. But these are frozen with the Pod as well, which nobody thaws
+// but a commit, and with the second version of cgroups a frozen process dies of a signal as it is,
+// in the kernel. So what it has written is all there, and it is the only copy: it is as good as one
+// that lives. Where the Pod has no cgroup, or with the first version, nothing is proven.
+func (c *commit) diedFrozen(ctx context.Context, p *part) bool {
+	if c.pod.group == nil || !p.container.DieFrozen() || !c.freezer.isTouched(c.pod.group) {
+		return false
+	}
+	state, err := c.pod.group.State(ctx)
+	if err != nil || state != runtime.Paused && state != runtime.Pausing {
+		return false
+	}
+	c.Log.Warn("the container was killed while it was frozen, and has written nothing since: its files are committed", "container", p.Name)
+	return true
 }
 
 func describe(l *layer.Layer) (image.Layer, error) {

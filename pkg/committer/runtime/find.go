@@ -75,22 +75,10 @@ func (c *Client) Find(ctx context.Context, podUID string, ref Ref) (*Container, 
 // Check fails when c is no longer the container to commit: when it or its
 // snapshot is being removed, or a newer one of its name has been started.
 func (c *Container) Check(ctx context.Context) error {
-	ctx = c.client.in(ctx)
-	again, err := c.client.Find(ctx, c.podUID, c.ref)
-	if err != nil {
+	if err := c.Present(ctx); err != nil {
 		return err
 	}
-	if again.record.SnapshotKey != c.record.SnapshotKey || again.record.Snapshotter != c.record.Snapshotter {
-		return result.Errorf(result.ContainerRestarted, "container %q (%s) has another snapshot now", c.ref.Name, c.ref.ID)
-	}
-	// containerd forgets a snapshot before it deletes the files: as long as it
-	// knows the snapshot, what was read was whole.
-	if _, err := c.snapshotter().Stat(ctx, c.record.SnapshotKey); isNotFound(err) {
-		return result.Wrap(result.ContainerRestarted, err, "the files of container %q (%s) are being removed", c.ref.Name, c.ref.ID)
-	} else if err != nil {
-		return fmt.Errorf("looking for the snapshot of container %q (%s): %w", c.ref.Name, c.ref.ID, err)
-	}
-
+	ctx = c.client.in(ctx)
 	incarnations, err := c.client.named(ctx, c.podUID, c.ref.Name)
 	if err != nil {
 		return err
@@ -106,6 +94,26 @@ func (c *Container) Check(ctx context.Context) error {
 		if state != Ended {
 			return result.Errorf(result.ContainerRestarted, "container %q (%s) was restarted as %s: what it had written is gone", c.ref.Name, c.ref.ID, other.ID)
 		}
+	}
+	return nil
+}
+
+// Present fails when the container or its snapshot is being removed.
+func (c *Container) Present(ctx context.Context) error {
+	ctx = c.client.in(ctx)
+	again, err := c.client.Find(ctx, c.podUID, c.ref)
+	if err != nil {
+		return err
+	}
+	if again.record.SnapshotKey != c.record.SnapshotKey || again.record.Snapshotter != c.record.Snapshotter {
+		return result.Errorf(result.ContainerRestarted, "container %q (%s) has another snapshot now", c.ref.Name, c.ref.ID)
+	}
+	// containerd forgets a snapshot before it deletes the files: as long as it
+	// knows the snapshot, what was read was whole.
+	if _, err := c.snapshotter().Stat(ctx, c.record.SnapshotKey); isNotFound(err) {
+		return result.Wrap(result.ContainerRestarted, err, "the files of container %q (%s) are being removed", c.ref.Name, c.ref.ID)
+	} else if err != nil {
+		return fmt.Errorf("looking for the snapshot of container %q (%s): %w", c.ref.Name, c.ref.ID, err)
 	}
 	return nil
 }

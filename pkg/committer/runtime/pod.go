@@ -162,6 +162,9 @@ func (g *Group) State(context.Context) (State, error) {
 // Pause has them be frozen soon.
 func (g *Group) Pause(context.Context) error { return ignoreGone(g.group.Freeze()) }
 
+// Hold sees to it that it stays frozen when what is above it is thawed.
+func (g *Group) Hold(context.Context) error { return hold(g.group) }
+
 // Resume takes that back.
 func (g *Group) Resume(context.Context) error { return thaw(g.group) }
 

@@ -178,6 +178,28 @@ func (c *Container) Resume(ctx context.Context) error {
 	return nil
 }
 
+// Hold sees to it that the container stays frozen when what is above it is thawed: whoever has tried
+// to kill it may have thawed it for that.
+func (c *Container) Hold(ctx context.Context) error {
+	known, err := c.client.state(ctx, c.ref.ID)
+	if err != nil || known == Ended {
+		return err
+	}
+	group, err := c.group()
+	if err != nil || group == nil {
+		return ignoreGone(err)
+	}
+	return hold(group)
+}
+
+func hold(group *cgroup.Group) error {
+	kernel, err := group.State()
+	if err != nil || kernel.Asked {
+		return ignoreGone(err)
+	}
+	return ignoreGone(group.Freeze())
+}
+
 // thaw takes back what a cgroup was asked for, whatever else keeps it frozen.
 func thaw(group *cgroup.Group) error {
 	kernel, err := stateOf(group)
