@@ -52,13 +52,18 @@ const (
 // runs at once, while a Pod of its own would take most of a second to start. First comes the
 // deletion, because of a Pod that stays the kubelet would start the containers again. Where that
 // container is gone, or the kill fails or does not answer, the kubelet's way remains.
+//
+// Containers that the pause does not keep run again by then, but for those that could reach what is
+// kept, and end by themselves, in the time that their template gives them.
 func (o *observed) removing() action {
 	frozen, others := o.containers()
 	switch {
+	case o.pod.DeletionTimestamp == nil:
+		return o.remove(ptr.To(o.grace(frozen, others)))
+	case !frozen && others:
+		return action{do: wait}
 	case !frozen:
 		return o.remove(ptr.To[int64](removalGrace))
-	case o.pod.DeletionTimestamp == nil:
-		return o.remove(ptr.To(int64(commitjob.KillGrace.Seconds())))
 	case ptr.Deref(o.pod.DeletionGracePeriodSeconds, 0) <= removalGrace:
 		return action{do: wait}
 	case o.killing == killUnasked:
@@ -68,33 +73,42 @@ func (o *observed) removing() action {
 		next.event = &note{warning: true, reason: v1alpha1.EventKillFailed,
 			message: fmt.Sprintf("the frozen containers of Pod %s could not be killed before they are thawed, so the kubelet ends them: %s", o.pod.Name, o.killFault)}
 		return next
-	case o.killing == killed && others:
-		// Nobody is waited for any longer: what the pause does not keep has had its signal.
-		return o.remove(ptr.To[int64](removalGrace))
 	default:
 		return action{do: wait}
 	}
 }
 
-// containers says whether containers run that the attempt has frozen, and whether others do.
+// grace is what the Pod gets to end, in seconds.
+func (o *observed) grace(frozen, others bool) int64 {
+	grace := int64(removalGrace)
+	if frozen {
+		grace = int64(commitjob.KillGrace.Seconds())
+	}
+	if others {
+		grace = max(grace, ptr.Deref(o.pod.Spec.TerminationGracePeriodSeconds, corev1.DefaultTerminationGracePeriodSeconds))
+	}
+	return grace
+}
+
+// containers says whether containers run that the attempt has frozen, and whether others do that it
+// does not keep.
 func (o *observed) containers() (frozen, others bool) {
 	if !o.attemptIsOurs() || o.attempt.Status.SourcePodUID != o.pod.UID {
-		return false, true
+		return false, false
 	}
-	ids := map[string]bool{}
+	ids := map[string]string{}
 	for i := range o.attempt.Status.Containers {
-		ids[o.attempt.Status.Containers[i].ContainerID] = true
+		ids[o.attempt.Status.Containers[i].ContainerName] = o.attempt.Status.Containers[i].ContainerID
 	}
 	for _, statuses := range [][]corev1.ContainerStatus{o.pod.Status.ContainerStatuses, o.pod.Status.InitContainerStatuses, o.pod.Status.EphemeralContainerStatuses} {
 		for i := range statuses {
 			if statuses[i].State.Running == nil {
 				continue
 			}
-			if _, id, _ := strings.Cut(statuses[i].ContainerID, "://"); ids[id] {
-				frozen = true
-			} else {
-				others = true
-			}
+			kept, known := ids[statuses[i].Name]
+			_, id, _ := strings.Cut(statuses[i].ContainerID, "://")
+			frozen = frozen || known && id == kept
+			others = others || !known
 		}
 	}
 	return frozen, others

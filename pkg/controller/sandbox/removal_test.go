@@ -24,6 +24,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
@@ -66,7 +67,16 @@ func TestRemoving(t *testing.T) {
 			do:   wait},
 		{name: "removing: killed, and a container runs that is not kept",
 			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(runs, sidecarRuns, terminating(30))), sees(snapshotIn(succeed, mainSaved)), hasKill(killed)),
-			do:   deletePod, grace: shortGrace},
+			do:   wait},
+		{name: "removing: a container that is not kept has the time that its template gives it",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(runs, sidecarRuns, endsIn(60))), sees(snapshotIn(succeed, mainSaved))),
+			do:   deletePod, grace: ptr.To[int64](60)},
+		{name: "removing: and who is frozen has time to be killed, however little that is",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(runs, sidecarRuns, endsIn(1))), sees(snapshotIn(succeed, mainSaved))),
+			do:   deletePod, grace: killGrace},
+		{name: "removing: nor is it hurried when nothing that was kept runs any more",
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(sidecarRuns, endsIn(60), terminating(60))), sees(snapshotIn(succeed, mainSaved))),
+			do:   wait},
 		{name: "removing: the kill failed",
 			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(runs, terminating(30))), sees(snapshotIn(succeed, mainSaved)), hasKill(killFailed)),
 			do:   deletePod, grace: shortGrace, event: v1alpha1.EventKillFailed},
@@ -74,8 +84,8 @@ func TestRemoving(t *testing.T) {
 			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(runs, terminating(1))), sees(snapshotIn(succeed, mainSaved)), hasKill(killFailed)),
 			do:   wait},
 		{name: "removing: nothing that was kept runs any more",
-			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(sidecarRuns)), sees(snapshotIn(succeed, mainSaved))),
-			do:   deletePod, grace: shortGrace},
+			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(sidecarRuns, endsIn(60))), sees(snapshotIn(succeed, mainSaved))),
+			do:   deletePod, grace: ptr.To[int64](60)},
 		{name: "removing: what runs is not what was frozen",
 			sees: observation(sandboxIn(pausing, wantsPaused, onPod, removing, attempts(1), saved("demo-gen1")), sees(podOf(runs, replaced)), sees(snapshotIn(succeed, mainSaved))),
 			do:   deletePod, grace: shortGrace},
@@ -95,6 +105,10 @@ func TestRemoving(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, test.holds)
 	}
+}
+
+func endsIn(seconds int64) func(*corev1.Pod) {
+	return func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = &seconds }
 }
 
 // TestWhatIsFrozenIsKilled in the container that stands by beside its commit, and where that does not do it the kubelet is
