@@ -54,7 +54,7 @@ type Options struct {
 	CommitJobNamespace string
 	// CommitJobTimeout bounds a commit, counted from the start of its container.
 	CommitJobTimeout time.Duration
-	// MaxFrozen is for how long a commit may keep containers frozen; zero is no limit.
+	// MaxFrozen is for how long a commit may keep containers frozen; zero is what the Pod's probes bear.
 	MaxFrozen time.Duration
 	// MaxHoles is how many bytes of holes the sparse files of a container may have; zero is no
 	// limit.

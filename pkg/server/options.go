@@ -190,7 +190,8 @@ func (o *Options) addSnapshotFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&c.CommitJobTimeout, "commit-job-timeout", c.CommitJobTimeout,
 		"How long a commit may take, counted from the start of its container.")
 	fs.DurationVar(&c.MaxFrozen, "max-frozen", c.MaxFrozen,
-		"For how long a commit may keep containers frozen before it is given up and they are thawed. 0: as long as it takes.")
+		"For how long a commit may keep containers frozen before it is given up and they are thawed. 0: two minutes, "+
+			"or less where a liveness or startup probe of the Pod bears less.")
 	fs.Var(&c.MaxHoles, "max-holes",
 		"How many bytes of holes the sparse files of a container may have. A snapshot takes no room for them, but unpacking its image "+
 			"writes them to the node's disk, as zeros. 0: any number.")

@@ -114,7 +114,7 @@ func (o *Options) Validate() error {
 		complain("--commit-job-timeout must be more than nothing, and is %s", c.CommitJobTimeout)
 	}
 	if c.MaxFrozen < 0 {
-		complain("--max-frozen must not be negative, and is %s; 0 is no limit", c.MaxFrozen)
+		complain("--max-frozen must not be negative, and is %s; 0 is what the probes of each Pod bear", c.MaxFrozen)
 	}
 	if c.MaxHoles.Sign() < 0 {
 		complain("--max-holes must not be negative, and is %s; 0 is no limit", c.MaxHoles.String())

@@ -88,7 +88,7 @@ type Config struct {
 	Image string
 	// Timeout bounds a commit, counted from the start of its container.
 	Timeout time.Duration
-	// MaxFrozen is for how long a commit may keep containers frozen; 0 is no limit.
+	// MaxFrozen is for how long a commit may keep containers frozen; 0 is what the Pod bears.
 	MaxFrozen time.Duration
 	// MaxHoles is how many bytes of holes the sparse files of a container may have; 0 is no limit.
 	MaxHoles int64
@@ -115,6 +115,8 @@ type Source struct {
 	PodUID     types.UID                    `json:"podUID"`
 	NodeName   string                       `json:"nodeName"`
 	Containers []v1alpha1.ContainerSnapshot `json:"containers"`
+	// Bears is for how long the Pod may be frozen; 0 is for as long as it takes.
+	Bears metav1.Duration `json:"bears,omitzero"`
 	// PullSecrets are the names of the Pod's image pull secrets.
 	PullSecrets []string `json:"pullSecrets,omitempty"`
 }
@@ -148,8 +150,12 @@ func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leav
 	}
 	args := append([]string{"commit", "--snapshot-uid=" + string(snapshot.UID)}, c.sourceArgs(source, true)...)
 	args = append(args, "--timeout="+c.Timeout.String())
-	if c.MaxFrozen > 0 {
-		args = append(args, "--max-frozen="+c.MaxFrozen.String())
+	maxFrozen := c.MaxFrozen
+	if maxFrozen == 0 {
+		maxFrozen = source.Bears.Duration
+	}
+	if maxFrozen > 0 {
+		args = append(args, "--max-frozen="+maxFrozen.String())
 	}
 	if c.MaxHoles > 0 {
 		args = append(args, fmt.Sprintf("--max-holes=%d", c.MaxHoles))
