@@ -24,10 +24,8 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/leases"
-	"github.com/containerd/typeurl/v2"
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	runtimespec "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
 )
@@ -107,17 +105,4 @@ func (n created) references() []string {
 		}
 	}
 	return all
-}
-
-// Specification is what the container was created with.
-func (c *Container) specification() (*runtimespec.Spec, error) {
-	decoded, err := typeurl.UnmarshalAny(c.record.Spec)
-	if err != nil {
-		return nil, fmt.Errorf("reading the runtime specification of container %q: %w", c.ref.Name, err)
-	}
-	spec, ok := decoded.(*runtimespec.Spec)
-	if !ok {
-		return nil, fmt.Errorf("the runtime specification of container %q is a %T", c.ref.Name, decoded)
-	}
-	return spec, nil
 }

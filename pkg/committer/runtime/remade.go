@@ -33,7 +33,7 @@ func (c *Container) remade(noted created) (*ocispec.Image, error) {
 	if noted.ImageRef == "" {
 		return nil, errors.New("the runtime has not noted what of the container's settings the Pod has set")
 	}
-	spec, err := c.specification()
+	spec, err := c.spec()
 	if err != nil {
 		return nil, err
 	}
@@ -41,6 +41,12 @@ func (c *Container) remade(noted created) (*ocispec.Image, error) {
 		return nil, errors.New("the container's runtime specification has no process")
 	}
 	config := configOf(noted, spec, c.record.Labels)
+	for _, v := range volumes(c.ref.ID, spec, "") {
+		if config.Config.Volumes == nil {
+			config.Config.Volumes = map[string]struct{}{}
+		}
+		config.Config.Volumes[v.Path] = struct{}{}
+	}
 	config.RootFS.Type = "layers"
 	config.Platform = ocispec.Platform{Architecture: platforms.DefaultSpec().Architecture, Variant: platforms.DefaultSpec().Variant, OS: "linux"}
 	return config, nil

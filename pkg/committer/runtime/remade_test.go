@@ -81,6 +81,10 @@ func TestRemade(t *testing.T) {
 			runtimespec.Process{Args: whole, Cwd: "/elsewhere", Env: []string{"PATH=/secret", "HOSTNAME=pod", "TERM=xterm", "A=secret", "A"}},
 			ocispec.ImageConfig{Cmd: whole},
 		},
+		"volumes of the image, and of the Pod": {
+			`{"mounts":[{"container_path":"/claim"}]}`, runtimespec.Process{Args: whole, Cwd: "/", Env: env()},
+			ocispec.ImageConfig{Env: []string{"PATH=/own", "A=1"}, Cmd: whole, WorkingDir: "/", StopSignal: "SIGINT", Volumes: map[string]struct{}{"/data": {}}},
+		},
 		"TERM of the image": {
 			`{}`, runtimespec.Process{Args: whole, Cwd: "/", Env: env("TERM=dumb")},
 			ocispec.ImageConfig{Env: []string{"PATH=/own", "A=1", "TERM=dumb"}, Cmd: whole, WorkingDir: "/", StopSignal: "SIGINT"},
@@ -89,7 +93,11 @@ func TestRemade(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)
 			n.container("asked", task.Status_RUNNING, askedFor(test.asked), func(c *containers.Container) {
-				c.Spec, _ = typeurl.MarshalAny(&runtimespec.Spec{Process: &test.spec, Linux: &runtimespec.Linux{}})
+				spec := &runtimespec.Spec{Process: &test.spec, Linux: &runtimespec.Linux{}}
+				if test.want.Volumes != nil {
+					spec.Mounts = []runtimespec.Mount{{Destination: "/data", Source: "/root/io.containerd.grpc.v1.cri/containers/asked/volumes/0123"}, {Destination: "/claim", Source: "/kubelet/pods/x"}}
+				}
+				c.Spec, _ = typeurl.MarshalAny(spec)
 				c.Labels["of"], c.Labels["maintainer"] = "the Pod", "somebody"
 				if strings.Contains(test.asked, "labels") {
 					c.Labels["app"] = "x"
