@@ -37,8 +37,8 @@ const keepTime = 30 * time.Second
 // first of them alone: a repository of the registry's, under a tag that is the digest of the base's manifest. nil where
 // there is no such place, or the base has layers of an earlier snapshot, which are in that one's repository.
 //
-// What lies there is an image, because registries collect layers that no manifest names. It is a cache: without it, and
-// wherever a registry does not mount, layers are uploaded.
+// What lies there is an image, because registries collect layers that no manifest names; images that share layers share
+// them there, too. It is a cache: without it, and wherever a registry does not mount, layers are uploaded.
 func (c *commit) keptBase(p *part) (*registry.Target, error) {
 	if c.BaseRepository == "" || p.base.OwnLayers() > 0 || p.base.Digest == "" {
 		return nil, nil
@@ -48,15 +48,6 @@ func (c *commit) keptBase(p *part) (*registry.Target, error) {
 
 // tagOf is a digest in the letters of a tag.
 func tagOf(d digest.Digest) string { return d.Algorithm().String() + "-" + d.Encoded() }
-
-// isKept is whether the base is there.
-func (c *commit) isKept(ctx context.Context, p *part, kept *registry.Target) bool {
-	there, err := kept.Tagged(ctx)
-	if err != nil {
-		c.Log.Info("it is not known whether the registry keeps the base for all sandboxes", "container", p.Name, "repository", kept.Repository(), "error", err)
-	}
-	return there
-}
 
 // keep leaves the base for the next sandbox, where the target's repository has it from this one.
 func (c *commit) keep(ctx context.Context, p *part, base *Base, kept *registry.Target) {

@@ -138,10 +138,13 @@ func TestTheBaseIsUploadedOnce(t *testing.T) {
 		prepare    func(l *linked)
 		// between is what happens before the second sandbox.
 		between func(l *linked)
+		// other is whether the second, and the third, are of an image that shares the layers alone.
+		other bool
 		// second and third are what those sandboxes upload.
 		second, third int64
 	}{
 		"as it should be":                    {repository: true, second: 0, third: 0},
+		"images that share their layers":     {repository: true, other: true, second: 0, third: 0},
 		"without a repository for bases":     {second: whole, third: whole},
 		"the first sandbox is gone":          {repository: true, between: func(l *linked) { l.forget("one") }, second: 0, third: 0},
 		"the repository was emptied":         {repository: true, between: func(l *linked) { l.forget("bases") }, second: whole, third: 0},
@@ -163,6 +166,9 @@ func TestTheBaseIsUploadedOnce(t *testing.T) {
 			}
 			if first := s.another(l, "one"); first < whole || first > whole+little {
 				t.Errorf("the first sandbox uploads %d bytes", first)
+			}
+			if test.other {
+				s.node.containers["main-id"].base.Digest = digest.FromString("another manifest")
 			}
 			if test.between != nil {
 				test.between(l)

@@ -94,7 +94,7 @@ func (c *commit) ensureBase(ctx context.Context, p *part, sources *registry.Sour
 		return err
 	}
 	base := *p.base
-	if kept != nil && c.isKept(ctx, p, kept) {
+	if kept != nil {
 		base.Repositories = append([]string{kept.Repository()}, base.Repositories...)
 	}
 	nowhere := make([]error, len(p.base.Manifest.Layers))

@@ -63,29 +63,42 @@ func (t *Target) EnsureBaseLayer(ctx context.Context, base BaseLayer, sources *S
 	return false, t.fault("copying the base image's layer "+base.Digest.String()+" to", err)
 }
 
-// beginMount begins the upload of a base layer, and lets the registry take it from the first
-// other repository that is known to have it. One is enough: where the registry does not, it
-// has begun a whole upload.
+// mountsTried is from how many repositories it is tried to have a layer mounted.
+const mountsTried = 2
+
+// beginMount begins the upload of a base layer, and lets the registry take it from another
+// repository that may have it. Where the registry does not, it has begun a whole upload.
 func (t *Target) beginMount(ctx context.Context, base BaseLayer) (*Upload, bool, error) {
+	var begun *Upload
+	tried := 0
 	for _, from := range base.Repositories {
 		source, ok := t.mountable(from)
 		if !ok {
 			continue
+		}
+		if tried++; tried > mountsTried {
+			break
+		}
+		if begun != nil {
+			t.client.abandon(begun)
 		}
 		u, mounted, err := t.begin(ctx, &base.Digest, &source)
 		if err == nil && mounted {
 			// A registry may give what it knows of and does not have.
 			mounted, err = t.has(ctx, base.Digest)
 		}
-		if u != nil || mounted || ctx.Err() != nil {
-			return u, mounted, err
+		if mounted || ctx.Err() != nil {
+			return nil, mounted, err
 		}
-		why := "it cannot be read there"
+		begun = u
+		why := "it is not to be had there"
 		if err != nil {
 			why = describe(err) // the token need not cover the source, say
 		}
 		t.client.log.Info("a layer of the base is not mounted", "digest", base.Digest, "from", from, "because", why)
-		break
+	}
+	if begun != nil {
+		return begun, false, nil
 	}
 	return t.begin(ctx, nil, nil)
 }

@@ -19,10 +19,8 @@ package registry
 import (
 	"context"
 	"errors"
-	"net/http"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
 // ErrNotMounted is what Mount fails with where the registry wants the blob's bytes.
@@ -30,22 +28,6 @@ var ErrNotMounted = errors.New("the registry does not take a layer from another 
 
 // Repository is where the target is, as registry/repository.
 func (t *Target) Repository() string { return t.tag.Context().Name() }
-
-// Tagged is whether there is something under the tag already.
-func (t *Target) Tagged(ctx context.Context) (bool, error) {
-	client, err := t.client.writer(ctx, t.tag.Context())
-	if err != nil {
-		return false, t.fault("looking for", err)
-	}
-	answer, err := read(ctx, client, t.tag.Context(), http.MethodGet, "manifests/"+t.tag.TagStr(), http.Header{"Accept": {string(types.OCIManifestSchema1)}}, http.StatusOK)
-	if missing(err) {
-		return false, nil
-	}
-	if err != nil {
-		return false, t.fault("looking for", err)
-	}
-	return true, answer.Body.Close()
-}
 
 // Mount gives the target's repository a blob that another repository of its registry has. Nothing is uploaded.
 func (t *Target) Mount(ctx context.Context, blob v1.Hash, from *Target) error {
