@@ -17,15 +17,19 @@ limitations under the License.
 package committer
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"path"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
@@ -69,7 +73,41 @@ func (c *commit) uploadCompared(ctx context.Context, p *part, made *runtime.Comp
 	if err != nil {
 		return err
 	}
-	return p.target.Upload(ctx, &comparedLayer{ctx: ctx, hash: hash, made: made})
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return p.target.Upload(ctx, &comparedLayer{ctx: ctx, hash: hash, made: made}) })
+	group.Go(func() error { return p.meantDeletions(ctx, made) })
+	return group.Wait()
+}
+
+// meantDeletions fails for a layer with a name that begins with ".wh." and that containerd found
+// in the container: it writes such a file as it is, and every unpacker takes it for a deletion.
+// Those that are its own have neither mode nor content.
+func (p *part) meantDeletions(ctx context.Context, made *runtime.Compared) error {
+	compressed, err := made.Open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = compressed.Close() }()
+	plain, err := decompress(compressed)
+	if err != nil {
+		return fmt.Errorf("decompressing the layer %s: %w", made.Descriptor.Digest, err)
+	}
+	defer func() { _ = plain.Close() }()
+	for members := tar.NewReader(plain); ; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		h, err := members.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("reading the layer %s: %w", made.Descriptor.Digest, err)
+		}
+		if strings.HasPrefix(path.Base(h.Name), ".wh.") && (h.Typeflag != tar.TypeReg || h.Mode != 0 || h.Size > 0) {
+			return result.Errorf(result.FilesNotSupported, "%q cannot be kept in an image layer: names that begin with \".wh.\" mean deletions there; remove or rename it, or keep it in a volume", "/"+h.Name)
+		}
+	}
 }
 
 // comparedLayer is a v1.Layer in containerd's content store.

@@ -176,6 +176,43 @@ func (n *native) cycle(cycle int) result.Container {
 	return got
 }
 
+// TestADeletionThatIsNoneWhereContainerdCompares: containerd writes what is named like a deletion as it is, beside those that
+// it means.
+func TestADeletionThatIsNoneWhereContainerdCompares(t *testing.T) {
+	for name, make := range map[string]func(dir string) error{
+		"a file":            func(dir string) error { return os.WriteFile(dir+"/.wh.x", []byte("x"), 0o600) },
+		"an empty one":      func(dir string) error { return os.WriteFile(dir+"/.wh.x", nil, 0o644) },
+		"a directory":       func(dir string) error { return os.Mkdir(dir+"/.wh.x", 0o755) },
+		"of fuse-overlayfs": func(dir string) error { return os.WriteFile(dir+"/.wh..wh..opq", nil, 0o600) },
+		"none":              func(string) error { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			s.options.LeaveFrozen = true
+			c := s.node.containers["side-id"]
+			lower, upper := t.TempDir(), t.TempDir()
+			if err := os.WriteFile(lower+"/deleted", nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := make(upper); err != nil {
+				t.Fatal(err)
+			}
+			c.upper = ""
+			c.compare = func() (*runtime.Compared, error) { return compareDirs(lower, upper) }
+			err := s.commit(context.Background())
+			if name == "none" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if r := s.last(); err == nil || r.Error.Reason != result.FilesNotSupported || !strings.Contains(r.Error.Message, `"/.wh.`) || !r.Thawed {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
 // compareDirs is what containerd does where there is no overlay.
 func compareDirs(lower, upper string) (*runtime.Compared, error) {
 	var plain, compressed bytes.Buffer
