@@ -31,7 +31,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -94,19 +93,27 @@ func TestTheBaseIsUploadedOnce(t *testing.T) {
 }
 
 // lying is a registry of its own, with the cache of blobs that distribution's example configuration has.
-type lying struct {
-	t       *testing.T
-	config  string
-	address string
-}
+type lying struct{ config, address string }
 
 func startLying(t *testing.T) *lying {
+	t.Helper()
+	for range 3 {
+		if r := tryLying(t); r != nil {
+			return r
+		}
+	}
+	t.Fatal("the registry did not start, three times")
+	return nil
+}
+
+// tryLying returns nil where the registry has ended: its port is another's by now, perhaps.
+func tryLying(t *testing.T) *lying {
 	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &lying{t: t, config: filepath.Join(t.TempDir(), "config.yml"), address: l.Addr().String()}
+	r := &lying{config: filepath.Join(t.TempDir(), "config.yml"), address: l.Addr().String()}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -115,18 +122,37 @@ func startLying(t *testing.T) *lying {
 		t.Fatal(err)
 	}
 	server := r.command("serve")
-	server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	var log bytes.Buffer
+	server.Stdout, server.Stderr = &log, &log
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = server.Wait() // it is killed
+	}()
 	t.Cleanup(func() {
 		_ = server.Process.Kill()
-		_ = server.Wait() // it was killed
+		<-ended
+		if t.Failed() {
+			t.Logf("the registry's log:\n%s", log.String())
+		}
 	})
+	started := false
 	eventually(t, "the registry answers", patience, func(ctx context.Context) (bool, string) {
+		select {
+		case <-ended:
+			return true, "it has ended"
+		default:
+		}
 		code, _, err := r.ask(ctx, http.MethodGet, "")
-		return code == http.StatusOK, fmt.Sprint(code, err)
+		started = code == http.StatusOK
+		return started, fmt.Sprint(code, err)
 	})
+	if !started {
+		return nil
+	}
 	return r
 }
 
