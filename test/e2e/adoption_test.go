@@ -25,6 +25,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -52,6 +53,11 @@ func (r *room) createReplicaSet() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	r.t.Cleanup(func() {
+		if err := r.kube.AppsV1().ReplicaSets(r.namespace).Delete(context.WithoutCancel(r.t.Context()), "web", metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			r.t.Error(err)
+		}
+	})
 	eventually(r.t, "ReplicaSet web has a Pod", patience, func(ctx context.Context) (bool, string) {
 		set, err := r.kube.AppsV1().ReplicaSets(r.namespace).Get(ctx, "web", metav1.GetOptions{})
 		return err == nil && set.Status.Replicas == 1, fmt.Sprint(set, err)
@@ -143,6 +149,11 @@ func TestASandboxWhoseLabelsFitADaemonSet(t *testing.T) {
 	}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := r.kube.AppsV1().DaemonSets(r.namespace).Delete(context.WithoutCancel(t.Context()), "web", metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
 	eventually(t, "DaemonSet web has a Pod", patience, func(ctx context.Context) (bool, string) {
 		set, err := r.kube.AppsV1().DaemonSets(r.namespace).Get(ctx, "web", metav1.GetOptions{})
 		return err == nil && set.Status.CurrentNumberScheduled == 1, fmt.Sprint(set, err)
