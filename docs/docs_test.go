@@ -73,3 +73,52 @@ func TestPagesNameTestsThatExist(t *testing.T) {
 		t.Errorf("the pages name %d tests", named)
 	}
 }
+
+// TestCommandsReachOurs looks for commands that name sandboxes as another API does too: kubectl would ask that.
+func TestCommandsReachOurs(t *testing.T) {
+	shared := map[string]bool{"sandbox": true, "sandboxes": true, "sandboxsnapshot": true, "sandboxsnapshots": true}
+	command := regexp.MustCompile("(?:kubectl|\"\\$\\{kubectl\\[@\\]\\}\")\\s([^`|;&#]*)")
+	seen := 0
+	look := func(path string) {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range command.FindAllStringSubmatch(string(content), -1) {
+			line, _, _ := strings.Cut(match[1], "\n")
+			words := strings.Fields(line)
+			// Prose speaks of "kubectl" and of "a sandbox": a command's resource follows its verb.
+			if len(words) == 0 || strings.Contains(line, "--raw") || strings.Contains(line, "--subresource") && strings.Contains(line, "lifecycle.") {
+				continue
+			}
+			seen++
+			for i, word := range words {
+				word = strings.TrimPrefix(word, "--for=")
+				if strings.HasPrefix(word, "-") || i > 3 && !strings.Contains(word, "/") {
+					continue
+				}
+				for _, resource := range strings.Split(strings.Trim(word, "`\"'().:"), ",") {
+					resource, _, _ = strings.Cut(resource, "/")
+					resource, _, _ = strings.Cut(resource, ".spec")
+					if shared[resource] {
+						t.Errorf("%s: kubectl %s: %q may be another API's: write sbx or sbxsnap", path, line, resource)
+					}
+				}
+			}
+		}
+	}
+	pages := []string{"../README.md", "../CONTRIBUTING.md"}
+	for _, pattern := range []string{"*.md", "../hack/*.sh", "../artifacts/examples/*.yaml", "../artifacts/examples/*/*.go", "../artifacts/base/*.yaml", "../artifacts/*/*.txt"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages = append(pages, found...)
+	}
+	for _, page := range pages {
+		look(page)
+	}
+	if seen < 40 {
+		t.Errorf("%d commands were found", seen)
+	}
+}

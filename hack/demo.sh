@@ -72,7 +72,7 @@ explain_failure() {
     [[ ${code} -ne 0 ]] || return 0
     printf '\nThe demo failed at step %d. What there is:\n' "${number}" >&2
     if [[ -f ${cluster}/cluster.env ]]; then
-        kubectl get sandboxes,sandboxsnapshots,pods --namespace default >&2 || true
+        kubectl get sbx,sbxsnap,pods --namespace default >&2 || true
         kubectl get events --namespace default --sort-by=.lastTimestamp 2>/dev/null | tail -n 10 >&2 || true
     fi
     echo "The cluster, if it is up, is left as it is: KUBECONFIG=${cluster}/kubeconfig. End it with: make cluster-down" >&2
@@ -103,16 +103,16 @@ step "The Sandbox API server, as a Pod on that node"
 show make deploy
 HINTS=false make --silent deploy
 
-earlier=$(kubectl get sandboxes demo --ignore-not-found --output=name)
+earlier=$(kubectl get sbx demo --ignore-not-found --output=name)
 if [[ -n ${earlier} ]]; then
     step "Remove the sandbox of an earlier demo"
-    run kubectl delete sandboxes demo --timeout=120s
+    run kubectl delete sbx demo --timeout=120s
 fi
 
 step "Create a sandbox"
 run kubectl apply -f artifacts/examples/sandbox.yaml
-run kubectl wait --for=condition=Ready sandbox/demo --timeout=120s
-run kubectl get sandboxes,pods
+run kubectl wait --for=condition=Ready sbx/demo --timeout=120s
+run kubectl get sbx,pods
 
 step "Write files in it, change one of the image's own, delete another"
 run kubectl exec demo -- sh -c 'mkdir -p /work/src && echo "written at $(date)" > /work/src/notes.txt && ln -s src/notes.txt /work/latest'
@@ -127,8 +127,8 @@ echo "On the node the sandbox is process ${pid}: $(tr '\0' ' ' <"/proc/${pid}/cm
 
 step "Pause: freeze, commit the files to the registry, remove the Pod"
 run_silently kubectl create --raw "${sandbox}/pause" -f /dev/null
-run kubectl wait --for=condition=Paused sandbox/demo --timeout=180s
-run kubectl get sandboxes,sandboxsnapshots
+run kubectl wait --for=condition=Paused sbx/demo --timeout=180s
+run kubectl get sbx,sbxsnap
 
 step "Nothing of it is left on the node"
 run kubectl get pods
@@ -142,9 +142,9 @@ tasks
 proved "containerd does not run ${container:0:12}… any more"
 
 step "Its files are an image in the registry"
-snapshot=$(kubectl get sandboxes demo -o 'jsonpath={.status.snapshotName}')
-image=$(kubectl get sandboxsnapshots "${snapshot}" -o 'jsonpath={.status.containers[0].imageUri}')
-digest=$(kubectl get sandboxsnapshots "${snapshot}" -o 'jsonpath={.status.containers[0].imageDigest}')
+snapshot=$(kubectl get sbx demo -o 'jsonpath={.status.snapshotName}')
+image=$(kubectl get sbxsnap "${snapshot}" -o 'jsonpath={.status.containers[0].imageUri}')
+digest=$(kubectl get sbxsnap "${snapshot}" -o 'jsonpath={.status.containers[0].imageDigest}')
 repository=${image#*/}
 repository=${repository%:*}
 run curl --fail --silent --show-error --head --header 'Accept: application/vnd.oci.image.manifest.v1+json' "http://${image%%/*}/v2/${repository}/manifests/${digest}"
@@ -152,8 +152,8 @@ proved "${image} holds ${digest}"
 
 step "Resume: a new Pod of the same name from that image"
 run_silently kubectl create --raw "${sandbox}/resume" -f /dev/null
-run kubectl wait --for=condition=Ready sandbox/demo --timeout=120s
-run kubectl get sandboxes,pods
+run kubectl wait --for=condition=Ready sbx/demo --timeout=120s
+run kubectl get sbx,pods
 
 step "The files are back"
 run kubectl exec demo -- cat /work/latest
@@ -172,6 +172,6 @@ The cluster and the sandbox are yours now:
   export KUBECONFIG=$(realpath "${cluster}/kubeconfig") PATH=$(realpath "${cluster}/bin"):\$PATH
   kubectl exec -it demo -- sh
   kubectl create --raw ${sandbox}/pause -f /dev/null
-  kubectl get sandboxes,sandboxsnapshots --watch
+  kubectl get sbx,sbxsnap --watch
 End it: make cluster-down
 EOF

@@ -206,7 +206,7 @@ delete() {
         left=$("${kubectl[@]}" get "${kinds}" --all-namespaces --output=name) ||
             die "the server does not answer, so it is not known whether there are sandboxes. To remove it nevertheless and leave their Pods behind: FORCE=true"
         [[ -z ${left} ]] ||
-            die "there are still $(wc -l <<<"${left}") sandboxes and snapshots. Delete them while the server can clean up after them: kubectl delete sandboxes,sandboxsnapshots --all --all-namespaces"
+            die "there are still $(wc -l <<<"${left}") sandboxes and snapshots. Delete them while the server can clean up after them: kubectl delete sbx,sbxsnap --all --all-namespaces"
     fi
     # The base has every object that an overlay may have changed.
     "${kubectl[@]}" delete --ignore-not-found -k artifacts/base >&2

@@ -17,7 +17,7 @@ collect() {
     kubectl=("${CLUSTER_DIR}/bin/kubectl" --kubeconfig "${CLUSTER_DIR}/kubeconfig" --request-timeout=20s)
     mkdir -p "${logs}"
     "${kubectl[@]}" get nodes,pods,jobs --all-namespaces -o wide >"${logs}/objects.txt" 2>&1
-    "${kubectl[@]}" get sandboxes,sandboxsnapshots --all-namespaces -o yaml >"${logs}/sandboxes.yaml" 2>&1
+    "${kubectl[@]}" get sbx,sbxsnap --all-namespaces -o yaml >"${logs}/sandboxes.yaml" 2>&1
     "${kubectl[@]}" get events --all-namespaces --sort-by=.lastTimestamp >"${logs}/events.txt" 2>&1
     "${kubectl[@]}" get apiservice v1alpha1.lifecycle.opensandbox.io -o yaml >"${logs}/apiservice.yaml" 2>&1
     "${kubectl[@]}" --namespace sandbox-system describe pods >"${logs}/sandbox-system.txt" 2>&1

@@ -110,6 +110,7 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		Jobs:       jobs,
 		Images:     checker,
 		PullSecret: opts.ResumePullSecret,
+		Trial:      &sandbox.Trial{Host: host.GetClient(), Images: template, PullSecret: opts.ResumePullSecret},
 		Recorder:   boundedRecorder{host.GetEventRecorder("sandbox-controller")},
 		Clock:      clock.RealClock{},
 	}).Add(mgr, host.GetCache(), limiter()); err != nil {

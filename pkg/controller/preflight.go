@@ -41,11 +41,12 @@ const preflightTimeout = 10 * time.Second
 type Preflight struct {
 	own    client.Client
 	checks *sandboxsnapshot.Checks
+	trial  *sandbox.Trial
 }
 
 // NewPreflight makes a Preflight. own serves our objects with the rights of the controllers,
-// host reads the cluster of the Pods.
-func NewPreflight(own client.Client, host client.Reader, opts Options) (*Preflight, error) {
+// host reads the cluster of the Pods, and tries Pods there.
+func NewPreflight(own, host client.Client, opts Options) (*Preflight, error) {
 	images, err := naming.ParseImageTemplate(opts.SnapshotRegistry, opts.SnapshotImageTemplate)
 	if err != nil {
 		return nil, fmt.Errorf("--snapshot-image-template: %w", err)
@@ -55,16 +56,16 @@ func NewPreflight(own client.Client, host client.Reader, opts Options) (*Preflig
 		Images:     images,
 		PushSecret: client.ObjectKey{Namespace: opts.CommitJobNamespace, Name: opts.SnapshotPushSecret},
 		Runtimes:   opts.CommitRuntimes,
-	}}, nil
+	}, trial: &sandbox.Trial{Host: host, Images: images, PullSecret: opts.ResumePullSecret}}, nil
 }
 
 // Pause returns everything that the pause would fail for which has just been decided on, with
-// the reasons that the Paused condition would have. An error says what could not be found out.
-func (p *Preflight) Pause(ctx context.Context, pausing *v1alpha1.Sandbox) ([]metav1.StatusCause, error) {
+// the reasons that the Paused condition would have. The warnings are what would not make it fail: that
+// its resume would be refused, and what nobody knows but the node. An error says what could not be found out.
+func (p *Preflight) Pause(ctx context.Context, pausing *v1alpha1.Sandbox) (causes []metav1.StatusCause, warnings []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, preflightTimeout)
 	defer cancel()
 
-	var causes []metav1.StatusCause
 	note := func(reason, message string) {
 		causes = append(causes, metav1.StatusCause{Type: metav1.CauseType(reason), Message: message})
 	}
@@ -83,8 +84,18 @@ func (p *Preflight) Pause(ctx context.Context, pausing *v1alpha1.Sandbox) ([]met
 	default:
 		unknown = errors.Join(unknown, err)
 	}
-	return causes, unknown
+	if len(causes) == 0 {
+		if why := p.trial.Refusal(ctx, pausing); why != "" {
+			warnings = append(warnings, why)
+		}
+		warnings = append(warnings, nodeAlone)
+	}
+	return causes, warnings, unknown
 }
+
+// nodeAlone is said by every dry run that finds nothing in the way: it starts nothing on the node.
+const nodeAlone = "a dry run asks neither the node nor for a push: whether the registry takes what is pushed, whether the node still has what the images are made of, " +
+	"and whether there is a file among those of the containers that no image can hold, only the pause finds out, before it freezes anything"
 
 // readTemplate gives a sandbox without a template that of its snapshot, where there is one: it
 // names the containers.

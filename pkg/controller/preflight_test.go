@@ -48,6 +48,8 @@ type scene struct {
 	options   Options
 	// refuse is what the creation of the snapshot answers, break what the reading of Nodes does.
 	refuse, broken error
+	// refusePod is what the creation of a Pod answers.
+	refusePod func(*corev1.Pod) error
 }
 
 func newScene() *scene {
@@ -104,6 +106,18 @@ func (s *scene) preflight(t *testing.T) (*Preflight, client.Client) {
 			}
 			return c.Get(ctx, key, object, options...)
 		},
+		Create: func(_ context.Context, _ client.WithWatch, object client.Object, options ...client.CreateOption) error {
+			pod, ok := object.(*corev1.Pod)
+			if chosen := (&client.CreateOptions{}).ApplyOptions(options); !ok || len(chosen.DryRun) != 1 {
+				t.Errorf("%T %s is created with %+v", object, object.GetName(), chosen)
+			}
+			if s.refusePod != nil {
+				if err := s.refusePod(pod); err != nil {
+					return err
+				}
+			}
+			return apierrors.NewAlreadyExists(corev1.Resource("pods"), object.GetName())
+		},
 	}).Build()
 	preflight, err := NewPreflight(own, host, s.options)
 	if err != nil {
@@ -158,7 +172,7 @@ func TestPreflight(t *testing.T) {
 			test.change(s)
 			preflight, own := s.preflight(t)
 			before := s.sandbox.DeepCopy()
-			causes, err := preflight.Pause(t.Context(), s.sandbox)
+			causes, _, err := preflight.Pause(t.Context(), s.sandbox)
 			var reasons []string
 			for _, cause := range causes {
 				reasons = append(reasons, string(cause.Type))
@@ -178,6 +192,71 @@ func TestPreflight(t *testing.T) {
 			}
 			if (before.Spec.Template == nil) != (s.sandbox.Spec.Template == nil) {
 				t.Error("the sandbox was changed")
+			}
+		})
+	}
+}
+
+// The Pod of the resume is tried as well, with the images that it will have.
+func TestPreflightTriesThePodOfTheResume(t *testing.T) {
+	forbidden := func(why string) error {
+		return apierrors.NewForbidden(corev1.Resource("pods"), "demo", errors.New(why))
+	}
+	const alsoNow = "so would be the Pod of the template as it is"
+	tests := map[string]struct {
+		change func(*scene)
+		says   []string
+		not    string
+	}{
+		"nothing is refused": {func(*scene) {}, []string{nodeAlone}, "would be refused"},
+		"images of this registry are": {func(s *scene) {
+			s.refusePod = func(pod *corev1.Pod) error {
+				if pod.Name != "demo" || len(pod.Spec.Containers) != 2 {
+					return errors.New("another Pod is tried")
+				}
+				if strings.HasPrefix(pod.Spec.Containers[1].Image, "registry.example.com/default/demo-side@sha256:") {
+					return forbidden("only images of docker.io/library may run")
+				}
+				return nil
+			}
+		}, []string{"would be refused now", "only images of docker.io/library may run", nodeAlone}, alsoNow},
+		"images of containers that are not committed are not replaced": {func(s *scene) {
+			s.sandbox.Spec.Snapshot.Containers = []string{"main"}
+			s.refusePod = func(pod *corev1.Pod) error {
+				if strings.HasPrefix(pod.Spec.Containers[1].Image, "registry.example.com/") {
+					return forbidden("no")
+				}
+				return nil
+			}
+		}, []string{nodeAlone}, "would be refused"},
+		"a quota is full of the Pod that runs": {func(s *scene) {
+			s.refusePod = func(*corev1.Pod) error { return forbidden("exceeded quota: small") }
+		}, []string{"exceeded quota: small", alsoNow, nodeAlone}, ""},
+		"the API is away": {func(s *scene) {
+			s.refusePod = func(*corev1.Pod) error { return apierrors.NewServiceUnavailable("away") }
+		}, []string{nodeAlone}, "would be refused"},
+		"the pause would fail": {func(s *scene) {
+			s.node.Status.Conditions[0].Status = corev1.ConditionFalse
+			s.refusePod = func(*corev1.Pod) error { return forbidden("no") }
+		}, nil, "would be refused"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := newScene()
+			test.change(s)
+			preflight, _ := s.preflight(t)
+			_, warnings, err := preflight.Pause(t.Context(), s.sandbox)
+			if err != nil {
+				t.Fatal(err)
+			}
+			said := strings.Join(warnings, "\n")
+			for _, words := range test.says {
+				if !strings.Contains(said, words) {
+					t.Errorf("warned %q, want %q", said, words)
+				}
+			}
+			if test.not != "" && strings.Contains(said, test.not) || test.says == nil && said != "" {
+				t.Errorf("warned %q", said)
 			}
 		})
 	}

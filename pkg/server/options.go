@@ -88,7 +88,7 @@ type Standalone struct {
 	// is admitted.
 	Admission *StandaloneAdmission
 	// Host is the cluster that a dry run of a pause looks at. Nil: it looks at the sandbox alone.
-	Host client.Reader
+	Host client.Client
 }
 
 // StandaloneAdmission replaces the connections of the admission plugins.

@@ -34,7 +34,7 @@ func (s *Server) newPreflight(config *genericapiserver.RecommendedConfig) (sandb
 	if err != nil {
 		return nil, err
 	}
-	var host client.Reader
+	var host client.Client
 	if s.options.Standalone != nil {
 		if host = s.options.Standalone.Host; host == nil {
 			return nil, nil

@@ -226,6 +226,8 @@ const (
 	EventPodCreated = "PodCreated"
 	// EventPauseRetry: a pause failed and will be tried again.
 	EventPauseRetry = "PauseFailed"
+	// EventResumeWouldBeRefused: a pause has begun, and the API would refuse the Pod that its resume creates.
+	EventResumeWouldBeRefused = "ResumeWouldBeRefused"
 	// EventKillFailed: what a commit left frozen was not killed while it was frozen; the kubelet ends it.
 	EventKillFailed = "KillFailed"
 	// EventCommitJobCreated: the commit Job of a snapshot was created.

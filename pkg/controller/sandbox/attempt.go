@@ -81,6 +81,7 @@ func (r *Reconciler) createSnapshot(ctx context.Context, seen *observed) error {
 	switch {
 	case err == nil:
 		r.tell(sandbox, &note{reason: v1alpha1.ReasonPausing, message: fmt.Sprintf("snapshot %s commits the root filesystems", Attempt(sandbox).Name)})
+		r.tryPod(ctx, sandbox)
 		fallthrough
 	case apierrors.IsAlreadyExists(err):
 		r.pauseHolds.forget(client.ObjectKeyFromObject(sandbox))

@@ -63,8 +63,10 @@ type Reconciler struct {
 	Images   Images
 	// PullSecret is added to the imagePullSecrets of a Pod that comes from a snapshot.
 	PullSecret string
-	Recorder   events.EventRecorder
-	Clock      clock.PassiveClock
+	// Trial tries the Pod of the resume when a pause begins; nil: nobody does.
+	Trial    *Trial
+	Recorder events.EventRecorder
+	Clock    clock.PassiveClock
 
 	// holds are of sandboxes whose Pod was refused, pauseHolds of those whose snapshot was.
 	holds, pauseHolds holds

@@ -23,6 +23,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/warning"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/sandbox"
@@ -31,9 +32,9 @@ import (
 // Preflight looks for what a pause would fail for. It asks the cluster, which takes its time, so
 // nobody but a dry run waits for it.
 type Preflight interface {
-	// Pause returns all that it finds, for a sandbox as a pause would leave it. An error says
-	// what it could not find out, within a deadline of its own.
-	Pause(ctx context.Context, pausing *v1alpha1.Sandbox) ([]metav1.StatusCause, error)
+	// Pause returns all that it finds, for a sandbox as a pause would leave it, and what is to be said of one that
+	// would succeed. An error says what it could not find out, within a deadline of its own.
+	Pause(ctx context.Context, pausing *v1alpha1.Sandbox) (causes []metav1.StatusCause, warnings []string, err error)
 }
 
 // lookAhead makes the answer to a dry run of a pause that would begin: nil where nothing is in
@@ -46,7 +47,10 @@ func (r *PauseREST) lookAhead(ctx context.Context, result runtime.Object) error 
 	if err := r.convertor.Convert(result, pausing, nil); err != nil {
 		return apierrors.NewInternalError(fmt.Errorf("converting the sandbox: %w", err))
 	}
-	causes, err := r.preflight.Pause(ctx, pausing)
+	causes, warnings, err := r.preflight.Pause(ctx, pausing)
+	for _, text := range warnings {
+		warning.AddWarning(ctx, "", text)
+	}
 	switch {
 	case len(causes) > 0:
 		if err != nil {
