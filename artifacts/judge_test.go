@@ -47,7 +47,11 @@ const (
 // TestPoliciesTakeWhatTheServerMakes, with and without what a node keeps for a resume.
 func TestPoliciesTakeWhatTheServerMakes(t *testing.T) {
 	judge := newJudge(t, "sandbox-commit-pods")
-	for name, job := range jobs(t) {
+	made := jobs(t)
+	proxied := made["pause"].DeepCopy()
+	proxied.Spec.Template.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "HTTPS_PROXY", Value: "http://proxy:3128"}, {Name: "NO_PROXY", Value: ".svc"}}
+	made["pause by a proxy"] = proxied
+	for name, job := range made {
 		pod := podOf(job)
 		if said := judge.create(t, "pods", "Pod", pod); said != "" {
 			t.Errorf("the Pod of %s is refused: %s", name, said)
@@ -73,7 +77,12 @@ func TestPoliciesRefuse(t *testing.T) {
 		"a variable": {func(p *corev1.Pod) {
 			p.Spec.Containers[1].Env = append(p.Spec.Containers[1].Env, corev1.EnvVar{Name: "GODEBUG", Value: "x"})
 		}, "arguments alone"},
-		"another field": {func(p *corev1.Pod) { p.Spec.Containers[1].Env[0].ValueFrom.FieldRef.FieldPath = "metadata.labels" }, "arguments alone"},
+		"a proxy out of a Secret": {func(p *corev1.Pod) {
+			p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "HTTPS_PROXY", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{Key: "x"}}}}
+		}, "arguments alone"},
+		"the node's network": {func(p *corev1.Pod) { p.Spec.HostNetwork = true }, "host-network"},
+		"the node's memory":  {func(p *corev1.Pod) { p.Spec.HostIPC = true }, "memory"},
+		"another field":      {func(p *corev1.Pod) { p.Spec.Containers[1].Env[0].ValueFrom.FieldRef.FieldPath = "metadata.labels" }, "arguments alone"},
 		"variables": {func(p *corev1.Pod) {
 			p.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{Prefix: "x"}}
 		}, "arguments alone"},
@@ -107,6 +116,24 @@ func TestPoliciesRefuse(t *testing.T) {
 				t.Errorf("it says %q, and not %q", said, test.says)
 			}
 		})
+	}
+}
+
+// TestTheNodesNetwork may be used by commits alone, and where the ConfigMap says so.
+func TestTheNodesNetwork(t *testing.T) {
+	judge := newJudge(t, "sandbox-commit-pods")
+	commit := podOf(jobs(t)["pause"])
+	commit.Spec.HostNetwork = true
+	other := &corev1.Pod{Spec: corev1.PodSpec{HostNetwork: true, Containers: []corev1.Container{{Name: "a", Image: "busybox"}}}}
+	if said := judge.create(t, "pods", "Pod", commit); !strings.Contains(said, "host-network") {
+		t.Errorf("a commit on the node's network: %q", said)
+	}
+	judge.params.(*corev1.ConfigMap).Data["host-network"] = "true"
+	if said := judge.create(t, "pods", "Pod", commit); said != "" {
+		t.Errorf("a commit that may use the node's network: %q", said)
+	}
+	if said := judge.create(t, "pods", "Pod", other); !strings.Contains(said, "host-network") {
+		t.Errorf("another Pod on the node's network: %q", said)
 	}
 }
 

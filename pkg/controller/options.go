@@ -20,10 +20,11 @@ package controller
 import (
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// Options configures the controllers. Every field has a flag of the same name.
+// Options configures the controllers. Every field has a flag of the same name, but CommitProxy.
 type Options struct {
 	// SnapshotRegistry is where snapshot images go: a registry, optionally with a path
 	// ("registry.example.com/sandboxes"). Empty: every pause fails with RegistryNotConfigured.
@@ -54,6 +55,11 @@ type Options struct {
 	CommitJobNamespace string
 	// CommitJobTimeout bounds a commit, counted from the start of its container.
 	CommitJobTimeout time.Duration
+	// CommitProxy are the environment variables that commits reach the registry by: the server's
+	// own HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
+	CommitProxy []corev1.EnvVar
+	// CommitHostNetwork lets commits use the node's network, for a registry that Pods do not reach.
+	CommitHostNetwork bool
 	// MaxFrozen is for how long a commit may keep containers frozen; zero is what the Pod's probes bear.
 	MaxFrozen time.Duration
 	// MaxHoles is how many bytes of holes the sparse files of a container may have; zero is no

@@ -189,6 +189,9 @@ func (o *Options) addSnapshotFlags(fs *pflag.FlagSet) {
 			"never a namespace of sandboxes. By default the server's own, from the environment variable POD_NAMESPACE.")
 	fs.DurationVar(&c.CommitJobTimeout, "commit-job-timeout", c.CommitJobTimeout,
 		"How long a commit may take, counted from the start of its container.")
+	fs.BoolVar(&c.CommitHostNetwork, "commit-host-network", c.CommitHostNetwork,
+		"Let commits use their node's network: for a registry that nodes reach and Pods do not, by a name of the nodes' hosts file, say. "+
+			"A registry at a loopback address (localhost:5000) needs it, and gets it without this flag.")
 	fs.DurationVar(&c.MaxFrozen, "max-frozen", c.MaxFrozen,
 		"For how long a commit may keep containers frozen before it is given up and they are thawed. 0: two minutes, "+
 			"or less where a liveness or startup probe of the Pod bears less.")

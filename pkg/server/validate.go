@@ -26,6 +26,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 )
 
@@ -39,6 +40,10 @@ func (o *Options) Complete() error {
 	}
 	if o.Namespace == "" {
 		o.Namespace = o.Controller.CommitJobNamespace
+	}
+	var err error
+	if o.Controller.CommitProxy, err = commitjob.Proxy(os.Getenv); err != nil {
+		return err
 	}
 
 	if o.Standalone != nil {

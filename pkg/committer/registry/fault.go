@@ -22,9 +22,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
@@ -77,6 +79,7 @@ func (c *Client) classify(err error) (result.Reason, string) {
 		hostname x509.HostnameError
 		invalid  x509.CertificateInvalidError
 		notTLS   tls.RecordHeaderError
+		lookup   *net.DNSError
 		silent   *silentError
 		broken   *connectionError
 	)
@@ -89,6 +92,8 @@ func (c *Client) classify(err error) (result.Reason, string) {
 		return result.RegistryUnavailable, "; its certificate has to be mended"
 	case !c.insecure && (errors.As(err, &notTLS) || errors.Is(err, http.ErrSchemeMismatch) || errors.Is(err, ErrPlainHTTP)):
 		return result.RegistryUnavailable, "; a registry without TLS has to be allowed by --snapshot-registry-insecure"
+	case errors.Is(err, syscall.ECONNREFUSED), errors.As(err, &lookup) && lookup.IsNotFound:
+		return result.RegistryUnavailable, "; it has to be reachable from a Pod: one that only nodes reach needs --commit-host-network"
 	case errors.As(err, &silent), errors.As(err, &broken):
 		return result.RegistryUnavailable, ""
 	}

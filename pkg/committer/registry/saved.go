@@ -34,6 +34,9 @@ import (
 // at all: to ask again is of no use.
 var ErrDeleteUnsupported = errors.New("the registry does not delete manifests")
 
+// ErrOutOfReach is that a registry is reached by nodes alone: to ask it from elsewhere is of no use.
+var ErrOutOfReach = errors.New("the registry's address is each node's own, and the server is on none of them")
+
 // Delete deletes the manifest with the digest from the repository of the image, whatever its
 // tags. Without a digest it is the manifest that the tag names. One that is gone already is a
 // success. The blobs stay until the registry collects what nothing refers to.

@@ -106,6 +106,12 @@ type Config struct {
 	// BaseRepository is a repository of the registry that keeps the layers of base images, so that the next sandbox of
 	// one need not upload them; or empty.
 	BaseRepository string
+	// Proxy are the environment variables that commits reach the registry by.
+	Proxy []corev1.EnvVar
+	// HostNetwork lets commits use the node's network: for registries that the node alone reaches.
+	HostNetwork bool
+	// RegistryOfNode is that the registry's address means another one on each node, and none here.
+	RegistryOfNode bool
 }
 
 // Source is what a commit Job commits. It is recorded in the Job, so that a controller that
@@ -198,6 +204,8 @@ func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leav
 			Items:                []corev1.KeyToPath{{Key: caFile, Path: caFile}},
 		}})
 	}
+	container.Env = append(container.Env, c.Proxy...)
+	pod.HostNetwork = c.HostNetwork || c.RegistryOfNode
 	c.readsUpperdirs(pod)
 	seesWhatIsFrozen(pod)
 	// It looks at the namespaces of processes, whoever they belong to.

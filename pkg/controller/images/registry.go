@@ -89,13 +89,17 @@ func (r *Registry) Look(ctx context.Context, image, digest string) (found regist
 }
 
 func (r *Registry) ask(ctx context.Context, image string, question func(context.Context, *registry.Client) error) error {
+	host, _, _ := strings.Cut(image, "/")
+	if r.Config.RegistryOfNode {
+		// Whatever answered here would be another one.
+		return result.Wrap(result.RegistryUnavailable, registry.ErrOutOfReach, "registry %s cannot be asked: %s", host, registry.ErrOutOfReach.Error())
+	}
 	answering, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	connection, err := r.connect(answering)
 	if err != nil {
 		return err
 	}
-	host, _, _ := strings.Cut(image, "/")
 	if err := r.outages.ask(host, r.Clock.Now()); err != nil {
 		return err
 	}

@@ -40,6 +40,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
 )
@@ -246,5 +247,24 @@ func TestOutages(t *testing.T) {
 	o.answered(host, context.Canceled, epoch)
 	if err := o.ask("another.example.com", epoch); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestARegistryOfTheNodes is one at a loopback address: what answers here is another one.
+func TestARegistryOfTheNodes(t *testing.T) {
+	h := newHouse(t)
+	r, _ := newRegistry()
+	image, digest := h.push(t, "a/b:t")
+	r.Config.RegistryOfNode = true
+	asked := h.asked.Load()
+	_, exists := r.Look(t.Context(), image, digest)
+	_, duplicate := r.Duplicate(t.Context(), image, digest, h.host()+"/a/b:u", nil)
+	for what, err := range map[string]error{"Look": exists, "Delete": r.Delete(t.Context(), image, digest), "Duplicate": duplicate} {
+		if !errors.Is(err, registry.ErrOutOfReach) || reasonOf(err) != "RegistryUnavailable" {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if h.asked.Load() != asked {
+		t.Errorf("it was asked %d times", h.asked.Load()-asked)
 	}
 }

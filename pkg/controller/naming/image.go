@@ -19,6 +19,7 @@ package naming
 import (
 	"errors"
 	"fmt"
+	"net"
 	"regexp"
 	"strconv"
 	"strings"
@@ -143,6 +144,19 @@ func check(ref string) error {
 // Configured says whether there is a registry to push to.
 func (t *ImageTemplate) Configured() bool {
 	return t.registry != ""
+}
+
+// OfNode says whether the registry's address is a loopback one: then it is each node's own, as
+// those are that local clusters (kind, minikube, MicroK8s) have. No Pod reaches it but on the
+// node's network.
+func (t *ImageTemplate) OfNode() bool {
+	authority, _, _ := strings.Cut(t.registry, "/")
+	host := strings.Trim(authority, "[]")
+	if h, _, err := net.SplitHostPort(authority); err == nil {
+		host = h
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	return host == "localhost" || strings.HasSuffix(host, ".localhost") || net.ParseIP(host).IsLoopback()
 }
 
 // Reference is repository and tag of an image.

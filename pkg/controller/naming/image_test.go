@@ -121,6 +121,17 @@ func TestNamesThatDoNotFit(t *testing.T) {
 	}
 }
 
+func TestOfNode(t *testing.T) {
+	for registry, want := range map[string]bool{
+		"localhost:5000": true, "localhost:5000/sandboxes": true, "127.0.0.1:32000": true, "127.1.2.3/a": true, "[::1]:5000/a": true, "registry.localhost:5000": true, "LOCALHOST:5000/a": true,
+		"registry.example.com": false, "10.88.0.1:15000": false, "localhost.example.com:5000": false, "notlocalhost:5000": false, "kind-registry:5000": false, "[fd00::1]:5000": false, "": false,
+	} {
+		if got := (&ImageTemplate{registry: registry}).OfNode(); got != want {
+			t.Errorf("%q: got %v, want %v", registry, got, want)
+		}
+	}
+}
+
 func TestTheLongestNames(t *testing.T) {
 	for template, fits := range map[string]bool{"": true, "{registry}/all:{namespace}-{sandbox}-{container}-{uid}": false} {
 		parsed, err := ParseImageTemplate("registry.example.com", template)

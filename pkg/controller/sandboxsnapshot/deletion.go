@@ -86,7 +86,7 @@ func (r *Reconciler) deleteImages(ctx context.Context, snapshot *v1alpha1.Sandbo
 			continue
 		}
 		left = append(left, leftover{nameOf(saved), err.Error()})
-		if !errors.Is(err, registry.ErrDeleteUnsupported) {
+		if !errors.Is(err, registry.ErrDeleteUnsupported) && !errors.Is(err, registry.ErrOutOfReach) {
 			problem = err
 		}
 	}

@@ -109,6 +109,7 @@ func TestDeletionReachesTheRegistry(t *testing.T) {
 		}, left: 1},
 		"of a registry that is down":         {answers: down, want: ours, stays: true},
 		"of a registry that never deletes":   {answers: never, want: ours, left: 1},
+		"of a registry of the nodes":         {answers: fmt.Errorf("no: %w", registry.ErrOutOfReach), want: ours, left: 1},
 		"the first of two cannot be deleted": {change: withSidecar, refuses: map[string]error{mainImage: down}, want: ours + "; delete " + sidecarImage + "@sha256:def", stays: true},
 		"one of two can never be deleted":    {change: withSidecar, refuses: map[string]error{mainImage: never}, want: ours + "; delete " + sidecarImage + "@sha256:def", left: 1},
 		// Told once, when it is known what stays.

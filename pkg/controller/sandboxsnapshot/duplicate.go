@@ -18,6 +18,7 @@ package sandboxsnapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -26,6 +27,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 )
@@ -78,6 +80,9 @@ func (r *Reconciler) duplicate(ctx context.Context, snapshot *v1alpha1.SandboxSn
 	for i := range chosen {
 		target := r.reference(snapshot, chosen[i].ContainerName)
 		digest, err := r.Registry.Duplicate(ctx, chosen[i].ImageURI, chosen[i].ImageDigest, target, map[string]string{snapshotUIDAnnotation: string(snapshot.UID)})
+		if errors.Is(err, registry.ErrOutOfReach) {
+			return refuse(v1alpha1.ReasonRegistryUnavailable, "container %s: %v; resume the sandbox and make the snapshot then", chosen[i].ContainerName, err)
+		}
 		if err != nil {
 			return refuse(string(result.From(err).Reason), "container %s: %v", chosen[i].ContainerName, err)
 		}
