@@ -18,6 +18,8 @@ package committer
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -25,6 +27,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
@@ -80,4 +83,61 @@ func keepBase(ctx context.Context, p *part, base *Base, kept *registry.Target) e
 		return err
 	}
 	return kept.Publish(ctx, same.Manifest)
+}
+
+// remadeAs is where the registry keeps what was made again of a layer that is nowhere to be had: an image of that alone.
+// The layer has another digest for it.
+func (c *commit) remadeAs(p *part, at int) (*registry.Target, error) {
+	if c.BaseRepository == "" || at >= len(p.base.Manifest.Layers)-p.base.OwnLayers() {
+		return nil, errors.New("it is not kept for others")
+	}
+	return c.client.Target(c.BaseRepository + ":remade-" + tagOf(p.base.Manifest.Layers[at].Digest))
+}
+
+// remadeBefore takes a layer from there that another sandbox's commit has made again.
+func (c *commit) remadeBefore(ctx context.Context, p *part, at int) (image.Layer, error) {
+	kept, err := c.remadeAs(p, at)
+	if err != nil {
+		return image.Layer{}, err
+	}
+	_, raw, err := kept.ReadManifest(ctx, kept.String(), nil)
+	if err != nil {
+		return image.Layer{}, err
+	}
+	var manifest ocispec.Manifest
+	if err := json.Unmarshal(raw, &manifest); err != nil {
+		return image.Layer{}, err
+	}
+	if raw, err = kept.ReadConfig(ctx, kept.String(), manifest.Config.Digest, nil); err != nil {
+		return image.Layer{}, err
+	}
+	var config ocispec.Image
+	if err := json.Unmarshal(raw, &config); err != nil {
+		return image.Layer{}, err
+	}
+	if len(manifest.Layers) != 1 || len(config.RootFS.DiffIDs) != 1 {
+		return image.Layer{}, fmt.Errorf("%s has %d layers", kept, len(manifest.Layers))
+	}
+	hash, err := v1.NewHash(manifest.Layers[0].Digest.String())
+	if err != nil {
+		return image.Layer{}, err
+	}
+	return image.Layer{Descriptor: manifest.Layers[0], DiffID: config.RootFS.DiffIDs[0], Created: time.Now().UTC()}, p.target.Mount(ctx, hash, kept)
+}
+
+// keepRemade leaves a layer there.
+func (c *commit) keepRemade(ctx context.Context, p *part, at int, remade image.Layer) {
+	kept, err := c.remadeAs(p, at)
+	if err != nil {
+		return
+	}
+	config, err := json.Marshal(ocispec.Image{Platform: p.base.Config.Platform, RootFS: ocispec.RootFS{Type: "layers"}})
+	if err != nil {
+		return
+	}
+	alone, err := image.Rebuild(config, []image.Layer{remade})
+	if err != nil {
+		return
+	}
+	c.keep(ctx, p, &Base{Base: alone}, kept)
 }

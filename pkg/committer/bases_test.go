@@ -21,11 +21,17 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -38,7 +44,7 @@ import (
 type linked struct {
 	mu       sync.Mutex
 	blobs    map[string]bool // repository@digest
-	uploaded int64
+	uploaded atomic.Int64
 	// noMounts is a registry that wants the bytes, denied one that lets nobody touch the repository of bases.
 	noMounts, denied bool
 }
@@ -83,14 +89,26 @@ func (l *linked) answers(w http.ResponseWriter, r *http.Request) bool {
 		}
 	case r.Method == http.MethodPut && query.Get("digest") != "":
 		l.blobs[repository+"@"+query.Get("digest")] = true
-		l.uploaded += max(r.ContentLength, 0)
+		l.uploaded.Add(max(r.ContentLength, 0))
 	case r.Method == http.MethodPatch:
-		l.uploaded += max(r.ContentLength, 0) // only what is known before has a length: layers of a base
+		r.Body = &counted{r.Body, &l.uploaded}
 	case ok && strings.HasPrefix(what, "sha256:") && !l.blobs[repository+"@"+what]:
 		w.WriteHeader(http.StatusNotFound)
 		return true
 	}
 	return false
+}
+
+// counted counts what is read of it.
+type counted struct {
+	io.ReadCloser
+	bytes *atomic.Int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.bytes.Add(int64(n))
+	return n, err
 }
 
 // bigBase is an image of two layers that no compressor makes smaller.
@@ -119,7 +137,7 @@ func bigBase() *Base {
 // another commits the container main once more, to a sandbox of its own, and returns how many bytes were uploaded.
 func (s *scene) another(l *linked, sandbox string) int64 {
 	s.t.Helper()
-	before := l.uploaded
+	before := l.uploaded.Load()
 	host, _, _ := strings.Cut(s.options.Containers[0].Image, "/")
 	s.options.Containers[0].Image = host + "/" + sandbox + ":tag"
 	s.options.SnapshotUID = sandbox
@@ -128,7 +146,38 @@ func (s *scene) another(l *linked, sandbox string) int64 {
 		s.t.Fatal(err)
 	}
 	s.states(runtime.Running)
-	return l.uploaded - before
+	return l.uploaded.Load() - before
+}
+
+// unpackOnly takes the bytes of the base's layers away. What is unpacked of them no compressor makes smaller.
+func (c *fakeContainer) unpackOnly(t *testing.T) {
+	t.Helper()
+	c.base.Open = func(context.Context, ocispec.Descriptor) (io.ReadCloser, error) { return nil, errors.New("not there") }
+	for i := range c.base.Manifest.Layers {
+		dir, data := t.TempDir(), make([]byte, 512<<10)
+		_, _ = rand.NewChaCha8([32]byte{byte(i)}).Read(data) // never fails
+		if err := os.WriteFile(filepath.Join(dir, "data"), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		c.lower = append([]string{dir}, c.lower...)
+	}
+}
+
+func mustShareAllButTheTopmost(t *testing.T, a, b v1.Image) {
+	t.Helper()
+	var digests [2][]v1.Hash
+	for i, img := range []v1.Image{a, b} {
+		manifest, err := img.Manifest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range manifest.Layers {
+			digests[i] = append(digests[i], d.Digest)
+		}
+	}
+	if len(digests[0]) != 3 || !slices.Equal(digests[0][:2], digests[1][:2]) {
+		t.Errorf("layers %v and %v", digests[0], digests[1])
+	}
 }
 
 func TestTheBaseIsUploadedOnce(t *testing.T) {
@@ -140,11 +189,14 @@ func TestTheBaseIsUploadedOnce(t *testing.T) {
 		between func(l *linked)
 		// other is whether the second, and the third, are of an image that shares the layers alone.
 		other bool
+		// unpacked is whether the layers are only unpacked on the node.
+		unpacked bool
 		// second and third are what those sandboxes upload.
 		second, third int64
 	}{
 		"as it should be":                    {repository: true, second: 0, third: 0},
 		"images that share their layers":     {repository: true, other: true, second: 0, third: 0},
+		"layers that are only unpacked":      {repository: true, unpacked: true, second: 0, third: 0},
 		"without a repository for bases":     {second: whole, third: whole},
 		"the first sandbox is gone":          {repository: true, between: func(l *linked) { l.forget("one") }, second: 0, third: 0},
 		"the repository was emptied":         {repository: true, between: func(l *linked) { l.forget("bases") }, second: whole, third: 0},
@@ -157,6 +209,10 @@ func TestTheBaseIsUploadedOnce(t *testing.T) {
 			s.options.Containers = s.options.Containers[:1]
 			delete(s.node.containers, "side-id")
 			s.node.containers["main-id"].base = bigBase()
+			c := s.node.containers["main-id"]
+			if test.unpacked {
+				c.unpackOnly(t)
+			}
 			if test.repository {
 				host, _, _ := strings.Cut(s.options.Containers[0].Image, "/")
 				s.options.BaseRepository = host + "/bases"
@@ -173,15 +229,19 @@ func TestTheBaseIsUploadedOnce(t *testing.T) {
 			if test.between != nil {
 				test.between(l)
 			}
+			first := pull(t, s.last().Containers[0])
 			if got := s.another(l, "two"); got < test.second-little || got > test.second+little {
 				t.Errorf("the second sandbox uploads %d bytes, about %d were expected", got, test.second)
 			}
 			if got := s.another(l, "three"); got < test.third-little || got > test.third+little {
 				t.Errorf("the third sandbox uploads %d bytes, about %d were expected", got, test.third)
 			}
+			if test.unpacked {
+				mustShareAllButTheTopmost(t, first, pull(t, s.last().Containers[0]))
+			}
 			for _, sandbox := range []string{"two", "three"} {
-				for _, d := range s.node.containers["main-id"].base.Manifest.Layers {
-					if !l.blobs[sandbox+"@"+d.Digest.String()] {
+				for _, d := range c.base.Manifest.Layers {
+					if !test.unpacked && !l.blobs[sandbox+"@"+d.Digest.String()] {
 						t.Errorf("the repository of %s does not have the base's layer %s", sandbox, d.Digest)
 					}
 				}

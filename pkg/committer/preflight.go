@@ -129,7 +129,7 @@ func (c *commit) ensureBase(ctx context.Context, p *part, sources *registry.Sour
 		}
 	}
 	c.Log.Info("the target has the base", "container", p.Name, "layers", len(nowhere), "uploaded", uploaded.Load())
-	// One of which layers were made again has them under digests that no other sandbox asks for.
+	// One of which layers were made again has them under other digests: see keepRemade.
 	if kept != nil && uploaded.Load() > 0 && p.base == before {
 		c.keep(ctx, p, p.base, kept)
 	}
@@ -146,16 +146,20 @@ func (c *commit) remake(ctx context.Context, p *part, at int, why error) error {
 	}
 	c.doing = fmt.Sprintf("making layer %s of the base of container %q again", layers[at].Digest, p.Name)
 	began := time.Now()
-	remade, err := c.remakeOf(ctx, p, unpacked)
+	remade, err := c.remadeBefore(ctx, p, at)
 	if err != nil {
-		return fmt.Errorf("%w; nor can it be made again from what is unpacked: %w", why, err)
+		c.Log.Info("no other sandbox has made the layer again", "container", p.Name, "layer", layers[at].Digest, "because", err)
+		if remade, err = c.remakeOf(ctx, p, unpacked); err != nil {
+			return fmt.Errorf("%w; nor can it be made again from what is unpacked: %w", why, err)
+		}
+		c.keepRemade(ctx, p, at, remade)
 	}
 	base := *p.base
 	if base.Base, err = p.base.Replace(at, at+1, remade); err != nil {
 		return err
 	}
 	p.base = &base
-	c.Log.Warn("a layer of the base image was made again from what the node has unpacked", "container", p.Name,
+	c.Log.Warn("a layer of the base image is one that was made again from what a node had unpacked", "container", p.Name,
 		"layer", layers[at].Digest, "digest", remade.Descriptor.Digest, "bytes", remade.Descriptor.Size, "took", time.Since(began), "because", why)
 	return nil
 }
