@@ -179,7 +179,27 @@ func (o *observed) retryIn() time.Duration {
 	if failed == 0 || !o.attemptIsOurs() || o.attempt.Status.CompletionTime == nil {
 		return 0
 	}
-	return o.attempt.Status.CompletionTime.Add(backoff(failed)).Sub(o.now)
+	return o.attempt.Status.CompletionTime.Add(retryAfter(failed, reasonOf(o.attempt).Reason)).Sub(o.now)
+}
+
+// lasting are the reasons that stay until somebody changes the sandbox, its files or the server: an attempt
+// costs a Job on the node all the same, and whoever makes the change can ask for one at once.
+var lasting = map[string]bool{
+	v1alpha1.ReasonFilesNotSupported:   true,
+	v1alpha1.ReasonImageNameInvalid:    true,
+	v1alpha1.ReasonNoContainers:        true,
+	v1alpha1.ReasonRuntimeNotSupported: true,
+}
+
+// lastingFactor is how much longer the next attempt waits where the last one failed for such a reason.
+const lastingFactor = 6
+
+// retryAfter is the wait after so many failed attempts, the last one for that reason.
+func retryAfter(failed int32, reason string) time.Duration {
+	if lasting[reason] {
+		return lastingFactor * backoff(failed)
+	}
+	return backoff(failed)
 }
 
 // backoff is the wait after so many failed attempts.

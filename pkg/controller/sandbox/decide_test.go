@@ -294,6 +294,9 @@ func TestDecide(t *testing.T) {
 		{name: "running: a pause that saw files go is wanted no more",
 			sees: observation(sandboxIn(running, onPod, heldByLoss, lostDataBy, attempts(1), failures(1)), sees(podOf())),
 			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running DataLost=True/PodLost pod=demo/pod-1 attempts=1", then: wait},
+		{name: "running: the next try waits longer where it must fail again",
+			sees: observation(sandboxIn(running, wantsPaused, onPod, failedPause, attempts(1), failures(1)), sees(podOf()), sees(snapshotIn(broken, failedFor(v1alpha1.ReasonFilesNotSupported))), after(40*time.Second)),
+			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/RegistryUnavailable pod=demo/pod-1 attempts=1 failed=1", after: 20 * time.Second, then: wait},
 		{name: "running: the next try waits",
 			sees: observation(sandboxIn(running, wantsPaused, onPod, failedPause, attempts(1), failures(1)), sees(podOf()), sees(snapshotIn(broken)), after(4*time.Second)),
 			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/RegistryUnavailable pod=demo/pod-1 attempts=1 failed=1", then: wait, after: 6 * time.Second},
@@ -560,4 +563,16 @@ func settled(t *testing.T, o observed, next action) verb {
 	}
 	t.Fatalf("still writes after four writes: %s", summary(next.status))
 	return ""
+}
+
+func TestAnAttemptThatMustFailAgainSaysSo(t *testing.T) {
+	for reason, want := range map[string]string{
+		v1alpha1.ReasonFilesNotSupported:   "the next attempt follows in 1m0s, or at once with another pause; it will fail as well until that is changed",
+		v1alpha1.ReasonRegistryUnavailable: "the next attempt follows in 10s, or at once with another pause",
+	} {
+		got := decide(observation(sandboxIn(v1alpha1.SandboxPausing, wantsPaused, onPod, attempts(1)), sees(podOf()), sees(snapshotIn(v1alpha1.SnapshotFailed, failedFor(reason))), after(0)))
+		if paused := meta.FindStatusCondition(got.status.Conditions, v1alpha1.ConditionPaused); !strings.HasSuffix(paused.Message, want) {
+			t.Errorf("%s: %q, want %q", reason, paused.Message, want)
+		}
+	}
 }

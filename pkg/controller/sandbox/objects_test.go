@@ -231,6 +231,10 @@ func tellsOf(losses ...func(*corev1.Pod)) func(*v1alpha1.Sandbox) {
 	}
 }
 
+func failedFor(reason string) func(*v1alpha1.SandboxSnapshot) {
+	return func(s *v1alpha1.SandboxSnapshot) { s.Status.Conditions[0].Reason = reason }
+}
+
 func named(snapshot string) func(*v1alpha1.SandboxSnapshot) {
 	return func(s *v1alpha1.SandboxSnapshot) { s.Name = snapshot }
 }

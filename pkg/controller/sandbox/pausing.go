@@ -172,8 +172,12 @@ func (o *observed) attemptFailed(next *nextStatus, why metav1.Condition) action 
 	}
 	next.Phase = v1alpha1.SandboxRunning
 	o.showSame(next)
-	next.set(v1alpha1.ConditionPaused, false, why.Reason, "attempt %d failed: %s; the sandbox runs on, the next attempt follows in %s, or at once with another pause",
-		next.SnapshotAttempts, why.Message, backoff(next.FailedAttempts))
+	until := ""
+	if lasting[why.Reason] {
+		until = "; it will fail as well until that is changed"
+	}
+	next.set(v1alpha1.ConditionPaused, false, why.Reason, "attempt %d failed: %s; the sandbox runs on, the next attempt follows in %s, or at once with another pause%s",
+		next.SnapshotAttempts, why.Message, retryAfter(next.FailedAttempts, why.Reason), until)
 	return o.write(next, &note{warning: true, reason: v1alpha1.EventPauseRetry, message: fmt.Sprintf("%s: %s", why.Reason, why.Message)})
 }
 
