@@ -72,16 +72,22 @@ func (t *writer) walkChanges(root *branch) (err error) {
 		}
 		t.closeLower()
 	}()
-	stack[0].below = t.lowerBelow()
 	was, err := t.changes.recall.peek()
 	if err != nil {
 		return err
+	}
+	hides := was != nil && was.kind == opaqueEntry
+	if !hides {
+		stack[0].below = t.lowerBelow()
+	}
+	if t.volumes.now != nil && !hides && len(stack[0].below) == 0 {
+		return fmt.Errorf("what leads to the volume %q %w", "/"+string(path), ErrChanged)
 	}
 	attrs, err := t.xattrs(fdXattrs(top.fd), path)
 	if err != nil {
 		return err
 	}
-	same, err := t.unchanged(stack, was, st, func() error { return t.writeDirectory(top, st, attrs, path, t.hides(top, attrs)) })
+	same, err := t.unchanged(stack, was, st, func() error { return t.writeDirectory(top, st, attrs, path, hides) })
 	if err != nil {
 		return err
 	}
@@ -185,8 +191,8 @@ func (t *writer) forget(was *known) error {
 func (t *writer) deleted(dir []byte, was *known) error {
 	// A deletion that is itself no longer there deletes nothing that could be seen:
 	// an overlay takes a whiteout away only with the directory around it. And where an equal
-	// file is gone without a whiteout, the one below shows.
-	if was.kind != whiteoutEntry && was.kind != equalEntry {
+	// file is gone from an upper directory without a whiteout, the one below shows.
+	if was.kind != whiteoutEntry && (was.kind != equalEntry || t.volumes.now != nil) {
 		path := slices.Clone(dir)
 		if len(dir) > 0 {
 			path = append(path, '/')
@@ -218,8 +224,9 @@ func (t *writer) compare(stack []*frame, name []byte, kind uint8, path []byte) (
 		}
 	}
 	// What the first pass wrote may not be left out by the second, whatever is below.
-	t.below = nil
-	if was == nil || was.kind == equalEntry {
+	// Nor what it found deleted in a volume.
+	t.below, t.shown = nil, f.below
+	if was == nil && t.volumes.now == nil || was != nil && was.kind == equalEntry {
 		t.below = f.below
 	}
 	if was == nil {

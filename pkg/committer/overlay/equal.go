@@ -20,6 +20,8 @@ import (
 	"bytes"
 	"cmp"
 	"slices"
+	"sort"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,21 +39,110 @@ import (
 // is deeper is written.
 const maxCompared = 32
 
-// lowerBelow opens what the upper directory lies on; nothing where that cannot be read, and
-// all is written.
+// A volume is a plain directory: what is below it and not in it was deleted, which is written
+// where it is found missing. What may have been written so by a first pass is not left out by
+// a second.
+
+// lowerBelow opens what the branch lies on; nothing where that cannot be read or does not show,
+// and all is written.
 func (t *writer) lowerBelow() []*directory {
-	if t.keeping != nil || t.volumes.now != nil || len(t.lowerdirs) == 0 {
+	at := string(t.volumes.prefix())
+	if t.keeping != nil || len(t.lowerdirs) == 0 || !t.showsThrough(at) {
 		return nil
 	}
 	lower, err := t.openLower()
 	if err != nil {
 		return nil
 	}
-	below, err := lower.show("")
+	below, err := lower.show(at)
 	if err != nil {
 		return nil
 	}
 	return below
+}
+
+// showsThrough is whether the layers below are seen where a volume lies. Of a volume that is in
+// another nothing is known.
+func (t *writer) showsThrough(volume string) bool {
+	if volume == "" {
+		return true
+	}
+	if t.volumes.all[0].at != "" {
+		return false
+	}
+	for _, other := range t.volumes.all[1:] {
+		if strings.HasPrefix(volume, other.at+"/") {
+			return false
+		}
+	}
+	upper, err := OpenLower([]string{t.volumes.all[0].dir}, Options{UserXattr: t.marks == userMarks})
+	if err != nil {
+		return false
+	}
+	defer upper.Close()
+	for at := above(volume); at != ""; at = above(at) {
+		found, err := upper.at(at)
+		if err != nil || found != missing && found != aDirectory {
+			return false
+		}
+	}
+	return true
+}
+
+// deletedBelow are the names that are below a directory of a volume and not in it.
+func (t *writer) deletedBelow(l *listed, path []byte) (all []string, err error) {
+	if t.volumes.now == nil {
+		return nil, nil
+	}
+	for _, dir := range l.below {
+		// Listing moves where its descriptor is.
+		again, _, err := dir.open(dot)
+		if err != nil {
+			return nil, err
+		}
+		names, err := again.list(t.buf)
+		again.close()
+		if err != nil {
+			return nil, err
+		}
+		for i := range names.len() {
+			name := names.raw(i)
+			if _, there := sort.Find(l.names.len(), func(at int) int { return bytes.Compare(name, l.names.raw(at)) }); there {
+				continue
+			}
+			whole := join(path, name)
+			if t.volumes.elsewhere(whole) || t.volumes.leads[string(whole)] {
+				continue
+			}
+			shows, _, err := t.lower.find(l.below, string(name))
+			if err != nil {
+				return nil, err
+			}
+			if shows == dir {
+				all = append(all, string(name))
+			}
+		}
+	}
+	return all, nil
+}
+
+// hidesNew is whether a directory of a volume has to hide what lies below, for its names are not
+// compared with that.
+func (t *writer) hidesNew(name []byte) bool {
+	if t.volumes.now == nil || len(t.shown) == 0 {
+		return false
+	}
+	dir, st, err := t.lower.find(t.shown, string(name))
+	return err != nil || dir != nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
+}
+
+// shows is whether the layers below show something under a name of a volume.
+func (t *writer) shows(name []byte) bool {
+	if t.volumes.now == nil || len(t.shown) == 0 {
+		return false
+	}
+	dir, _, err := t.lower.find(t.shown, string(name))
+	return err != nil || dir != nil
 }
 
 // openLower opens the layers below, once.
@@ -113,9 +204,9 @@ func (t *writer) sameOwner(st, lower *unix.Stat_t) bool {
 
 // sameAttributes compares attributes with those of an entry below.
 func (t *writer) sameAttributes(attrs attributes, source xattrSource, path []byte) bool {
-	owners := t.owners
-	defer func() { t.owners = owners }()
-	t.owners = Owners{}
+	owners, now := t.owners, t.volumes.now
+	defer func() { t.owners, t.volumes.now = owners, now }()
+	t.on(nil)
 	lower, err := t.xattrs(source, path)
 	if err != nil || len(lower.kept) != len(attrs.kept) {
 		return false

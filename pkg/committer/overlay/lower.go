@@ -96,11 +96,33 @@ func (l *Lower) Has(path string) (bool, error) {
 	return false, nil
 }
 
+// at is what the topmost directory has at a path.
+func (l *Lower) at(path string) (sight, error) {
+	dir, _, err := l.roots[0].open(dot)
+	if err != nil {
+		return missing, err
+	}
+	defer func() { dir.close() }()
+	for {
+		name, rest, more := strings.Cut(path, "/")
+		found, err := l.look(dir, name)
+		if err != nil || !more || !found.isDir() {
+			return found, err
+		}
+		next, _, err := dir.open(zeroEnded(name))
+		if err != nil {
+			return missing, err
+		}
+		dir.close()
+		dir, path = next, rest
+	}
+}
+
 // show opens the directories that make up path, from the roots down.
 func (l *Lower) show(path string) ([]*directory, error) {
 	var shown []*directory
 	for _, root := range l.roots {
-		dir, _, err := root.open(zeroEnded("."))
+		dir, _, err := root.open(dot)
 		if err != nil {
 			closeAll(shown)
 			return nil, err

@@ -154,7 +154,7 @@ func (s *surveyor) into(dir *directory, path []byte, depth int) error {
 		if depth >= maxOpen {
 			dir.close()
 		}
-		err = s.into(child, below(path, all.raw(i)), depth+1)
+		err = s.into(child, join(path, all.raw(i)), depth+1)
 		reopened := dir.reopen(child)
 		child.close()
 		if err != nil {
@@ -167,7 +167,7 @@ func (s *surveyor) into(dir *directory, path []byte, depth int) error {
 	return nil
 }
 
-func below(path, name []byte) []byte {
+func join(path, name []byte) []byte {
 	joined := make([]byte, 0, len(path)+1+len(name))
 	if joined = append(joined, path...); len(path) > 0 {
 		joined = append(joined, '/')
@@ -207,7 +207,7 @@ func (s *surveyor) look(dir *directory, all *names, path []byte) {
 // look looks at the names from from up to to.
 func (t *writer) look(ctx context.Context, dir *directory, all *names, path []byte, from, to int) *Found {
 	f := &Found{}
-	whole := below(path, nil)
+	whole := join(path, nil)
 	parent := len(whole)
 	for i := from; i < to && ctx.Err() == nil; i++ {
 		name := all.raw(i)

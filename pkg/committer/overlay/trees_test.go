@@ -21,10 +21,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -113,6 +116,178 @@ func throughLayers(t *testing.T, work string, seed uint64) {
 			return
 		}
 	}
+}
+
+// TestRandomVolumes changes a volume that was filled with what the image has at its path, at random, and unpacks its layer
+// over the image, as one layer and as those of two passes: what shows there is what the next volume is filled with.
+func TestRandomVolumes(t *testing.T) {
+	asRoot(t)
+	must(t, log.SetLevel("error"))
+	count := uint64(12)
+	if n, err := strconv.ParseUint(os.Getenv("SEEDS"), 10, 64); err == nil {
+		count = n
+	}
+	for seed := range count {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			s := newStack(t, t.TempDir())
+			lower := s.layer()
+			must(t, os.MkdirAll(lower+"/var/v", 0o755))
+			must(t, trees.New(lower+"/var/v", seed).Make(60))
+			if seed%3 == 0 { // what shows is made of two layers
+				lower = s.layer()
+				merged := s.mount()
+				must(t, trees.New(merged+"/var/v", seed<<16).Change(30))
+				must(t, unix.Unmount(merged, 0))
+			}
+			base := s.lowers()
+			volume := s.dir("volume")
+			shown := s.show(base)
+			if out, err := exec.Command("cp", "-a", shown+"/var/v/.", volume).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			must(t, unix.Unmount(shown, 0))
+			o := Options{Lowerdirs: base, Volumes: []Volume{{Path: "var/v", Dir: volume}}}
+			upper := s.dir("upper")
+			unchanged, stats := write(t, upper, o)
+			if seed%3 != 0 && stats.Equal == 0 {
+				t.Errorf("nothing of an unchanged volume was left out: %+v", stats)
+			}
+			s.mustShow("unchanged", volume, base, unchanged)
+
+			maker := trees.New(volume, seed<<8)
+			must(t, maker.Change(20))
+			one, _ := write(t, upper, o)
+			s.mustShow("in one pass", volume, base, one)
+
+			o.Clock = nil
+			if seed%2 == 0 {
+				clock, err := watchClock()
+				must(t, err)
+				o.Clock = &kernelClock{timer: clock.(*kernelClock).timer, unit: 1}
+			}
+			c, err := BeginCopy(context.Background(), upper, o)
+			if errors.Is(err, ErrNoPromise) {
+				t.Skip(err)
+			}
+			must(t, err)
+			defer c.Close()
+			var first, second bytes.Buffer
+			_, err = c.First(context.Background(), &first)
+			must(t, err)
+			must(t, maker.Change(20))
+			for {
+				second.Reset()
+				if _, err = c.Changes(context.Background(), &second); !errors.Is(err, ErrAgain) {
+					break
+				}
+			}
+			must(t, err)
+			s.mustShow("in two passes", volume, base, first.Bytes(), second.Bytes())
+			if t.Failed() {
+				t.Logf("made: %v", maker.Done)
+			}
+		})
+	}
+}
+
+// TestVolumeWriters has a volume that is written to while it is read for the first time.
+func TestVolumeWriters(t *testing.T) {
+	asRoot(t)
+	must(t, log.SetLevel("error"))
+	for seed := range uint64(8) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			s := newStack(t, t.TempDir())
+			lower := tree{t, s.layer()}
+			must(t, os.MkdirAll(lower.path("var/v"), 0o755))
+			setup := &mutator{random: rand.New(rand.NewPCG(seed, 0)), root: lower.path("var/v")}
+			for _, dir := range []string{"a", "b", "b/c", "d0"} {
+				lower.dir("var/v/"+dir, 0o755)
+				for i := range 4 {
+					lower.file(fmt.Sprintf("var/v/%s/base%d", dir, i), "of the base", 0o644)
+				}
+			}
+			for range 300 {
+				setup.step()
+			}
+			volume := s.dir("volume")
+			if out, err := exec.Command("cp", "-a", lower.path("var/v")+"/.", volume).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			clock, err := watchClock()
+			must(t, err)
+			if seed%2 == 0 {
+				clock.(*kernelClock).grace, clock.(*kernelClock).unit = 0, 1
+			}
+			c, err := BeginCopy(context.Background(), s.dir("upper"), Options{Lowerdirs: s.lowers(), Volumes: []Volume{{Path: "var/v", Dir: volume}}, Clock: clock})
+			if errors.Is(err, ErrNoPromise) {
+				t.Skip(err)
+			}
+			must(t, err)
+			defer c.Close()
+			stop := make(chan struct{})
+			var writers sync.WaitGroup
+			for i := range uint64(2) {
+				writers.Go(func() {
+					w := &mutator{random: rand.New(rand.NewPCG(seed, i+1)), root: volume}
+					for {
+						select {
+						case <-stop:
+							return
+						default:
+							w.step()
+						}
+					}
+				})
+			}
+			first := &slowly{}
+			_, err = c.First(context.Background(), first)
+			close(stop)
+			writers.Wait()
+			must(t, err)
+			var second bytes.Buffer
+			for {
+				second.Reset()
+				if _, err = c.Changes(context.Background(), &second); !errors.Is(err, ErrAgain) {
+					break
+				}
+			}
+			must(t, err)
+			s.mustShow("written to", volume, s.lowers(), first.Bytes(), second.Bytes())
+		})
+	}
+}
+
+// show mounts layers, the highest first, to be read.
+func (s *stack) show(layers []string) string {
+	s.t.Helper()
+	at := s.dir("shown")
+	if len(layers) == 1 {
+		layers = append(layers, s.dir("nothing"))
+	}
+	must(s.t, unix.Mount("overlay", at, "overlay", unix.MS_RDONLY, "lowerdir="+strings.Join(layers, ":")))
+	s.t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
+	return at
+}
+
+// mustShow unpacks layers over the base, and compares what shows at the volume's path with the volume.
+func (s *stack) mustShow(where, volume string, base []string, layers ...[]byte) {
+	t := s.t
+	t.Helper()
+	before, err := trees.Inventory(volume)
+	must(t, err)
+	over := base
+	for _, layer := range layers {
+		dir := s.dir("unpacked")
+		_, err := archive.Apply(context.Background(), dir, bytes.NewReader(layer), archive.WithConvertWhiteout(archive.OverlayConvertWhiteout), archive.WithParents(over))
+		must(t, err)
+		over = append([]string{dir}, over...)
+	}
+	shown := s.show(over)
+	after, err := trees.Inventory(shown + "/var/v")
+	must(t, err)
+	must(t, unix.Unmount(shown, 0))
+	compare(t, where, trees.Kept(before), trees.Kept(after))
 }
 
 // mustBeKept takes the topmost directory itself for its layer.

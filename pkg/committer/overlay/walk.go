@@ -86,7 +86,8 @@ func (t *writer) walk(root *branch) (err error) {
 	if err := t.lead(); err != nil {
 		return err
 	}
-	entered, err := t.enter(top, t.lowerBelow(), nil, path)
+	below := t.lowerBelow()
+	entered, err := t.enter(top, below, t.volumes.now != nil && len(below) == 0, nil, path)
 	if err != nil {
 		return err
 	}
@@ -117,9 +118,15 @@ func (t *writer) walk(root *branch) (err error) {
 		if t.volumes.elsewhere(path) {
 			continue
 		}
-		t.above, t.below, t.depth = stack, f.below, len(stack)
+		t.above, t.below, t.shown, t.depth = stack, f.below, f.below, len(stack)
 		dir, err := t.entry(f.dir, name, kind, path)
 		if t.tolerable(err) {
+			// Of a volume the second pass has to know that this one did not take it for deleted.
+			if t.volumes.now != nil && len(f.below) > 0 {
+				if err := t.remember(otherEntry, name, &unix.Stat_t{Mode: unix.S_IFREG}); err != nil {
+					return err
+				}
+			}
 			continue
 		}
 		if err != nil {
@@ -218,7 +225,7 @@ func openAt(fd int, name []byte) (*directory, *unix.Stat_t, error) {
 	return &directory{fd: dirfd, id: inodeOf(&st)}, &st, nil
 }
 
-var dotDot = zeroEnded("..")
+var dot, dotDot = zeroEnded("."), zeroEnded("..")
 
 // zeroEnded is a name as open takes it.
 func zeroEnded(name string) []byte { return append([]byte(name), 0)[:len(name)] }

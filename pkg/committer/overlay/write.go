@@ -167,6 +167,7 @@ type writer struct {
 	// below is what lies below the directory of the current entry, where the entry may be left
 	// out for being equal to it, and depth how deep that is; sides are for comparing.
 	below []*directory
+	shown []*directory // what lies below it whether or not it may be
 	depth int
 	sides [2][]byte
 
@@ -239,10 +240,15 @@ func (t *writer) entry(dir *directory, name []byte, kind uint8, path []byte) (*l
 		}
 	}
 	if format == unix.S_IFSOCK {
-		return nil, t.socket(path)
+		return nil, t.socket(name, path)
 	}
 	if t.isInnerWhiteout(&st) {
 		t.leaveOut(path)
+		if t.shows(name) {
+			if err := t.whiteout(path); err != nil {
+				return nil, err
+			}
+		}
 		return nil, t.remember(whiteoutEntry, name, &st)
 	}
 	if err := t.nameable(name, path, format); err != nil {
@@ -270,10 +276,13 @@ func (t *writer) remember(kind byte, name []byte, st *unix.Stat_t) error {
 }
 
 // socket leaves a socket out, and what it hides.
-func (t *writer) socket(path []byte) error {
+func (t *writer) socket(name, path []byte) error {
 	t.stats.Sockets++
 	if t.keeping != nil {
 		return t.cover(path)
+	}
+	if t.shows(name) {
+		return t.whiteout(path)
 	}
 	if len(t.lowerdirs) == 0 || t.volumes.now != nil {
 		return nil
@@ -319,7 +328,8 @@ func (t *writer) directory(parent *directory, name, path []byte) (*listed, error
 	if err != nil {
 		return nil, vanished(path, err)
 	}
-	entered, err := t.enter(dir, t.belowName(name), name, path)
+	below := t.belowName(name)
+	entered, err := t.enter(dir, below, len(below) == 0 && t.hidesNew(name), name, path)
 	if err != nil {
 		dir.close()
 		return nil, err
@@ -329,8 +339,8 @@ func (t *writer) directory(parent *directory, name, path []byte) (*listed, error
 
 // enter lists a directory and writes it. In this order: listing waits for
 // whoever is just changing it, as Copy needs it.
-// below is what lies below it.
-func (t *writer) enter(dir *directory, below []*directory, name, path []byte) (_ *listed, err error) {
+// below is what lies below it, and hides whether that is to be hidden whatever it says itself.
+func (t *writer) enter(dir *directory, below []*directory, hides bool, name, path []byte) (_ *listed, err error) {
 	l := &listed{directory: dir, below: below}
 	defer func() {
 		if err != nil {
@@ -351,14 +361,18 @@ func (t *writer) enter(dir *directory, below []*directory, name, path []byte) (_
 	if err != nil {
 		return nil, err
 	}
+	deleted, err := t.deletedBelow(l, path)
+	if err != nil {
+		return nil, vanished(path, err)
+	}
 	// The root is in every layer.
-	if dir.parent != nil && t.equalDirectory(below, &st, attrs, path) {
+	if dir.parent != nil && len(deleted) == 0 && t.equalDirectory(below, &st, attrs, path) {
 		l.own = directoryHeader(dir, &st, attrs, path, t.volumes.inherits)
 		return l, t.remember(equalDirectory, name, &st)
 	}
 	t.recent.begin(t, &st)
-	kind, hides := directoryEntry, t.hides(dir, attrs)
-	if hides {
+	kind := directoryEntry
+	if hides = hides || attrs.opaque; hides {
 		kind = opaqueEntry
 		closeAll(l.below)
 		l.below = nil
@@ -366,13 +380,15 @@ func (t *writer) enter(dir *directory, below []*directory, name, path []byte) (_
 	if err := t.writeDirectory(dir, &st, attrs, path, hides); err != nil {
 		return nil, err
 	}
-	return l, t.remember(kind, name, &st)
-}
-
-// hides is whether a directory hides what the layers below have in it. All that the next
-// container's volume is to have is in this layer.
-func (t *writer) hides(dir *directory, attrs attributes) bool {
-	return attrs.opaque || t.volumes.now != nil && dir.parent == nil
+	if err := t.remember(kind, name, &st); err != nil {
+		return nil, err
+	}
+	for _, name := range deleted {
+		if err := t.whiteout(join(path, []byte(name))); err != nil {
+			return nil, err
+		}
+	}
+	return l, nil
 }
 
 // writeDirectory writes a directory, and that it hides what is below it.
