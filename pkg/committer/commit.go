@@ -79,6 +79,8 @@ type Container interface {
 	Present(context.Context) error
 	// Files is where its changes are.
 	Files(context.Context) (runtime.Files, error)
+	// Mounted is what it has mounted itself; none where that cannot be seen.
+	Mounted(context.Context) ([]runtime.Mounted, error)
 	// Compare lets the container runtime find its changes.
 	Compare(context.Context) (*runtime.Compared, error)
 	// Base is the image that it was created from; it fails with *runtime.Gone where the node does not have that.

@@ -77,6 +77,7 @@ type fakeContainer struct {
 	chain   []string // one for each layer of the base where it is nil
 	base    *Base
 	gone    *runtime.Gone // instead of the base
+	mounted func() ([]runtime.Mounted, error)
 
 	checks          int
 	onCheck         func(n int) error
@@ -273,6 +274,12 @@ func (c *fakeContainer) Compare(context.Context) (*runtime.Compared, error) {
 }
 func (c *fakeContainer) Files(context.Context) (runtime.Files, error) {
 	return runtime.Files{Upperdir: c.upper, Lowerdirs: c.lower, Volumes: c.volumes}, nil
+}
+func (c *fakeContainer) Mounted(context.Context) ([]runtime.Mounted, error) {
+	if c.mounted == nil {
+		return nil, nil
+	}
+	return c.mounted()
 }
 func (c *fakeContainer) Chain(context.Context) ([]string, error) {
 	if c.chain != nil {

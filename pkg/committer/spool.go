@@ -45,6 +45,7 @@ type spooled struct {
 // read reads a frozen container. What it returns is to be sent once the container
 // was thawed; nil when the registry has it already.
 func (c *commit) read(ctx context.Context, p *part) (*spooled, error) {
+	c.warnMounted(ctx, p)
 	if c.LeaveFrozen || c.SpoolDir == "" || p.files.Upperdir == "" || !c.freezer.isTouched(p.container) {
 		return nil, c.stream(ctx, p)
 	}

@@ -60,6 +60,18 @@ func (c *commit) warnLeftOut(p *part, stats overlay.Stats) {
 		Message: fmt.Sprintf("%d deletions of an overlay in a volume of container %q are not kept", stats.LeftOut, p.Name)})
 }
 
+// warnMounted tells of what a container has mounted itself: its processes saw files there that are in no layer.
+func (c *commit) warnMounted(ctx context.Context, p *part) {
+	mounted, err := p.container.Mounted(ctx)
+	if err != nil {
+		c.Log.Warn("it is not known what the container has mounted itself", "container", p.Name, "error", err)
+	}
+	for _, m := range mounted {
+		c.warn(result.Warning{Reason: result.MountNotKept, Container: p.Name, Path: m.Path,
+			Message: fmt.Sprintf("what container %q has mounted itself (%s) is not kept", p.Name, m.Type)})
+	}
+}
+
 // uploadVolumes pushes the volumes as a layer of their own, where containerd has compared the
 // rest: it does not look at them.
 func (c *commit) uploadVolumes(ctx context.Context, p *part) error {

@@ -147,3 +147,19 @@ func TestWhatOfVolumesIsNotKept(t *testing.T) {
 		t.Errorf("files %v", files)
 	}
 }
+
+// TestWhatAContainerHasMountedItselfIsTold with the success, and is no failure where it cannot be seen.
+func TestWhatAContainerHasMountedItselfIsTold(t *testing.T) {
+	s := newScene(t)
+	s.node.containers["main-id"].mounted = func() ([]runtime.Mounted, error) {
+		return []runtime.Mounted{{Path: "/work", Type: "tmpfs"}, {Path: "/home/u/remote", Type: "fuse.sshfs"}}, nil
+	}
+	s.node.containers["side-id"].mounted = func() ([]runtime.Mounted, error) { return nil, os.ErrPermission }
+	if err := s.commit(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	got := s.last().Warnings
+	if len(got) != 2 || got[0].Reason != result.MountNotKept || got[0].Container != "main" || got[0].Path != "/work" || !strings.Contains(got[0].Message, "tmpfs") || got[1].Path != "/home/u/remote" {
+		t.Errorf("warnings %+v", got)
+	}
+}
