@@ -48,12 +48,12 @@ func TestResumeCache(t *testing.T) {
 			r.start("demo", makesTrees(r.treemakerImage(t, fmt.Sprintf("cached-%d", seed), treeLayer(t, uint64(seed)))))
 			for cycle := 1; cycle <= 2; cycle++ {
 				r.program("demo", "/treemaker", "change", "/", strconv.Itoa(seed<<8+cycle), "80", "treemaker")
-				before := r.inventory("demo")
+				before := r.inventory("demo", "main", "/")
 				reference := r.pauseInCache("demo")
 				r.resume("demo")
 				r.awaitReady("demo")
 				r.mustNotHavePulled("demo", reference)
-				cached := r.inventory("demo")
+				cached := r.inventory("demo", "main", "/")
 				if lines := trees.Differences(trees.Kept(before), trees.Kept(cached)); len(lines) > 0 {
 					t.Fatalf("cycle %d: before the pause there was (-), after the resume (+):\n%s", cycle, trees.Shorten(lines))
 				}
@@ -63,7 +63,7 @@ func TestResumeCache(t *testing.T) {
 				clone := fmt.Sprintf("clone%d", cycle)
 				r.create(clone, restoring(snapshot))
 				r.awaitReady(clone)
-				pulled := r.inventory(clone)
+				pulled := r.inventory(clone, "main", "/")
 				if lines := trees.Differences(trees.Kept(cached), trees.Kept(pulled)); len(lines) > 0 {
 					t.Fatalf("cycle %d: the node has kept (-), the registry has (+):\n%s", cycle, trees.Shorten(lines))
 				}

@@ -97,6 +97,12 @@ func (c *cluster) treemakerImage(t *testing.T, tag string, layers ...[]byte) str
 // pushProgram pushes an image of a program and further layers to the open registry. The name of the image has its digest.
 func (c *cluster) pushProgram(t *testing.T, program string, content []byte, tag string, layers ...[]byte) name.Digest {
 	t.Helper()
+	return c.pushConfigured(t, v1.Config{Entrypoint: []string{"/" + program}}, program, content, tag, layers...)
+}
+
+// pushConfigured is pushProgram with a configuration of one's own.
+func (c *cluster) pushConfigured(t *testing.T, config v1.Config, program string, content []byte, tag string, layers ...[]byte) name.Digest {
+	t.Helper()
 	var layer bytes.Buffer
 	w := tar.NewWriter(&layer)
 	err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: program, Mode: 0o755, Size: int64(len(content))})
@@ -126,7 +132,7 @@ func (c *cluster) pushProgram(t *testing.T, program string, content []byte, tag 
 		t.Fatal(err)
 	}
 	file = file.DeepCopy()
-	file.OS, file.Architecture, file.Config = "linux", runtime.GOARCH, v1.Config{Entrypoint: []string{"/" + program}}
+	file.OS, file.Architecture, file.Config = "linux", runtime.GOARCH, config
 	if image, err = mutate.ConfigFile(image, file); err != nil {
 		t.Fatal(err)
 	}
@@ -156,11 +162,16 @@ func makesTrees(image string) func(*v1alpha1.Sandbox) {
 // program runs a program in the container main.
 func (r *room) program(sandbox string, command ...string) []byte {
 	r.t.Helper()
+	return r.programIn(sandbox, "main", command...)
+}
+
+func (r *room) programIn(sandbox, container string, command ...string) []byte {
+	r.t.Helper()
 	var stdout, stderr bytes.Buffer
 	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
 	defer cancel()
-	if err := r.exec(ctx, sandbox, "main", &stdout, &stderr, command...); err != nil {
-		r.t.Fatalf("in %s: %q: %v\n%s%s", sandbox, command, err, stdout.String(), stderr.String())
+	if err := r.exec(ctx, sandbox, container, &stdout, &stderr, command...); err != nil {
+		r.t.Fatalf("in %s/%s: %q: %v\n%s%s", sandbox, container, command, err, stdout.String(), stderr.String())
 	}
 	return stdout.Bytes()
 }

@@ -46,11 +46,7 @@ func TestWhatAnObserverWasToldIsThereAfterResume(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t)
 	o := observe(t)
-	r.start("demo", makesTrees(r.treemakerImage(t, "writers")), func(s *v1alpha1.Sandbox) {
-		s.Spec.Template.Spec.Volumes = []corev1.Volume{{Name: "observer", VolumeSource: corev1.VolumeSource{
-			HostPath: &corev1.HostPathVolumeSource{Path: filepath.Dir(o.socket), Type: ptr.To(corev1.HostPathDirectory)}}}}
-		s.Spec.Template.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "observer", MountPath: "/observer"}}
-	})
+	r.start("demo", makesTrees(r.treemakerImage(t, "writers")), o.inAll)
 	for run := range repetitions(t, 3, 100) {
 		o.forget()
 		ended := make(chan struct{})
@@ -58,17 +54,9 @@ func TestWhatAnObserverWasToldIsThereAfterResume(t *testing.T) {
 		go func() {
 			defer close(ended)
 			// However it ends, the Pod's end is behind it.
-			_ = r.exec(ctx, "demo", "main", io.Discard, io.Discard, "/treemaker", "start", "/", "/observer/socket")
+			_ = r.exec(ctx, "demo", "main", io.Discard, io.Discard, "/treemaker", "start", "/", observerSocket)
 		}()
-		eventually(t, "all kinds of writers are at work", patience, func(context.Context) (bool, string) {
-			heard := o.heard()
-			for _, kind := range writers.Kinds {
-				if heard[kind] < 20 {
-					return false, fmt.Sprint(heard)
-				}
-			}
-			return true, ""
-		})
+		o.awaitWriters(t)
 
 		r.pause("demo")
 		r.awaitPaused("demo")
@@ -79,16 +67,7 @@ func TestWhatAnObserverWasToldIsThereAfterResume(t *testing.T) {
 		r.resume("demo")
 		r.awaitReady("demo")
 
-		var written map[string]uint64
-		if err := json.Unmarshal(r.program("demo", "/treemaker", "written", "/"), &written); err != nil {
-			t.Fatal(err)
-		}
-		for _, kind := range writers.Kinds {
-			// The freeze may fall between a write and its acknowledgement.
-			if n := written[kind]; n != told[kind] && n != told[kind]+1 {
-				t.Errorf("run %d: %s: %d was acknowledged, %d is there after resume", run, kind, told[kind], n)
-			}
-		}
+		r.mustHaveWritten("demo", told)
 		for _, message := range r.killsThatFailed() {
 			t.Errorf("run %d: not everything was killed while it was frozen: %s", run, message)
 		}
@@ -97,6 +76,24 @@ func TestWhatAnObserverWasToldIsThereAfterResume(t *testing.T) {
 		}
 	}
 }
+
+// mustHaveWritten compares what the writers have left in the sandbox with what they told of.
+func (r *room) mustHaveWritten(sandbox string, told map[string]uint64) {
+	r.t.Helper()
+	var written map[string]uint64
+	if err := json.Unmarshal(r.program(sandbox, "/treemaker", "written", "/"), &written); err != nil {
+		r.t.Fatal(err)
+	}
+	for _, kind := range writers.Kinds {
+		// The freeze may fall between a write and its acknowledgement.
+		if n := written[kind]; n != told[kind] && n != told[kind]+1 {
+			r.t.Errorf("%s: %d was acknowledged, %d is there after resume", kind, told[kind], n)
+		}
+	}
+}
+
+// observerSocket is where the observer is found in the containers.
+const observerSocket = "/observer/socket"
 
 // observer listens on the node, outside of every container.
 type observer struct {
@@ -137,6 +134,32 @@ func observe(t *testing.T) *observer {
 		}
 	}()
 	return o
+}
+
+// inAll mounts the observer's socket in each container of a sandbox.
+func (o *observer) inAll(s *v1alpha1.Sandbox) {
+	pod := &s.Spec.Template.Spec
+	pod.Volumes = append(pod.Volumes, corev1.Volume{Name: "observer", VolumeSource: corev1.VolumeSource{
+		HostPath: &corev1.HostPathVolumeSource{Path: filepath.Dir(o.socket), Type: ptr.To(corev1.HostPathDirectory)}}})
+	for i := range pod.Containers {
+		pod.Containers[i].VolumeMounts = append(pod.Containers[i].VolumeMounts, observerMount)
+	}
+}
+
+var observerMount = corev1.VolumeMount{Name: "observer", MountPath: filepath.Dir(observerSocket)}
+
+// awaitWriters waits until all kinds of writers are at work.
+func (o *observer) awaitWriters(t *testing.T) {
+	t.Helper()
+	eventually(t, "all kinds of writers are at work", patience, func(context.Context) (bool, string) {
+		heard := o.heard()
+		for _, kind := range writers.Kinds {
+			if heard[kind] < 20 {
+				return false, fmt.Sprint(heard)
+			}
+		}
+		return true, ""
+	})
 }
 
 func (o *observer) hear(kind string, n uint64) {

@@ -39,6 +39,26 @@ func Kept(entries []Entry) []Entry {
 	return kept
 }
 
+// Copied is what is left of a tree when containerd has copied it from an image into a new volume, as it does where an image
+// declares one. Besides what Kept leaves out, directories get the time of the copy, only regular files stay one file under
+// several names, and where a directory has a default ACL all that is copied into it gets one.
+// https://github.com/containerd/continuity/blob/main/fs/copy.go
+func Copied(entries []Entry) []Entry {
+	copied := Kept(entries)
+	for i := range copied {
+		e := &copied[i]
+		switch e.Type {
+		case Directory:
+			e.Time = ""
+		case Regular:
+		default:
+			e.Links, e.Same = 0, ""
+		}
+		maps.DeleteFunc(e.Xattrs, func(name, _ string) bool { return strings.HasPrefix(name, "system.posix_acl_") })
+	}
+	return copied
+}
+
 // Differences lists what is not the same, a line for each side of an entry; empty when all is.
 func Differences(before, after []Entry) []string {
 	was, is := map[string]string{}, map[string]string{}

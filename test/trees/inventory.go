@@ -79,12 +79,16 @@ func Inventory(root string) ([]Entry, error) {
 }
 
 var types = map[uint32]string{
-	unix.S_IFREG: "file", unix.S_IFDIR: "directory", unix.S_IFLNK: "link", unix.S_IFIFO: "fifo",
+	unix.S_IFREG: Regular, unix.S_IFDIR: Directory, unix.S_IFLNK: "link", unix.S_IFIFO: "fifo",
 	unix.S_IFCHR: "character", unix.S_IFBLK: "block", unix.S_IFSOCK: Socket,
 }
 
-// Socket is the type of sockets.
-const Socket = "socket"
+// Some of the types.
+const (
+	Regular   = "file"
+	Directory = "directory"
+	Socket    = "socket"
+)
 
 func describe(file, path string, st *unix.Stat_t) (Entry, error) {
 	format := st.Mode & unix.S_IFMT

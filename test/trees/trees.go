@@ -45,7 +45,7 @@ type Maker struct {
 	Done map[string]int
 }
 
-// New returns a maker for the directory root, which has to be there. What another file system is mounted on below it is
+// New returns a maker for the directory root, which has to be there. What is mounted below it is
 // never touched, nor are the paths in keep.
 func New(root string, seed uint64, keep ...string) *Maker {
 	return &Maker{root: filepath.Clean(root), keep: keep, rand: rand.New(rand.NewPCG(seed, 0x7265657)), Done: map[string]int{}}
@@ -148,25 +148,35 @@ func (m *Maker) held(path string) (bool, error) {
 			return true, nil
 		}
 	}
-	var root, st unix.Stat_t
-	if err := unix.Lstat(m.root, &root); err != nil {
+	root, err := mountOf(m.root)
+	if err != nil {
 		return false, err
 	}
 	held := false
-	err := filepath.WalkDir(m.at(path), func(below string, _ fs.DirEntry, err error) error {
+	err = filepath.WalkDir(m.at(path), func(below string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if err := unix.Lstat(below, &st); err != nil {
+		mount, err := mountOf(below)
+		if err != nil {
 			return err
 		}
-		if st.Dev != root.Dev {
+		if mount != root {
 			held = true
 			return filepath.SkipAll
 		}
 		return nil
 	})
 	return held, err
+}
+
+// mountOf tells one mount from another, also where both are of one file system.
+func mountOf(path string) (uint64, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_MNT_ID, &st); err != nil {
+		return 0, fmt.Errorf("%q: %w", path, err)
+	}
+	return st.Mnt_id, nil
 }
 
 // free is like pick, for entries that can be moved or removed.
@@ -202,12 +212,16 @@ func (m *Maker) settle() error {
 	return nil
 }
 
-// walk visits everything below root that is of root's own file system, parents first, in the order of names. The root's
+// walk visits everything below root that is in root's own mount, parents first, in the order of names. The root's
 // path is empty.
 func walk(root string, visit func(path string, st *unix.Stat_t) error) error {
 	var top unix.Stat_t
 	if err := unix.Lstat(root, &top); err != nil {
 		return fmt.Errorf("%s: %w", root, err)
+	}
+	own, err := mountOf(root)
+	if err != nil {
+		return err
 	}
 	var descend func(path string, st *unix.Stat_t) error
 	descend = func(path string, st *unix.Stat_t) error {
@@ -224,7 +238,11 @@ func walk(root string, visit func(path string, st *unix.Stat_t) error) error {
 			if err := unix.Lstat(root+"/"+child, &st); err != nil {
 				return fmt.Errorf("%q: %w", child, err)
 			}
-			if st.Dev != top.Dev {
+			mount, err := mountOf(root + "/" + child)
+			if err != nil {
+				return err
+			}
+			if mount != own {
 				continue
 			}
 			if err := descend(child, &st); err != nil {
