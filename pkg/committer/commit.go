@@ -37,6 +37,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/layer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/overlay"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
@@ -82,7 +83,7 @@ type Container interface {
 	// Mounted is what it has mounted itself; none where that cannot be seen.
 	Mounted(context.Context) ([]runtime.Mounted, error)
 	// Compare lets the container runtime find its changes.
-	Compare(context.Context) (*runtime.Compared, error)
+	Compare(ctx context.Context, mediaType string) (*runtime.Compared, error)
 	// Base is the image that it was created from; it fails with *runtime.Gone where the node does not have that.
 	Base(context.Context) (*Base, error)
 	// Chain are the keys of the snapshots that it lies on, the topmost first.
@@ -134,6 +135,8 @@ type CommitOptions struct {
 	MaxHoles int64
 	// Patience is how long something may take to freeze; 0 stands for a little more than runc waits.
 	Patience time.Duration
+	// Compression is that of the layers that are made.
+	Compression layer.Compression
 	// SpoolDir is a directory for what is read of containers that are thawed at
 	// once, until it is pushed. Without it they stay frozen until the registry has it.
 	SpoolDir string
@@ -201,13 +204,15 @@ type part struct {
 	ContainerImage
 	container Container
 	target    *registry.Target
-	upload    *registry.Upload // for the configuration; nil once it is ended
-	files     runtime.Files
-	found     overlay.Found
-	apart     bool // whether its layer is none by itself
-	volumes   []overlay.Volume
-	base      *Base
-	gone      *runtime.Gone // until preflight has found a base
+	// compression is that of the layers that are made.
+	compression layer.Compression
+	upload      *registry.Upload // for the configuration; nil once it is ended
+	files       runtime.Files
+	found       overlay.Found
+	apart       bool // whether its layer is none by itself
+	volumes     []overlay.Volume
+	base        *Base
+	gone        *runtime.Gone // until preflight has found a base
 	// diffIDs are those of the base as it is unpacked on the node.
 	diffIDs []digest.Digest
 	// copied is a first pass that is done, and layers what was pushed.
@@ -325,7 +330,7 @@ func (c *commit) find(ctx context.Context) error {
 	for _, ci := range c.Containers {
 		container, err := c.node.Find(ctx, c.PodUID, ci.Ref)
 		if err == nil {
-			c.parts = append(c.parts, &part{ContainerImage: ci, container: container})
+			c.parts = append(c.parts, &part{ContainerImage: ci, container: container, compression: c.Compression})
 		}
 		failed = append(failed, err)
 	}

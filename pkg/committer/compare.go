@@ -41,7 +41,7 @@ import (
 func (c *commit) compare(ctx context.Context, p *part) error {
 	c.doing = fmt.Sprintf("waiting for containerd to compare the files of container %q with its image", p.Name)
 	began := time.Now()
-	made, err := p.container.Compare(ctx)
+	made, err := p.container.Compare(ctx, string(p.compression.MediaType()))
 	compared := time.Since(began)
 	if err == nil {
 		c.doing = fmt.Sprintf("pushing the layer of container %q to %s", p.Name, p.target)
@@ -50,7 +50,7 @@ func (c *commit) compare(ctx context.Context, p *part) error {
 	if err == nil {
 		// It has everything, also what a first pass may have pushed.
 		p.layers = []image.Layer{{
-			Descriptor: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerZstd, Digest: made.Descriptor.Digest, Size: made.Descriptor.Size},
+			Descriptor: ocispec.Descriptor{MediaType: string(p.compression.MediaType()), Digest: made.Descriptor.Digest, Size: made.Descriptor.Size},
 			DiffID:     made.DiffID,
 			Created:    time.Now().UTC(),
 		}}
@@ -74,7 +74,9 @@ func (c *commit) uploadCompared(ctx context.Context, p *part, made *runtime.Comp
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return p.target.Upload(ctx, &comparedLayer{ctx: ctx, hash: hash, made: made}) })
+	group.Go(func() error {
+		return p.target.Upload(ctx, &comparedLayer{ctx: ctx, hash: hash, made: made, mediaType: p.compression.MediaType()})
+	})
 	group.Go(func() error { return p.meantDeletions(ctx, made) })
 	return group.Wait()
 }
@@ -112,14 +114,15 @@ func (p *part) meantDeletions(ctx context.Context, made *runtime.Compared) error
 
 // comparedLayer is a v1.Layer in containerd's content store.
 type comparedLayer struct {
-	ctx  context.Context
-	hash v1.Hash
-	made *runtime.Compared
+	ctx       context.Context
+	hash      v1.Hash
+	made      *runtime.Compared
+	mediaType types.MediaType
 }
 
 func (l *comparedLayer) Digest() (v1.Hash, error)            { return l.hash, nil }
 func (l *comparedLayer) Size() (int64, error)                { return l.made.Descriptor.Size, nil }
-func (l *comparedLayer) MediaType() (types.MediaType, error) { return types.OCILayerZStd, nil }
+func (l *comparedLayer) MediaType() (types.MediaType, error) { return l.mediaType, nil }
 func (l *comparedLayer) Compressed() (io.ReadCloser, error)  { return l.made.Open(l.ctx) }
 
 func (l *comparedLayer) DiffID() (v1.Hash, error)             { return v1.Hash{}, errOnlyUploaded }

@@ -173,7 +173,7 @@ func (c *commit) rebuildBase(ctx context.Context, p *part) error {
 
 // remakeOf makes and pushes a layer of what a directory has of it.
 func (c *commit) remakeOf(ctx context.Context, p *part, unpacked string) (image.Layer, error) {
-	made, err := upload(ctx, p.target, func(ctx context.Context, w io.Writer) error {
+	made, err := upload(ctx, p, func(ctx context.Context, w io.Writer) error {
 		_, err := overlay.Write(ctx, w, unpacked, overlay.Options{UserXattr: p.files.UserXattr})
 		return err
 	})

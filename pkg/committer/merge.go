@@ -64,7 +64,7 @@ func (c *commit) merge(ctx context.Context, p *part) error {
 		return c.unmerged(ctx, p, err)
 	}
 	defer plan.close()
-	l, err := upload(ctx, p.target, plan.Write)
+	l, err := upload(ctx, p, plan.Write)
 	if err != nil {
 		return c.unmerged(ctx, p, err)
 	}

@@ -530,11 +530,9 @@ func plainLayer(t *testing.T, base *Base, at int) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var plain io.Reader = compressed
-	if d.MediaType == ocispec.MediaTypeImageLayerZstd {
-		if plain, err = zstd.NewReader(compressed); err != nil {
-			t.Fatal(err)
-		}
+	plain, err := decompress(compressed)
+	if err != nil {
+		t.Fatal(err)
 	}
 	data, err := io.ReadAll(plain)
 	if err != nil {

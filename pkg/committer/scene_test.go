@@ -79,9 +79,11 @@ type fakeContainer struct {
 	gone    *runtime.Gone // instead of the base
 	mounted func() ([]runtime.Mounted, error)
 
-	checks          int
-	onCheck         func(n int) error
-	onPresent       func() error
+	checks    int
+	onCheck   func(n int) error
+	onPresent func() error
+	// comparedAs is the media type that was asked for.
+	comparedAs      string
 	compare         func() (*runtime.Compared, error)
 	onPause         func() error
 	onResume        func() error
@@ -268,7 +270,8 @@ func (c *fakeContainer) Hold(context.Context) error {
 	}
 	return nil
 }
-func (c *fakeContainer) Compare(context.Context) (*runtime.Compared, error) {
+func (c *fakeContainer) Compare(_ context.Context, mediaType string) (*runtime.Compared, error) {
+	c.comparedAs = mediaType
 	c.node.note("compare %s", c.name)
 	return c.compare()
 }

@@ -92,7 +92,7 @@ func (c *commit) send(ctx context.Context, s *spooled) error {
 	}
 	c.doing = fmt.Sprintf("pushing the layer of container %q to %s", p.Name, p.target)
 	began := time.Now()
-	l, err := upload(ctx, p.target, s.copyTo)
+	l, err := upload(ctx, p, s.copyTo)
 	if err != nil {
 		return fmt.Errorf("container %q: %w", p.Name, err)
 	}

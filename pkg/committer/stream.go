@@ -29,7 +29,6 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/layer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/overlay"
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
 )
@@ -42,7 +41,7 @@ func (c *commit) stream(ctx context.Context, p *part) error {
 	c.doing = fmt.Sprintf("pushing the layer of container %q to %s", p.Name, p.target)
 	began := time.Now()
 	var stats overlay.Stats
-	l, err := upload(ctx, p.target, p.rest(&stats))
+	l, err := upload(ctx, p, p.rest(&stats))
 	// Whatever came of it: a container that ended or went away meanwhile explains
 	// any error, and spoils any success.
 	if checkErr := c.undisturbed(ctx, p); checkErr != nil {
@@ -93,10 +92,10 @@ func (c *commit) pushed(p *part, l *layer.Layer, stats overlay.Stats, began time
 
 // upload pushes what the source writes. What the source itself failed with counts before what
 // the registry made of it.
-func upload(ctx context.Context, target *registry.Target, source layer.Source) (*layer.Layer, error) {
+func upload(ctx context.Context, p *part, source layer.Source) (*layer.Layer, error) {
 	for {
-		l := layer.New(ctx, source)
-		err := target.Upload(ctx, l)
+		l := layer.NewAs(ctx, p.compression, source)
+		err := p.target.Upload(ctx, l)
 		if err == nil {
 			return l, nil
 		}
@@ -164,8 +163,12 @@ func describe(l *layer.Layer) (image.Layer, error) {
 	if err != nil {
 		return image.Layer{}, err
 	}
+	mediaType, err := l.MediaType()
+	if err != nil {
+		return image.Layer{}, err
+	}
 	return image.Layer{
-		Descriptor: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerZstd, Digest: digest.Digest(compressed.String()), Size: size},
+		Descriptor: ocispec.Descriptor{MediaType: string(mediaType), Digest: digest.Digest(compressed.String()), Size: size},
 		DiffID:     digest.Digest(uncompressed.String()),
 		Created:    time.Now().UTC(),
 	}, nil

@@ -62,7 +62,7 @@ func (c *commit) copyFirst(ctx context.Context, p *part) error {
 	c.Log.Info("reading the running container", "container", p.Name, "synced", time.Since(began))
 	began = time.Now()
 	var stats overlay.Stats
-	l, err := upload(ctx, p.target, func(ctx context.Context, w io.Writer) (err error) {
+	l, err := upload(ctx, p, func(ctx context.Context, w io.Writer) (err error) {
 		stats, err = copied.First(ctx, w)
 		return err
 	})

@@ -84,7 +84,7 @@ func (c *commit) uploadVolumes(ctx context.Context, p *part) error {
 	// What leads to the volumes is in the layer that containerd made, or below.
 	options.Lowerdirs = nil
 	var stats overlay.Stats
-	l, err := upload(ctx, p.target, func(ctx context.Context, w io.Writer) (err error) {
+	l, err := upload(ctx, p, func(ctx context.Context, w io.Writer) (err error) {
 		stats, err = overlay.WriteVolumes(ctx, w, options)
 		return err
 	})

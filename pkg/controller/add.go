@@ -70,6 +70,7 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 			RegistryInsecure: opts.SnapshotRegistryInsecure,
 			BaseRepository:   template.BaseRepository(opts.SnapshotBaseRepository),
 			Proxy:            opts.CommitProxy,
+			LayerCompression: opts.LayerCompression,
 			RegistryOfNode:   template.OfNode(),
 			HostNetwork:      opts.CommitHostNetwork,
 		},

@@ -55,6 +55,9 @@ type Options struct {
 	CommitJobNamespace string
 	// CommitJobTimeout bounds a commit, counted from the start of its container.
 	CommitJobTimeout time.Duration
+	// LayerCompression is that of the layers of snapshots: zstd, or gzip for registries and tools
+	// that do not know zstd.
+	LayerCompression string
 	// CommitProxy are the environment variables that commits reach the registry by: the server's
 	// own HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
 	CommitProxy []corev1.EnvVar

@@ -36,6 +36,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver/scheme"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/layer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 )
@@ -110,6 +111,7 @@ func NewOptions() *Options {
 		KubeAPIQPS:        200,
 		KubeAPIBurst:      400,
 		Controller: controller.Options{
+			LayerCompression:       string(layer.Zstd),
 			SnapshotImageTemplate:  naming.DefaultImageTemplate,
 			SnapshotBaseRepository: naming.DefaultBaseRepository,
 			ImageCheckInterval:     30 * time.Minute,
@@ -189,6 +191,8 @@ func (o *Options) addSnapshotFlags(fs *pflag.FlagSet) {
 			"never a namespace of sandboxes. By default the server's own, from the environment variable POD_NAMESPACE.")
 	fs.DurationVar(&c.CommitJobTimeout, "commit-job-timeout", c.CommitJobTimeout,
 		"How long a commit may take, counted from the start of its container.")
+	fs.StringVar(&c.LayerCompression, "layer-compression", c.LayerCompression,
+		"How the layers of snapshots are compressed: zstd, or gzip for registries and tools that do not know zstd.")
 	fs.BoolVar(&c.CommitHostNetwork, "commit-host-network", c.CommitHostNetwork,
 		"Let commits use their node's network: for a registry that nodes reach and Pods do not, by a name of the nodes' hosts file, say. "+
 			"A registry at a loopback address (localhost:5000) needs it, and gets it without this flag.")

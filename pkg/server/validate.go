@@ -26,6 +26,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/layer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 )
@@ -105,6 +106,9 @@ func (o *Options) Validate() error {
 		if messages := validation.IsDNS1123Subdomain(name); name != "" && len(messages) > 0 {
 			complain("%s %q: %s", flag, name, messages[0])
 		}
+	}
+	if _, err := layer.ParseCompression(c.LayerCompression); err != nil {
+		complain("--layer-compression: %w", err)
 	}
 	if _, err := naming.ParseImageTemplate(c.SnapshotRegistry, c.SnapshotImageTemplate); err != nil {
 		errs = append(errs, err)

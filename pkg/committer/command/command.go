@@ -36,6 +36,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/cache"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/cgroup"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/layer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
 )
@@ -121,6 +122,9 @@ what the node has unpacked.`,
 			if o.MaxHoles < 0 {
 				return fmt.Errorf("--max-holes=%d has to be positive, or 0 for no limit", o.MaxHoles)
 			}
+			if _, err := layer.ParseCompression(string(o.Compression)); err != nil {
+				return fmt.Errorf("--layer-compression: %w", err)
+			}
 			containers, err := f.containerImages()
 			if err != nil {
 				return err
@@ -143,6 +147,7 @@ func addCommit(fs *pflag.FlagSet, o *committer.CommitOptions) {
 	fs.BoolVar(&o.ResumeCache, "resume-cache", false, `leave on the node what "kill --resume-cache" needs to keep the images there`)
 	fs.DurationVar(&o.MaxFrozen, "max-frozen", 0, "give up, and thaw, when containers would be frozen for longer; 0 is as long as it takes")
 	fs.Int64Var(&o.MaxHoles, "max-holes", 0, "how many bytes of holes the sparse files of a container may have, for each unpacking of its image writes them to the disk; 0 is any number")
+	fs.StringVar((*string)(&o.Compression), "layer-compression", string(layer.Zstd), "zstd, or gzip for registries and tools that do not know zstd")
 	fs.StringVar(&o.SpoolDir, "spool-dir", "", "directory for what is read of containers that are to be thawed, until it is pushed; without it they stay frozen until then")
 	fs.StringVar(&o.Registry.ConfigFile, "registry-config", "", "file with registry credentials (.dockerconfigjson); anonymous without it")
 	fs.StringVar(&o.Registry.CAFile, "registry-ca", "", "file with CA certificates (PEM) to trust beside the system's")

@@ -23,14 +23,12 @@ import (
 	"hash"
 	"runtime"
 	"sync/atomic"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 const (
-	// frameSize is how much of the layer becomes one zstd frame. Frames know nothing
-	// of each other, so that as many are compressed at once as there are cores, and
-	// a sequence of frames is one valid stream (RFC 8878, section 3.1). Twice the
+	// frameSize is how much of the layer becomes one zstd frame, or gzip member. They know
+	// nothing of each other, so that as many are compressed at once as there are cores, and
+	// a sequence of them is one valid stream (RFC 8878, section 3.1). Twice the
 	// window of "zstd -1", so that the borders cost nothing worth mentioning.
 	frameSize = 1 << 20
 
@@ -68,7 +66,7 @@ type frames struct {
 	complete       bool // whether nothing is missing; valid once sealed is closed
 }
 
-func newFrames(quit context.Context, abort context.CancelCauseFunc) (*frames, error) {
+func newFrames(quit context.Context, abort context.CancelCauseFunc, compression Compression) (*frames, error) {
 	workers := min(runtime.GOMAXPROCS(0), maxWorkers)
 	count := 2*workers + 4
 	f := &frames{
@@ -87,17 +85,10 @@ func newFrames(quit context.Context, abort context.CancelCauseFunc) (*frames, er
 	for range count {
 		f.free <- &frame{compressed: make(chan struct{}, 1)}
 	}
-	encoders := make([]*zstd.Encoder, workers)
+	encoders := make([]encoder, workers)
 	for i := range encoders {
 		var err error
-		encoders[i], err = zstd.NewWriter(nil,
-			// The fastest level already costs more than everything else together.
-			zstd.WithEncoderLevel(zstd.SpeedFastest),
-			zstd.WithEncoderConcurrency(1),
-			zstd.WithWindowSize(frameSize),
-			// The layer's digest says more than a checksum.
-			zstd.WithEncoderCRC(false))
-		if err != nil {
+		if encoders[i], err = compression.encoder(); err != nil {
 			return nil, err
 		}
 	}
@@ -181,7 +172,7 @@ func (f *frames) hash() {
 	}
 }
 
-func (f *frames) compress(e *zstd.Encoder) {
+func (f *frames) compress(e encoder) {
 	defer f.recovered()
 	for b := range f.toCompress {
 		b.packed = e.EncodeAll(b.raw, b.packed[:0])

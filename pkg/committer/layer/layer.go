@@ -15,7 +15,7 @@ limitations under the License.
 */
 
 // Package layer makes an image layer of a tar stream in one pass: the bytes are
-// hashed, compressed with zstd and hashed again while the registry takes them.
+// hashed, compressed (with zstd, unless told otherwise) and hashed again while the registry takes them.
 // Nothing is spooled to disk, and memory does not grow with the size.
 package layer
 
@@ -49,8 +49,9 @@ type Source func(ctx context.Context, w io.Writer) error
 // Size answer stream.ErrNotComputed until one attempt was read to its end; each
 // call of Compressed starts from the beginning.
 type Layer struct {
-	ctx    context.Context
-	source Source
+	ctx         context.Context
+	source      Source
+	compression Compression
 
 	mu     sync.Mutex
 	latest *attempt
@@ -60,7 +61,12 @@ var _ v1.Layer = (*Layer)(nil)
 
 // New returns the layer that source writes. Cancelling ctx ends its streams.
 func New(ctx context.Context, source Source) *Layer {
-	return &Layer{ctx: ctx, source: source}
+	return NewAs(ctx, Zstd, source)
+}
+
+// NewAs is New with another compression.
+func NewAs(ctx context.Context, compression Compression, source Source) *Layer {
+	return &Layer{ctx: ctx, source: source, compression: compression}
 }
 
 // Digest is the digest of the compressed bytes.
@@ -90,8 +96,8 @@ func (l *Layer) Size() (int64, error) {
 	return a.size, nil
 }
 
-// MediaType is OCI's for a zstd layer.
-func (l *Layer) MediaType() (types.MediaType, error) { return types.OCILayerZStd, nil }
+// MediaType is OCI's for a layer of its compression.
+func (l *Layer) MediaType() (types.MediaType, error) { return l.compression.MediaType(), nil }
 
 // Uncompressed is part of v1.Layer; nobody needs it of a layer that is only
 // uploaded.
@@ -107,7 +113,7 @@ func (l *Layer) Compressed() (io.ReadCloser, error) {
 	if l.latest != nil {
 		_ = l.latest.Close()
 	}
-	latest, err := start(l.ctx, l.source)
+	latest, err := start(l.ctx, l.source, l.compression)
 	if err != nil {
 		return nil, err
 	}
@@ -175,9 +181,9 @@ type attempt struct {
 	took           time.Duration
 }
 
-func start(ctx context.Context, source Source) (*attempt, error) {
+func start(ctx context.Context, source Source, compression Compression) (*attempt, error) {
 	ctx, abort := context.WithCancelCause(ctx)
-	f, err := newFrames(ctx, abort)
+	f, err := newFrames(ctx, abort, compression)
 	if err != nil {
 		abort(err)
 		return nil, err

@@ -42,9 +42,9 @@ type Compared struct {
 // Compare lets containerd compare the container's files with those of its image, whatever
 // the snapshotter. That takes time in proportion to the image and to the node's disk, cuts
 // times to seconds, and knows no extended attributes but capabilities: it is for where
-// Files finds no directory that has the changes alone. The result is kept as long as what
-// Hold holds.
-func (c *Container) Compare(ctx context.Context) (*Compared, error) {
+// Files finds no directory that has the changes alone. The media type says how the layer is
+// compressed. The result is kept as long as what Hold holds.
+func (c *Container) Compare(ctx context.Context, mediaType string) (*Compared, error) {
 	ctx = leases.WithLease(c.client.in(ctx), c.client.lease)
 	reference := "image-committer-" + c.ref.ID
 	// What an attempt that was killed left half-written.
@@ -52,7 +52,7 @@ func (c *Container) Compare(ctx context.Context) (*Compared, error) {
 		return nil, fmt.Errorf("giving up an earlier comparison of container %q: %w", c.ref.Name, err)
 	}
 	made, err := rootfs.CreateDiff(ctx, c.record.SnapshotKey, c.snapshotter(), c.client.diff,
-		diff.WithMediaType(ocispec.MediaTypeImageLayerZstd), diff.WithReference(reference))
+		diff.WithMediaType(mediaType), diff.WithReference(reference))
 	if err != nil {
 		return nil, fmt.Errorf("letting containerd compare the files of container %q with its image (snapshotter %s): %w", c.ref.Name, c.record.Snapshotter, err)
 	}

@@ -34,6 +34,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // TestCompare has containerd's native snapshotter, which copies and has no overlay, and
@@ -96,7 +97,7 @@ func TestCompare(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	made, err := c.Compare(context.Background())
+	made, err := c.Compare(context.Background(), ocispec.MediaTypeImageLayerZstd)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +139,7 @@ func TestCompare(t *testing.T) {
 	}
 
 	// A second attempt finds the layer that the first made.
-	again, err := c.Compare(context.Background())
+	again, err := c.Compare(context.Background(), ocispec.MediaTypeImageLayerZstd)
 	if err != nil || again.Descriptor.Digest != made.Descriptor.Digest || again.DiffID == digest.Digest("") {
 		t.Errorf("again: %+v, %v", again, err)
 	}

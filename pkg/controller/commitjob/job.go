@@ -32,6 +32,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/layer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 )
 
@@ -106,6 +107,8 @@ type Config struct {
 	// BaseRepository is a repository of the registry that keeps the layers of base images, so that the next sandbox of
 	// one need not upload them; or empty.
 	BaseRepository string
+	// LayerCompression is zstd (or empty) or gzip.
+	LayerCompression string
 	// Proxy are the environment variables that commits reach the registry by.
 	Proxy []corev1.EnvVar
 	// HostNetwork lets commits use the node's network: for registries that the node alone reaches.
@@ -173,6 +176,9 @@ func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leav
 		}
 	} else {
 		args = append(args, "--spool-dir="+spoolDir)
+	}
+	if c.LayerCompression != "" && c.LayerCompression != string(layer.Zstd) {
+		args = append(args, "--layer-compression="+c.LayerCompression)
 	}
 	if c.RegistryInsecure {
 		args = append(args, "--registry-insecure")

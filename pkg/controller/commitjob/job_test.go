@@ -81,7 +81,8 @@ func TestArgs(t *testing.T) {
 	)
 	bare := config()
 	bare.PushSecret, bare.RegistryCA, bare.RegistryInsecure, bare.BaseRepository = "", "", false, ""
-	short, caching := *bare, *bare
+	short, caching, zipped := *bare, *bare, *bare
+	zipped.LayerCompression = "gzip"
 	short.MaxFrozen, short.MaxHoles = 10*time.Second, 32<<30
 	caching.ResumeCache = 1000
 	standby := []string{
@@ -104,6 +105,8 @@ func TestArgs(t *testing.T) {
 			"commit", "--snapshot-uid=snapshot-1", socket, groups, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--spool-dir=/var/spool/image-committer"}, nil},
 		"pause that must be short": {commitOf(t, &short, "demo-gen1", true), []string{
 			"commit", "--snapshot-uid=snapshot-1", socket, groups, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--max-frozen=10s", "--max-holes=34359738368"}, standby},
+		"pause with gzip": {commitOf(t, &zipped, "demo-gen1", true), []string{
+			"commit", "--snapshot-uid=snapshot-1", socket, groups, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--layer-compression=gzip"}, standby},
 		"unpause": {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), []string{
 			"thaw", socket, groups, "--pod-uid=pod-1", main, side, "--timeout=1m0s"}, nil},
 		"pause for a resume cache": {commitOf(t, &caching, "demo-gen1", true), []string{
