@@ -159,6 +159,11 @@ func restartedPod(p *corev1.Pod) {
 	main.ContainerID = fmt.Sprintf("containerd://c1-%d", main.RestartCount)
 }
 
+func restartedTwice(p *corev1.Pod) {
+	restartedPod(p)
+	restartedPod(p)
+}
+
 // cannotStart: the runtime makes the container, and its process never begins.
 func cannotStart(p *corev1.Pod) {
 	main := &p.Status.ContainerStatuses[0]
@@ -166,7 +171,7 @@ func cannotStart(p *corev1.Pod) {
 	main.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{
 		Reason: "StartError", ExitCode: 128, StartedAt: metav1.Unix(0, 0), FinishedAt: metav1.Time{Time: epoch}, ContainerID: main.ContainerID,
 	}
-	main.RestartCount++
+	main.RestartCount = 7
 }
 
 // takenBy: a controller has taken the Pod for one of its own.
