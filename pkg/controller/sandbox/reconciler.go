@@ -20,6 +20,7 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -72,6 +73,7 @@ type Reconciler struct {
 	holds, pauseHolds holds
 	kills             *kills
 	ran               ranMemory
+	trials            atomic.Int32
 }
 
 // Reconcile decides and acts until there is nothing to do but to wait. Each step decides on

@@ -99,18 +99,29 @@ func (t *Trial) snapshot(pausing *v1alpha1.Sandbox) *v1alpha1.SandboxSnapshot {
 	return snapshot
 }
 
+// maxTrials is how many Pods are tried at a time. A pause beyond that is told nothing: its commit does not wait
+// for anybody's webhook, and neither do the visits of other sandboxes.
+const maxTrials = 16
+
 // tryPod tells, while the commit of an attempt is under way, that its resume would be refused. It stops nothing: the
 // files are worth saving whatever becomes of the Pod.
 func (r *Reconciler) tryPod(ctx context.Context, pausing *v1alpha1.Sandbox) {
 	if r.Trial == nil {
 		return
 	}
+	if r.trials.Add(1) > maxTrials {
+		r.trials.Add(-1)
+		return
+	}
 	pausing = pausing.DeepCopy()
-	var err error
-	if pausing.Spec.Template, err = template.Read(ctx, r.Live, pausing); err != nil {
-		return // what a sandbox without a template lacks, its snapshot says
-	}
-	if why := r.Trial.Refusal(ctx, pausing); why != "" {
-		r.tell(pausing, &note{warning: true, reason: v1alpha1.EventResumeWouldBeRefused, message: why})
-	}
+	go func() {
+		defer r.trials.Add(-1)
+		var err error
+		if pausing.Spec.Template, err = template.Read(ctx, r.Live, pausing); err != nil {
+			return // what a sandbox without a template lacks, its snapshot says
+		}
+		if why := r.Trial.Refusal(ctx, pausing); why != "" {
+			r.tell(pausing, &note{warning: true, reason: v1alpha1.EventResumeWouldBeRefused, message: why})
+		}
+	}()
 }

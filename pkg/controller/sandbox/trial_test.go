@@ -20,6 +20,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -42,6 +43,10 @@ func TestAPauseTellsThatItsResumeWouldBeRefused(t *testing.T) {
 		f.visits("Pausing pod=demo/pod-1 attempts=1")
 		if got := f.snapshots(); got != "demo-gen1" {
 			t.Errorf("snapshots %q", got)
+		}
+		deadline := time.Now().Add(10 * time.Second)
+		for f.r.trials.Load() > 0 && time.Now().Before(deadline) {
+			time.Sleep(time.Millisecond)
 		}
 		told := false
 		for recorded := f.r.Recorder.(*events.FakeRecorder).Events; len(recorded) > 0; {
