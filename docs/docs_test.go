@@ -24,6 +24,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
 )
 
 // TestPagesNameTestsThatExist looks for every test that a page names as its proof.
@@ -120,5 +122,17 @@ func TestCommandsReachOurs(t *testing.T) {
 	}
 	if seen < 40 {
 		t.Errorf("%d commands were found", seen)
+	}
+}
+
+// TestFilesPageListsWhatIsNotKept: warnings and the page come from one list.
+func TestFilesPageListsWhatIsNotKept(t *testing.T) {
+	page, err := os.ReadFile("files.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(page), "\n## Not kept\n")
+	if at := strings.Index(section, "\n| "); at < 0 || !strings.HasPrefix(section[at+1:], contents.Table()+"\n") {
+		t.Errorf("the table below \"Not kept\" of files.md has to be this one (apis/lifecycle/contents/lost.go):\n%s", contents.Table())
 	}
 }

@@ -128,6 +128,8 @@ type Source struct {
 	Bears metav1.Duration `json:"bears,omitzero"`
 	// PullSecrets are the names of the Pod's image pull secrets.
 	PullSecrets []string `json:"pullSecrets,omitempty"`
+	// Warnings are what the commit cannot keep, as far as it is known without the node.
+	Warnings []v1alpha1.SnapshotWarning `json:"warnings,omitempty"`
 }
 
 // SourceOf reads the source that a commit Job was made for.

@@ -126,7 +126,8 @@ func (c *Checks) look(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, s
 	if errs = append(errs, problems...); len(errs) > 0 {
 		return nil, errs
 	}
-	return &commitjob.Source{PodName: pod.Name, PodUID: pod.UID, NodeName: pod.Spec.NodeName, Containers: containers, Bears: commitjob.Bears(pod), PullSecrets: pullSecretsOf(pod, c.ResumePullSecret)}, nil
+	return &commitjob.Source{PodName: pod.Name, PodUID: pod.UID, NodeName: pod.Spec.NodeName, Containers: containers, Bears: commitjob.Bears(pod),
+		PullSecrets: pullSecretsOf(pod, c.ResumePullSecret), Warnings: notKept(pod, sandbox, containers)}, nil
 }
 
 // checkNames refuses images of names that no registry takes: the commit would find out on the

@@ -272,7 +272,7 @@ func record(snapshot *v1alpha1.SandboxSnapshot, job *batchv1.Job) error {
 	status.Phase = v1alpha1.SnapshotCommitting
 	status.SandboxUID = sandboxUID(job)
 	status.SourcePodName, status.SourcePodUID, status.SourceNodeName = source.PodName, source.PodUID, source.NodeName
-	status.Containers = source.Containers
+	status.Containers, status.Warnings = source.Containers, source.Warnings
 	status.JobUID = job.UID
 	status.StartTime = &job.CreationTimestamp
 	return nil

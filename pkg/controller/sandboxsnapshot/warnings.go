@@ -17,11 +17,45 @@ limitations under the License.
 package sandboxsnapshot
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
+
+// Warnings are sentences on what a snapshot would not hold that only the Pod tells: what its
+// template does was said before.
+func (c *Checks) Warnings(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) ([]string, error) {
+	source, errs := c.look(ctx, snapshot, sandbox)
+	if source == nil {
+		return nil, errors.Join(errs...)
+	}
+	var warnings []string
+	for _, warning := range source.Warnings {
+		if warning.Reason != v1alpha1.ReasonMountNotKept {
+			warnings = append(warnings, warning.Message)
+		}
+	}
+	return warnings, nil
+}
+
+// notKept is what a commit of those containers of a Pod does not hold.
+func notKept(pod *corev1.Pod, sandbox *v1alpha1.Sandbox, containers []v1alpha1.ContainerSnapshot) []v1alpha1.SnapshotWarning {
+	if sandbox.Spec.Template == nil {
+		return nil
+	}
+	template := &sandbox.Spec.Template.Spec
+	var names []string
+	for i := range containers {
+		names = append(names, containers[i].ContainerName)
+	}
+	return bounded(append(contents.OfTemplate(template, names), contents.OfPod(pod, template, names)...))
+}
 
 // What the API takes of warnings: they never are what a status is refused for.
 const (

@@ -20,6 +20,8 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 )
@@ -58,5 +60,30 @@ func TestWarningsAreAdopted(t *testing.T) {
 				t.Errorf("the last is %+v, want %+v", status.Warnings[test.want-1], test.last)
 			}
 		})
+	}
+}
+
+// TestASnapshotTellsWhatItLoses, from its commit's beginning, and what the node has to add at its end.
+func TestASnapshotTellsWhatItLoses(t *testing.T) {
+	sandbox := pausing("demo", func(s *v1alpha1.Sandbox) {
+		s.Spec.Template.Spec.Volumes = []corev1.Volume{{Name: "scratch", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
+		s.Spec.Template.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "scratch", MountPath: "/scratch"}}
+	})
+	pod := podOf("demo", func(p *corev1.Pod) {
+		p.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: "debugger", ContainerID: "containerd://d"}}
+	})
+	f := newFixture(t, sandbox, pod, attemptOf("demo"))
+	snapshot := f.visits("demo-gen1")
+	f.is(snapshot, committing)
+	got := ""
+	for _, w := range snapshot.Status.Warnings {
+		got += w.Reason + " " + w.ContainerName + w.Path + "; "
+	}
+	if want := "MountNotKept main/scratch; ContainerNotKept injected; ContainerNotKept debugger; "; got != want {
+		t.Errorf("the warnings are %q, want %q", got, want)
+	}
+	warned, err := f.r.checks().Warnings(t.Context(), attemptOf("demo"), sandbox)
+	if err != nil || len(warned) != 2 || warned[1] != `the files of debug container "debugger" are not in the snapshot` {
+		t.Errorf("a dry run warns %q (%v)", warned, err)
 	}
 }

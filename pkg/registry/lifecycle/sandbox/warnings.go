@@ -32,29 +32,7 @@ func volumeWarnings(sandbox *lifecycle.Sandbox) []string {
 	if sandbox.Spec.Template == nil {
 		return nil
 	}
-	var warnings []string
-	volumes := field.NewPath("spec", "template", "spec", "volumes")
-	for i, volume := range sandbox.Spec.Template.Spec.Volumes {
-		if kind := lostOnPause(volume); kind != "" {
-			warnings = append(warnings, fmt.Sprintf("%s: the content of the %s volume %q does not survive a pause",
-				volumes.Index(i), kind, volume.Name))
-		}
-	}
-	return warnings
-}
-
-// lostOnPause names the kind of a volume whose content is bound to the life of one Pod and was
-// written there. What the kubelet fills in (configMap, secret, projected) comes back by itself.
-func lostOnPause(volume corev1.Volume) string {
-	switch {
-	case volume.EmptyDir != nil:
-		return "emptyDir"
-	case volume.Ephemeral != nil:
-		return "ephemeral"
-	case volume.CSI != nil && (volume.CSI.ReadOnly == nil || !*volume.CSI.ReadOnly):
-		return "inline CSI"
-	}
-	return ""
+	return contents.LostVolumes(&sandbox.Spec.Template.Spec, field.NewPath("spec", "template", "spec"))
 }
 
 // imageWarnings names each container whose changed image the snapshot in use will replace.
