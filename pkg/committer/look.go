@@ -39,6 +39,8 @@ func (c *commit) look(ctx context.Context, p *part) (err error) {
 		return result.Errorf(result.FilesNotSupported, "container %q: %w; remove or rename it, or keep it in a volume", p.Name, err)
 	case errors.Is(err, overlay.ErrNotSelfContained) && len(p.files.Users)+len(p.files.Groups) > 0:
 		return p.notCompared(err)
+	case errors.Is(err, overlay.ErrNotSelfContained) && p.files.Incomparable != "":
+		return result.Wrap(result.RuntimeNotSupported, err, "container %q: %s, and %s", p.Name, err, p.files.Incomparable)
 	case errors.Is(err, overlay.ErrNotSelfContained):
 		p.apart = true // which containerd will have to compare
 	case err != nil:

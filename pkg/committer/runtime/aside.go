@@ -114,6 +114,8 @@ func (c *Container) SetAside(ctx context.Context, sandboxUID, snapshotUID string
 		return nil, errors.New(files.Why)
 	case len(files.Users)+len(files.Groups) > 0:
 		return nil, errors.New("its owners are those of a user namespace (hostUsers: false), not those of its image")
+	case len(files.Lowerdirs) == 0:
+		return nil, errors.New("its snapshotter has no directories of its image's layers")
 	case len(files.Volumes) > 0:
 		return nil, errors.New("its image declares volumes, whose content is not in its layer")
 	}

@@ -40,7 +40,10 @@ type Files struct {
 	// Upperdir is the overlay's upper directory. Empty where there is none, because Why: then
 	// only Compare finds the changes.
 	Upperdir, Why string
-	// Lowerdirs are the unpacked layers of its image, the topmost first.
+	// Incomparable is why Compare would fail; empty where it would not.
+	Incomparable string
+	// Lowerdirs are the unpacked layers of its image, the topmost first; none where they are no
+	// directories.
 	Lowerdirs []string
 	// Users and Groups are the container's, where they are others on the node. The layers in
 	// Lowerdirs are as its image has them.
@@ -87,6 +90,12 @@ func (c *Container) Files(ctx context.Context) (Files, error) {
 	if files.Upperdir == "" {
 		files.Why = fmt.Sprintf("the snapshotter %s %s", c.record.Snapshotter, files.Why)
 	}
+	if files.Incomparable != "" {
+		files.Incomparable = fmt.Sprintf("the snapshotter %s %s", c.record.Snapshotter, files.Incomparable)
+	}
+	if files.Upperdir == "" && files.Incomparable != "" {
+		return Files{}, result.Errorf(result.RuntimeNotSupported, "the files of container %q cannot be read: %s, and %s; docs/install.md has a list of snapshotters", c.ref.Name, files.Why, files.Incomparable)
+	}
 	return files, nil
 }
 
@@ -105,17 +114,22 @@ func (c *Container) Chain(ctx context.Context) ([]string, error) {
 	}
 }
 
+// overlayFiles looks for an overlay mount in what a snapshotter gives: the last of its mounts, where
+// the others are what that is made of.
 func overlayFiles(mounts []mount.Mount) Files {
-	if len(mounts) != 1 || mounts[0].Type != "overlay" {
-		types := make([]string, 0, len(mounts))
-		for _, m := range mounts {
-			types = append(types, m.Type)
-		}
-		return Files{Why: fmt.Sprintf("gives no single overlay mount (%s)", strings.Join(types, ", "))}
+	incomparable := incomparable(mounts)
+	last := mounts[len(mounts)-1]
+	// Of a mount that containerd has yet to make from the others it says by a prefix what is to be
+	// done first (format/mkdir/overlay), and by "{{ … }}" where they go.
+	if !isOverlay(last.Type) || len(mounts) > 1 && incomparable == "" {
+		return Files{Why: fmt.Sprintf("gives no single overlay mount (%s)", typesOf(mounts)), Incomparable: incomparable}
 	}
-	files := Files{UserXattr: slices.Contains(mounts[0].Options, "userxattr")}
-	for _, option := range mounts[0].Options {
+	files := Files{UserXattr: slices.Contains(last.Options, "userxattr"), Incomparable: incomparable}
+	for _, option := range last.Options {
 		key, value, _ := strings.Cut(option, "=")
+		if strings.Contains(value, "{{") {
+			continue
+		}
 		switch key {
 		case "upperdir":
 			files.Upperdir = value
@@ -127,6 +141,34 @@ func overlayFiles(mounts []mount.Mount) Files {
 		files.Why = "gives an overlay mount without an upper directory"
 	}
 	return files
+}
+
+func isOverlay(mountType string) bool {
+	return mountType == "overlay" || strings.HasSuffix(mountType, "/overlay")
+}
+
+// incomparable is why containerd cannot compare the files of a container with its image's; empty
+// where it can. It mounts both once more for that, beside the running container.
+func incomparable(mounts []mount.Mount) string {
+	for _, m := range mounts {
+		switch {
+		case strings.Contains(m.Type, "/") || m.Type == "erofs":
+			// Only whoever starts containers makes such mounts: erofs, since containerd 2.1.
+			return fmt.Sprintf("gives mounts that containerd's comparison cannot make (%s)", typesOf(mounts))
+		case slices.Contains(m.Options, "loop"):
+			// Its journal would have to be replayed, and it is in use: blockfile.
+			return fmt.Sprintf("keeps them in a file with a file system (%s), which cannot be mounted once more while the container runs", m.Type)
+		}
+	}
+	return ""
+}
+
+func typesOf(mounts []mount.Mount) string {
+	types := make([]string, 0, len(mounts))
+	for _, m := range mounts {
+		types = append(types, m.Type)
+	}
+	return strings.Join(types, ", ")
 }
 
 // spec is the container's runtime specification.
