@@ -60,8 +60,8 @@ func NewPreflight(own, host client.Client, opts Options) (*Preflight, error) {
 }
 
 // Pause returns everything that the pause would fail for which has just been decided on, with
-// the reasons that the Paused condition would have. The warnings are what would not make it fail: that
-// its resume would be refused, and what nobody knows but the node. An error says what could not be found out.
+// the reasons that the Paused condition would have. The warnings are what would not make it fail: what
+// its snapshot would not hold, that its resume would be refused, and what nobody knows but the node. An error says what could not be found out.
 func (p *Preflight) Pause(ctx context.Context, pausing *v1alpha1.Sandbox) (causes []metav1.StatusCause, warnings []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, preflightTimeout)
 	defer cancel()
@@ -71,7 +71,7 @@ func (p *Preflight) Pause(ctx context.Context, pausing *v1alpha1.Sandbox) (cause
 	}
 	pausing = pausing.DeepCopy()
 	unknown := p.readTemplate(ctx, pausing)
-	problems, err := p.checks.Problems(ctx, sandbox.Attempt(pausing), pausing)
+	problems, lost, err := p.checks.Problems(ctx, sandbox.Attempt(pausing), pausing)
 	for _, problem := range problems {
 		note(problem.Reason, problem.Message)
 	}
@@ -85,6 +85,7 @@ func (p *Preflight) Pause(ctx context.Context, pausing *v1alpha1.Sandbox) (cause
 		unknown = errors.Join(unknown, err)
 	}
 	if len(causes) == 0 {
+		warnings = append(warnings, lost...)
 		if why := p.trial.Refusal(ctx, pausing); why != "" {
 			warnings = append(warnings, why)
 		}

@@ -228,7 +228,7 @@ func TestPreflightTriesThePodOfTheResume(t *testing.T) {
 				}
 				return nil
 			}
-		}, []string{nodeAlone}, "would be refused"},
+		}, []string{`the files of container "side" are not in the snapshot`, nodeAlone}, "would be refused"},
 		"a quota is full of the Pod that runs": {func(s *scene) {
 			s.refusePod = func(*corev1.Pod) error { return forbidden("exceeded quota: small") }
 		}, []string{"exceeded quota: small", alsoNow, nodeAlone}, ""},

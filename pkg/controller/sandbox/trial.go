@@ -25,6 +25,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/template"
@@ -82,9 +83,7 @@ func (t *Trial) snapshot(pausing *v1alpha1.Sandbox) *v1alpha1.SandboxSnapshot {
 	snapshot.UID = "00000000-0000-4000-8000-000000000000"
 	names := snapshot.Spec.Containers
 	if len(names) == 0 {
-		for i := range pausing.Spec.Template.Spec.Containers {
-			names = append(names, pausing.Spec.Template.Spec.Containers[i].Name)
-		}
+		names = contents.Names(&pausing.Spec.Template.Spec)
 	}
 	for _, name := range names {
 		snapshot.Status.Containers = append(snapshot.Status.Containers, v1alpha1.ContainerSnapshot{

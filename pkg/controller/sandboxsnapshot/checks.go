@@ -64,10 +64,11 @@ type Checks struct {
 type Problem struct{ Reason, Message string }
 
 // Problems are all that stand in the way of the snapshot, those first that a commit would meet
-// first. An error says what could not be found out; the problems are known nevertheless.
-func (c *Checks) Problems(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) ([]Problem, error) {
-	_, errs := c.look(ctx, snapshot, sandbox)
-	var problems []Problem
+// first. Where there are none, warnings say what the snapshot would not hold that only the Pod
+// tells; what its template does was said before. An error says what could not be found out; the
+// rest is known nevertheless.
+func (c *Checks) Problems(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) (problems []Problem, warnings []string, err error) {
+	source, errs := c.look(ctx, snapshot, sandbox)
 	var unknown []error
 	for _, err := range errs {
 		if why := (*refusal)(nil); errors.As(err, &why) {
@@ -76,7 +77,14 @@ func (c *Checks) Problems(ctx context.Context, snapshot *v1alpha1.SandboxSnapsho
 			unknown = append(unknown, err)
 		}
 	}
-	return problems, errors.Join(unknown...)
+	if source != nil {
+		for _, warning := range source.Warnings {
+			if warning.Reason != v1alpha1.ReasonMountNotKept {
+				warnings = append(warnings, warning.Message)
+			}
+		}
+	}
+	return problems, warnings, errors.Join(unknown...)
 }
 
 func (r *Reconciler) checks() *Checks {

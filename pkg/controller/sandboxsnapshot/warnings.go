@@ -17,8 +17,6 @@ limitations under the License.
 package sandboxsnapshot
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -27,22 +25,6 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
-
-// Warnings are sentences on what a snapshot would not hold that only the Pod tells: what its
-// template does was said before.
-func (c *Checks) Warnings(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) ([]string, error) {
-	source, errs := c.look(ctx, snapshot, sandbox)
-	if source == nil {
-		return nil, errors.Join(errs...)
-	}
-	var warnings []string
-	for _, warning := range source.Warnings {
-		if warning.Reason != v1alpha1.ReasonMountNotKept {
-			warnings = append(warnings, warning.Message)
-		}
-	}
-	return warnings, nil
-}
 
 // notKept is what a commit of those containers of a Pod does not hold.
 func notKept(pod *corev1.Pod, sandbox *v1alpha1.Sandbox, containers []v1alpha1.ContainerSnapshot) []v1alpha1.SnapshotWarning {

@@ -82,7 +82,7 @@ func TestASnapshotTellsWhatItLoses(t *testing.T) {
 	if want := "MountNotKept main/scratch; ContainerNotKept injected; ContainerNotKept debugger; "; got != want {
 		t.Errorf("the warnings are %q, want %q", got, want)
 	}
-	warned, err := f.r.checks().Warnings(t.Context(), attemptOf("demo"), sandbox)
+	_, warned, err := f.r.checks().Problems(t.Context(), attemptOf("demo"), sandbox)
 	if err != nil || len(warned) != 2 || warned[1] != `the files of debug container "debugger" are not in the snapshot` {
 		t.Errorf("a dry run warns %q (%v)", warned, err)
 	}
