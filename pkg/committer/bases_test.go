@@ -80,13 +80,13 @@ func (l *linked) answers(w http.ResponseWriter, r *http.Request) bool {
 	query := r.URL.Query()
 	switch {
 	case r.Method == http.MethodPost && query.Get("mount") != "":
-		if blob := query.Get("mount"); l.noMounts || !l.blobs[query.Get("from")+"@"+blob] {
-			r.URL.RawQuery = ""
-		} else {
+		blob := query.Get("mount")
+		if !l.noMounts && l.blobs[query.Get("from")+"@"+blob] {
 			l.blobs[repository+"@"+blob] = true // which all of them share there
 			w.WriteHeader(http.StatusCreated)
 			return true
 		}
+		r.URL.RawQuery = ""
 	case r.Method == http.MethodPut && query.Get("digest") != "":
 		l.blobs[repository+"@"+query.Get("digest")] = true
 		l.uploaded.Add(max(r.ContentLength, 0))
