@@ -152,7 +152,7 @@ func TestFailuresThaw(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t)
-			s.options.LeaveFrozen, s.options.Patience = true, 200*time.Millisecond
+			s.options.LeaveFrozen, s.options.Patience = true, time.Second
 			ctx, cancel := context.WithCancelCause(context.Background())
 			defer cancel(nil)
 			test.breaks(s, cancel)
@@ -203,7 +203,9 @@ func (s *scene) onUpload(n int, do func(http.ResponseWriter, *http.Request)) {
 func TestAFreezeIsTriedAgain(t *testing.T) {
 	for fails, works := range map[int]bool{3: true, 1000: false} {
 		s := newScene(t)
-		s.options.LeaveFrozen, s.options.Patience = true, 300*time.Millisecond
+		if s.options.LeaveFrozen = true; !works {
+			s.options.Patience = 300 * time.Millisecond
+		}
 		s.node.containers["main-id"].onPause = func() error {
 			if fails--; fails >= 0 {
 				return errors.New("unable to freeze")

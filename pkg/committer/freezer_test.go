@@ -83,7 +83,7 @@ func TestNobodySaysThawedWhoDoesNotKnow(t *testing.T) {
 // TestWhoDidNotStopIsFrozenFirst: main waits for side, whoever of them is named first.
 func TestWhoDidNotStopIsFrozenFirst(t *testing.T) {
 	s := newScene(t)
-	s.options.LeaveFrozen, s.options.Patience = true, 300*time.Millisecond
+	s.options.LeaveFrozen, s.options.Patience = true, 2*time.Second
 	main, side := s.node.containers["main-id"], s.node.containers["side-id"]
 	var asked, serves atomic.Bool
 	serves.Store(true)

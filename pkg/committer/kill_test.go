@@ -201,7 +201,11 @@ func TestKillKeepsForAResume(t *testing.T) {
 				test.prepare(main, side)
 			}
 			s.cache = noting{s.node, test.panics}
-			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			within := time.Minute
+			if test.fails {
+				within = 500 * time.Millisecond
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), within)
 			defer cancel()
 			if _, err := s.kill(ctx); (err != nil) != test.fails {
 				t.Errorf("%v", err)
