@@ -19,6 +19,7 @@ package committer
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -136,6 +137,24 @@ func TestThawedSideBySide(t *testing.T) {
 				t.Errorf("%s is broken, and %s is %s", broken, c, c.get())
 			}
 		}
+	}
+}
+
+// TestLeftFrozenIsThawedFirst, before anything that takes its time; also what nobody commits.
+func TestLeftFrozenIsThawedFirst(t *testing.T) {
+	s := newScene(t)
+	s.options.LeaveFrozen = true
+	s.node.containers["main-id"].state = runtime.Paused
+	s.add("db", runtime.Paused)
+	s.node.group = &fakeGroup{fakeContainer{node: s.node, name: "pod", state: runtime.Paused}}
+	if err := s.commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if calls := inOrder(s.node.calls); !slices.Equal(calls[:4], []string{"thaw db", "thaw main", "thaw pod", "upload main"}) {
+		t.Errorf("calls %q", calls)
+	}
+	if ms := s.last().FrozenMillis; ms == 0 {
+		t.Error("it was not frozen")
 	}
 }
 

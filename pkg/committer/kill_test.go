@@ -21,6 +21,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,6 +71,30 @@ func TestKill(t *testing.T) {
 			}
 			side.state = runtime.Ended
 		}, []string{"kill main 10", "kill main 11", "thaw main"}, ""},
+		"the runtime clears away what has ended": {func(main, side *fakeContainer) {
+			frozen(main, 10)
+			main.onProcesses = func() ([]int, error) { main.state = runtime.Ended; return nil, broken }
+			side.state = runtime.Ended
+		}, nil, ""},
+		"the first process ends last": {func(main, side *fakeContainer) {
+			frozen(main)
+			main.dieFrozen = true
+			living := []int{11, 12, 10}
+			main.onProcesses = func() ([]int, error) { return slices.Clone(living), nil }
+			main.onKill = func(pid int) error {
+				living = slices.DeleteFunc(living, func(p int) bool { return p == pid })
+				if len(living) == 0 {
+					main.state = runtime.Ended
+				}
+				return nil
+			}
+			side.state = runtime.Ended
+		}, []string{"kill main 11", "kill main 12", "kill main 10"}, ""},
+		"the first process, where the others do not die": {func(main, side *fakeContainer) {
+			frozen(main, 11, 10)
+			main.dieFrozen = true
+			side.state = runtime.Ended
+		}, []string{"kill main 11", "kill main 10", "thaw main"}, ""},
 		"somebody else has begun": {func(*fakeContainer, *fakeContainer) {}, nil, ""},
 		"one is gone, one has ended": {func(main, side *fakeContainer) {
 			main.findErr = result.Errorf(result.ContainerNotFound, "gone")
@@ -95,7 +120,7 @@ func TestKill(t *testing.T) {
 			if got.Error != nil && !strings.Contains(got.Error.Message, test.fails) {
 				t.Errorf("message %q", got.Error.Message)
 			}
-			if !slices.Equal(oneByOne(s.node.calls), test.calls) {
+			if !slices.Equal(oneByOne(s.node.calls), append(slices.Clone(test.calls), "done reporting")) {
 				t.Errorf("calls\n     %q\nwant %q", s.node.calls, test.calls)
 			}
 			if main.state == runtime.Paused || side.state == runtime.Paused {
@@ -128,12 +153,47 @@ func TestKillThawsNobodyWhoCouldRun(t *testing.T) {
 	}
 }
 
+// TestAShimThatDoesNotAnswer is told of, with what is known: nothing of the container lives. Here it is the shim's stand-in.
+func TestAShimThatDoesNotAnswer(t *testing.T) {
+	s := newScene(t)
+	main, side := s.node.containers["main-id"], s.node.containers["side-id"]
+	side.state = runtime.Ended
+	var killed atomic.Bool
+	main.onProcesses = func() ([]int, error) {
+		if killed.Load() {
+			return nil, nil
+		}
+		return []int{10}, nil
+	}
+	main.onKill = func(int) error { killed.Store(true); return nil }
+	silent := make(chan struct{})
+	defer close(silent)
+	main.onStateIn = func(ctx context.Context) (runtime.State, error) {
+		if !killed.Load() {
+			return runtime.Paused, nil
+		}
+		select {
+		case <-ctx.Done():
+		case <-silent:
+		}
+		return 0, errors.New("no answer")
+	}
+	began := time.Now()
+	got, err := s.kill(t.Context())
+	if err == nil || got.Thawed || got.Error == nil || !strings.Contains(got.Error.Message, `every process of container "main" is dead`) || !strings.Contains(got.Error.Message, "containerd-shim") {
+		t.Errorf("%v, result %+v", err, got)
+	}
+	if took := time.Since(began); took > 15*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}
+
 // kill ends by itself where a container does not.
 func (s *scene) kill(ctx context.Context) (got result.Result, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	refs := []runtime.Ref{s.options.Containers[0].Ref, s.options.Containers[1].Ref}
-	err = Kill(ctx, s.node, KillOptions{PodUID: "pod", Containers: refs, Cache: s.cache, Log: s.options.Log}, func(r result.Result) error { got = r; return nil })
+	err = Kill(ctx, s.node, KillOptions{PodUID: "pod", Containers: refs, Cache: s.cache, Log: s.options.Log}, func(r result.Result) error { s.node.note("done reporting"); got = r; return nil })
 	return got, err
 }
 
@@ -171,22 +231,22 @@ func TestKillKeepsForAResume(t *testing.T) {
 		fails   bool
 	}{
 		"both frozen": {calls: []string{
-			"set aside main of pod", "kill main 10", "thaw main", "set aside side of pod", "kill side 20", "thaw side", "keep main", "keep side", "done"}},
+			"set aside main of pod", "kill main 10", "thaw main", "set aside side of pod", "kill side 20", "thaw side", "done reporting", "keep main", "keep side", "done"}},
 		"one is being frozen": {prepare: func(main, _ *fakeContainer) {
 			main.state = runtime.Pausing
 			main.onKill = func(int) error { main.state = runtime.Paused; return nil }
-		}, calls: []string{"kill main 10", "thaw main", "set aside side of pod", "kill side 20", "thaw side", "keep main", "keep side", "done"}},
+		}, calls: []string{"kill main 10", "thaw main", "set aside side of pod", "kill side 20", "thaw side", "done reporting", "keep main", "keep side", "done"}},
 		"one has ended": {prepare: func(main, _ *fakeContainer) { main.state = runtime.Ended },
-			calls: []string{"set aside side of pod", "kill side 20", "thaw side", "keep side", "done"}},
+			calls: []string{"set aside side of pod", "kill side 20", "thaw side", "done reporting", "keep side", "done"}},
 		"one runs": {prepare: func(main, _ *fakeContainer) { main.state = runtime.Running },
-			calls: []string{"set aside side of pod", "kill side 20", "thaw side", "keep side", "done"}},
+			calls: []string{"set aside side of pod", "kill side 20", "thaw side", "done reporting", "keep side", "done"}},
 		"one does not end": {prepare: func(main, _ *fakeContainer) {
 			main.onResume = func() error { return errors.New("broken") }
-		}, fails: true, calls: []string{"set aside main of pod", "kill main 10", "set aside side of pod", "kill side 20", "keep side", "done"}},
+		}, fails: true, calls: []string{"set aside main of pod", "kill main 10", "set aside side of pod", "kill side 20", "done reporting", "keep side", "done"}},
 		"it breaks before the kill": {panics: "set aside main of pod", calls: []string{
-			"set aside main of pod", "kill main 10", "thaw main", "set aside side of pod", "kill side 20", "thaw side", "keep main", "keep side", "done"}},
+			"set aside main of pod", "kill main 10", "thaw main", "set aside side of pod", "kill side 20", "thaw side", "done reporting", "keep main", "keep side", "done"}},
 		"it breaks after the kill": {panics: "keep main", calls: []string{
-			"set aside main of pod", "kill main 10", "thaw main", "set aside side of pod", "kill side 20", "thaw side", "keep main", "done"}},
+			"set aside main of pod", "kill main 10", "thaw main", "set aside side of pod", "kill side 20", "thaw side", "done reporting", "keep main", "done"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -94,6 +94,7 @@ type fakeContainer struct {
 	findErr, stateE error
 	onProcesses     func() ([]int, error)
 	onState         func() (runtime.State, error)
+	onStateIn       func(context.Context) (runtime.State, error)
 	moving          []cgroup.Process
 	blind           bool // nobody asks the kernel
 	entangled       bool // it can reach the others
@@ -195,6 +196,9 @@ func (c *fakeContainer) set(state runtime.State) {
 func (c *fakeContainer) State(ctx context.Context) (runtime.State, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
+	}
+	if c.onStateIn != nil {
+		return c.onStateIn(ctx)
 	}
 	if c.onState != nil {
 		return c.onState()
