@@ -169,6 +169,11 @@ func (c *cluster) newRegistry(t *testing.T) *ownRegistry {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return newRegistryAt(t, address)
+}
+
+func newRegistryAt(t *testing.T, address string) *ownRegistry {
+	t.Helper()
 	listener, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
 	if err != nil {
 		t.Fatal(err)

@@ -116,9 +116,15 @@ func TestDigests(t *testing.T) {
 
 // TestMemory streams more than could be held.
 func TestMemory(t *testing.T) {
+	for _, compression := range []Compression{Zstd, Gzip} {
+		t.Run(string(compression), func(t *testing.T) { testMemory(t, compression) })
+	}
+}
+
+func testMemory(t *testing.T, compression Compression) {
 	const total, most = 256 << 20, 64 << 20
 	var peak uint64
-	l := New(context.Background(), func(_ context.Context, w io.Writer) error {
+	l := NewAs(context.Background(), compression, func(_ context.Context, w io.Writer) error {
 		block := make([]byte, 1<<20)
 		random := mathrand.NewChaCha8([32]byte{})
 		var stats runtime.MemStats
