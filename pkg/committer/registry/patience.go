@@ -114,7 +114,7 @@ func (t patient) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, w.explain(err, r.Context())
 	}
 	w.answered()
-	answer.Body = &receiving{ReadCloser: answer.Body, watch: w}
+	answer.Body = &receiving{ReadCloser: answer.Body, watch: w, refusal: answer.StatusCode >= http.StatusBadRequest}
 	return answer, nil
 }
 
@@ -302,13 +302,19 @@ func (t *taking) Write(p []byte) (written int, err error) {
 type receiving struct {
 	io.ReadCloser
 	watch *watch
+	// refusal is that the status tells already what matters, whatever becomes of the words.
+	refusal bool
 }
 
 func (r *receiving) Read(p []byte) (int, error) {
 	r.watch.expect("sent nothing more of its answer", r.watch.patience)
 	n, err := r.ReadCloser.Read(p)
 	r.watch.pause()
-	if err != nil && !errors.Is(err, io.EOF) {
+	switch {
+	case err == nil:
+	case r.refusal:
+		err = io.EOF
+	default:
 		if silent := r.watch.silent(); silent != nil {
 			err = silent
 		}

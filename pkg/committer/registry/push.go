@@ -140,6 +140,12 @@ const lookTime = 5 * time.Second
 // be refused, for tags may be immutable: what counts is what the tag names.
 func (t *Target) Publish(ctx context.Context, manifest []byte) error {
 	err := t.putManifest(ctx, manifest)
+	// One of several replicas may not know yet what another took.
+	// https://github.com/goharbor/harbor/issues/22417
+	for try, pause := 1, firstPause; try < maxTries && hasCode(err, transport.ManifestBlobUnknownErrorCode) && waitFor(ctx, pause); try++ {
+		err = t.putManifest(ctx, manifest)
+		pause *= factor
+	}
 	if err == nil || ctx.Err() != nil {
 		return t.fault("pushing the manifest to", err)
 	}

@@ -158,5 +158,17 @@ func (u *Upload) send(request *http.Request, want ...int) (int, *url.URL, error)
 	case err != nil:
 		return 0, nil, err
 	}
-	return answer.StatusCode, location, notInside(location, request.URL)
+	return answer.StatusCode, asReached(location, request.URL), notInside(location, request.URL)
+}
+
+// asReached is where a registry leads to, by the address that it is reached by: behind a proxy that
+// ends TLS it may not know that, nor the proxy's port.
+// https://github.com/distribution/distribution/issues/996
+func asReached(location, asked *url.URL) *url.URL {
+	if asked.Scheme != "https" || location.Scheme != "http" || location.Hostname() != asked.Hostname() {
+		return location
+	}
+	reached := *location
+	reached.Scheme, reached.Host = asked.Scheme, asked.Host
+	return &reached
 }
