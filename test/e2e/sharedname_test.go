@@ -19,6 +19,8 @@ limitations under the License.
 package e2e
 
 import (
+	"context"
+	"os/exec"
 	"strings"
 	"testing"
 )
@@ -46,9 +48,7 @@ func TestKubectlFindsSandboxesBesideAnotherApisOfTheSameName(t *testing.T) {
 	k := newKubectl(t)
 	k.start("demo")
 	k.pipe(foreign, "apply", "-f", "-")
-	t.Cleanup(func() {
-		_, _, _ = output(k.command("", "delete", "--ignore-not-found", "customresourcedefinition", "sandboxes.agents.example.com"))
-	})
+	t.Cleanup(func() { k.forgetForeign(context.WithoutCancel(t.Context())) })
 	k.do("wait", "--for=condition=Established", "customresourcedefinition/sandboxes.agents.example.com", "--timeout="+patience.String())
 	k.cache = t.TempDir()
 
@@ -69,4 +69,27 @@ func TestKubectlFindsSandboxesBesideAnotherApisOfTheSameName(t *testing.T) {
 	if left := k.names("sbx"); len(left) > 0 {
 		t.Errorf("after the deletion there are %q", strings.Join(left, ", "))
 	}
+}
+
+// forgetForeign removes the foreign API, and waits until kube-apiserver tells nobody of it any more: the tests that come
+// speak of "sandbox".
+func (k *kubectl) forgetForeign(ctx context.Context) {
+	k.t.Helper()
+	run := func(args ...string) (string, error) {
+		like := k.command("")
+		command := exec.CommandContext(ctx, like.Path, args...)
+		command.Env = like.Env
+		stdout, stderr, err := output(command)
+		return stdout + stderr, err
+	}
+	if said, err := run("delete", "--ignore-not-found", "customresourcedefinition", "sandboxes.agents.example.com"); err != nil {
+		k.t.Errorf("the foreign API stays: %s", said)
+	}
+	if said, err := run("wait", "--for=delete", "customresourcedefinition/sandboxes.agents.example.com", "--timeout="+patience.String()); err != nil {
+		k.t.Errorf("the foreign API stays: %s", said)
+	}
+	eventually(k.t, "the foreign API is forgotten", patience, func(context.Context) (bool, string) {
+		groups, err := run("get", "--raw", "/apis")
+		return err == nil && !strings.Contains(groups, "agents.example.com"), groups[:min(len(groups), 200)]
+	})
 }
