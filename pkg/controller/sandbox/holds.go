@@ -55,6 +55,20 @@ func (h *holds) holdAfter(sandbox *v1alpha1.Sandbox, now time.Time, failures int
 	h.set(sandbox, now, failures)
 }
 
+// made waits for the next Pod of a sandbox longer each time that the one before did not live long: whatever ends
+// them, a kubelet that has no room or a controller that has too many, would end the next at once as well.
+// Nobody waits whose last one was asked for by another request or another spec, or who was left alone for a while.
+func (h *holds) made(sandbox *v1alpha1.Sandbox, now time.Time) {
+	h.mutex.Lock()
+	defer h.mutex.Unlock()
+	failures := int32(1)
+	before, known := h.held[client.ObjectKeyFromObject(sandbox)]
+	if known && before.generation == sandbox.Generation && before.request.Equal(requested(sandbox)) && now.Sub(before.until) < lastRetry {
+		failures = before.failures + 1
+	}
+	h.set(sandbox, now, failures)
+}
+
 func (h *holds) set(sandbox *v1alpha1.Sandbox, now time.Time, failures int32) {
 	if h.held == nil {
 		h.held = map[client.ObjectKey]hold{}

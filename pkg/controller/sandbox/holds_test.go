@@ -84,3 +84,45 @@ func TestHolds(t *testing.T) {
 	h.hold(sandbox, now)
 	left(10*time.Second, "refused the next time")
 }
+
+// A Pod that does not live long is made again ever more slowly; nobody else waits.
+func TestAPodThatIsMadeAgainAndAgain(t *testing.T) {
+	f := newFixture(t, sandboxIn(v1alpha1.SandboxPending))
+	dies := func() {
+		t.Helper()
+		if f.pod() == nil {
+			t.Fatal("there is no Pod")
+		}
+		if err := f.host.Delete(t.Context(), f.pod()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const waits = "Pending pod=demo"
+	f.visits(waits)
+	dies()
+	for i, want := range []time.Duration{10 * time.Second, 20 * time.Second, 40 * time.Second} {
+		if result := f.visits(waits); f.pod() != nil || result.RequeueAfter != want {
+			t.Fatalf("after %d Pods there is %v, and the next visit in %s, want %s", i+1, f.pod(), result.RequeueAfter, want)
+		}
+		f.clock.SetTime(f.clock.Now().Add(want))
+		f.visits(waits)
+		dies()
+	}
+	// Whoever asks anew does not wait, and neither does one that was left alone.
+	sandbox := &v1alpha1.Sandbox{}
+	if err := f.own.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: name}, sandbox); err != nil {
+		t.Fatal(err)
+	}
+	sandbox.Status.LastRequestTime = &metav1.MicroTime{Time: f.clock.Now()}
+	if err := f.own.Status().Update(t.Context(), sandbox); err != nil {
+		t.Fatal(err)
+	}
+	f.visits(waits)
+	dies()
+	f.clock.SetTime(f.clock.Now().Add(time.Hour))
+	f.visits(waits)
+	dies()
+	if result := f.visits(waits); result.RequeueAfter != 10*time.Second {
+		t.Errorf("after an hour the wait is %s", result.RequeueAfter)
+	}
+}

@@ -69,11 +69,12 @@ type Reconciler struct {
 	Recorder events.EventRecorder
 	Clock    clock.PassiveClock
 
-	// holds are of sandboxes whose Pod was refused, pauseHolds of those whose snapshot was.
-	holds, pauseHolds holds
-	kills             *kills
-	ran               ranMemory
-	trials            atomic.Int32
+	// holds are of sandboxes whose Pod was refused, pauseHolds of those whose snapshot was, and remakes of
+	// those whose Pod was made a short while ago.
+	holds, pauseHolds, remakes holds
+	kills                      *kills
+	ran                        ranMemory
+	trials                     atomic.Int32
 }
 
 // Reconcile decides and acts until there is nothing to do but to wait. Each step decides on
@@ -87,6 +88,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		if apierrors.IsNotFound(err) {
 			r.holds.forget(req.NamespacedName)
 			r.pauseHolds.forget(req.NamespacedName)
+			r.remakes.forget(req.NamespacedName)
 			r.kills.forget(req.NamespacedName)
 			r.ran.forget(req.NamespacedName)
 			return ctrl.Result{}, r.reportStray(ctx, req.NamespacedName)
@@ -172,7 +174,11 @@ func (r *Reconciler) reportStray(ctx context.Context, key client.ObjectKey) erro
 
 // rest ends a visit. Only a sandbox on its way needs the backstop.
 func (r *Reconciler) rest(ctx context.Context, sandbox *v1alpha1.Sandbox, after time.Duration) (ctrl.Result, error) {
-	if until := r.holds.left(sandbox, r.Clock.Now()); until > 0 {
+	now := r.Clock.Now()
+	if until := r.holds.left(sandbox, now); until > 0 {
+		return ctrl.Result{RequeueAfter: until}, nil
+	}
+	if until := r.remakes.left(sandbox, now); until > 0 && after == 0 && awaitsPod(sandbox) {
 		return ctrl.Result{RequeueAfter: until}, nil
 	}
 	if prunes(sandbox) {
@@ -233,7 +239,7 @@ func (r *Reconciler) idle(ctx context.Context, key client.ObjectKey) (bool, ctrl
 // observe reads the snapshots that matter to a sandbox, from a cache or past it.
 func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1alpha1.Sandbox, pod *corev1.Pod) (*observed, error) {
 	now := r.Clock.Now()
-	seen := &observed{sandbox: sandbox, pod: pod, now: now, held: r.holds.left(sandbox, now) > 0, pauseHeld: r.pauseHolds.left(sandbox, now)}
+	seen := &observed{sandbox: sandbox, pod: pod, now: now, held: r.holds.left(sandbox, now) > 0 || r.remakes.left(sandbox, now) > 0, pauseHeld: r.pauseHolds.left(sandbox, now)}
 	if pod != nil {
 		r.ran.see(pod)
 	}
@@ -329,8 +335,20 @@ func (r *Reconciler) write(ctx context.Context, sandbox *v1alpha1.Sandbox, next 
 	}
 	if next.event != nil {
 		r.tell(sandbox, next.event)
+		if next.event.reason == v1alpha1.ReasonPodAdopted {
+			r.remakes.forget(client.ObjectKeyFromObject(sandbox)) // the next is nobody's to take
+		}
 	}
 	return nil
+}
+
+// awaitsPod says whether the sandbox is on its way to a Pod.
+func awaitsPod(sandbox *v1alpha1.Sandbox) bool {
+	switch sandbox.Status.Phase {
+	case v1alpha1.SandboxRunning, v1alpha1.SandboxPausing, v1alpha1.SandboxPaused, v1alpha1.SandboxFailed:
+		return false
+	}
+	return true
 }
 
 func (r *Reconciler) tell(sandbox *v1alpha1.Sandbox, event *note) {
@@ -357,6 +375,7 @@ func (r *Reconciler) createPod(ctx context.Context, seen *observed) (bool, error
 	switch err := r.Host.Create(ctx, pod); {
 	case err == nil:
 		r.holds.forget(client.ObjectKeyFromObject(sandbox))
+		r.remakes.made(sandbox, r.Clock.Now())
 		source := "the template"
 		if seen.from != nil {
 			source = "snapshot " + seen.from.Name

@@ -56,6 +56,11 @@ func (o *observed) starting() action {
 	}
 	view := o.view()
 	if view.lost {
+		// Why is written down first: with the Pod it would be gone.
+		next.set(v1alpha1.ConditionReady, false, view.reason, "%s", view.message)
+		if write := o.write(next, nil); write.do != wait {
+			return write
+		}
 		return o.remove(nil)
 	}
 	next.show(o.pod, view)
