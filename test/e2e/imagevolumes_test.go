@@ -133,6 +133,26 @@ mkfifo /config/fifo-%[1]d; ln -s nowhere /data/link-%[1]d; chown -h 1:2 /data/li
 	}
 }
 
+// TestVolumesOfContainersThatHaveEnded: their volumes are there for as long as they are.
+func TestVolumesOfContainersThatHaveEnded(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	image := r.imageWithVolumes("/data")
+	r.create("demo", from(image), func(s *v1alpha1.Sandbox) {
+		pod := &s.Spec.Template.Spec
+		pod.RestartPolicy = corev1.RestartPolicyNever
+		pod.Containers[0].Command = []string{"sh", "-c", "rm -f /data/deleted; echo ran >> /data/runs; if [ $(wc -l < /data/runs) -gt 1 ]; then sleep infinity; fi"}
+	})
+	r.awaitReason("demo", v1alpha1.ConditionReady, v1alpha1.ReasonContainersEnded)
+	r.pause("demo")
+	r.awaitPaused("demo")
+	r.resume("demo")
+	r.awaitReady("demo")
+	if got := r.sh("demo", "cat /data/runs; ls /data"); got != "ran\nran\nof-the-image\nruns\n" {
+		t.Errorf("the volume holds %q", got)
+	}
+}
+
 // without leaves out the lines that speak of a path.
 func without(text, path string) string {
 	var kept []string

@@ -156,6 +156,9 @@ func (o *observed) finishPause(next *nextStatus) action {
 	next.FailedAttempts = 0
 	next.keepData()
 	event := &note{reason: v1alpha1.ReasonPaused, message: fmt.Sprintf("saved in snapshot %s; Pod %s is gone", next.SnapshotName, o.sandbox.Name)}
+	if o.attempt != nil && o.attempt.Name == next.SnapshotName && len(o.attempt.Status.Warnings) > 0 {
+		event.message += fmt.Sprintf("; what is not in it its status.warnings say (%d)", len(o.attempt.Status.Warnings))
+	}
 	if o.wants(v1alpha1.DesiredStateRunning) {
 		next.resuming()
 	} else {

@@ -308,6 +308,7 @@ func TestAPause(t *testing.T) {
 		t.Errorf("made %+v", snapshot)
 	}
 	snapshotIn(v1alpha1.SnapshotSucceed).Status.DeepCopyInto(&snapshot.Status)
+	snapshot.Status.Warnings = []v1alpha1.SnapshotWarning{{Reason: v1alpha1.ReasonMountNotKept, Message: "the content of the emptyDir volume is not in the snapshot"}}
 	if err := f.own.Status().Update(t.Context(), snapshot); err != nil {
 		t.Fatal(err)
 	}
@@ -319,7 +320,7 @@ func TestAPause(t *testing.T) {
 	if result.RequeueAfter != 0 {
 		t.Errorf("a sandbox at rest is visited again after %s", result.RequeueAfter)
 	}
-	f.tells("Normal Pausing snapshot demo-gen1 commits the root filesystems", "Normal Paused saved in snapshot demo-gen1; Pod demo is gone")
+	f.tells("Normal Pausing snapshot demo-gen1 commits the root filesystems", "Normal Paused saved in snapshot demo-gen1; Pod demo is gone; what is not in it its status.warnings say (1)")
 }
 
 // TestWhoWaitsForItsTurnIsLeftAlone: thousands may, and each visit asks two API servers.
