@@ -390,10 +390,10 @@ func (c *commit) prepare(ctx context.Context) (err error) {
 		if p.files.Upperdir == "" {
 			c.Log.Warn("containerd has to compare the files with the image", "container", p.Name, "because", p.files.Why)
 		}
-		if p.files.Upperdir == "" && len(p.volumes) == 0 {
-			// There is nothing to be read here.
-		} else if err := overlay.Check(p.files.Upperdir, p.readOptions()); err != nil {
-			return result.Wrap(result.CommitJobFailed, err, "the files of container %q cannot be read here: %s", p.Name, err)
+		if p.files.Upperdir != "" || len(p.volumes) > 0 {
+			if err := overlay.Check(p.files.Upperdir, p.readOptions()); err != nil {
+				return result.Wrap(result.CommitJobFailed, err, "the files of container %q cannot be read here: %s", p.Name, err)
+			}
 		}
 		p.base, err = p.container.Base(ctx)
 		if errors.As(err, &p.gone) {

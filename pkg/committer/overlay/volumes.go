@@ -43,7 +43,7 @@ type Volume struct {
 	Owners Owners
 }
 
-// Place finds where in a layer the volumes belong: the runtime follows symbolic links of the
+// Place finds where in a layer the volumes, in the order that they are mounted in, belong: the runtime follows symbolic links of the
 // root filesystem, and ".." of the path, when it fills and mounts them. What upper and the
 // lower directories of o show is the root filesystem; without an upper directory the paths
 // are taken as they are.
@@ -72,10 +72,9 @@ func Place(upper string, volumes []Volume, o Options) (placed []Volume, refused 
 			refused[v.Path] = errors.New("it is the root directory")
 			continue
 		}
-		if slices.ContainsFunc(placed, func(other Volume) bool { return other.Path == at }) {
-			refused[v.Path] = fmt.Errorf("another volume lies at %q, too", "/"+at)
-			continue
-		}
+		// What is mounted later hides what was there before: the same path in other words, or a way
+		// there through a symbolic link.
+		placed = slices.DeleteFunc(placed, func(other Volume) bool { return other.Path == at || strings.HasPrefix(other.Path, at+"/") })
 		declared[at], v.Path = v.Path, at
 		placed = append(placed, v)
 	}

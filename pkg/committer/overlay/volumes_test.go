@@ -82,7 +82,7 @@ func TestVolumes(t *testing.T) {
 
 	data, deep, spool := m.declare("/data"), m.declare("/var/lib/x/deep"), m.declare("/spool/v")
 	nested := m.declare("/data/dir/nested")
-	o := m.withVolumes(nested, deep, data, spool, m.declare("/spool/w"))
+	o := m.withVolumes(data, spool, m.declare("/spool/w"), nested, deep)
 
 	here := tree{t, m.merged}
 	here.file("b/outside", "changed, too", 0o600)
@@ -359,21 +359,29 @@ func TestPlace(t *testing.T) {
 	outer.dir("a", 0o755)
 	must(t, os.Symlink("a", outer.path("b")))
 	placed, refused, err := Place(upper.root, []Volume{
-		{Path: "/data/a/v", Dir: inner.root}, {Path: "/data", Dir: outer.root}, {Path: "/data/b/v", Dir: inner.root},
-		{Path: "/data/c/v", Dir: inner.root}, {Path: "/out", Dir: inner.root},
+		{Path: "/data", Dir: outer.root}, {Path: "/data/a/v", Dir: inner.root}, {Path: "/data/b/v", Dir: inner.root}, {Path: "/data/c/v", Dir: inner.root},
 	}, Options{Lowerdirs: []string{lower.root}})
 	must(t, err)
 	got := fmt.Sprint(len(refused))
 	for _, v := range placed {
 		got += " " + v.Path
 	}
-	for _, path := range []string{"/data/b/v", "/data/c/v", "/out"} {
+	for _, path := range []string{"/data/b/v", "/data/c/v"} {
 		if refused[path] == nil {
 			t.Errorf("%s was not refused", path)
 		}
 	}
-	if want := "3 data data/a/v"; got != want {
+	if want := "2 data data/a/v"; got != want {
 		t.Errorf("placed %q, want %q; refused: %v", got, want, refused)
+	}
+
+	// Later mounts hide earlier ones.
+	placed, refused, err = Place(upper.root, []Volume{
+		{Path: "/data", Dir: inner.root}, {Path: "/run/v", Dir: inner.root}, {Path: "/data/", Dir: outer.root}, {Path: "/var/run", Dir: outer.root}, {Path: "/data-2", Dir: inner.root},
+	}, Options{Lowerdirs: []string{lower.root}})
+	must(t, err)
+	if len(refused) > 0 || len(placed) != 3 || placed[0].Path != "data" || placed[0].Dir != outer.root || placed[1].Path != "data-2" || placed[2].Path != "run" {
+		t.Errorf("placed %v, refused %v", placed, refused)
 	}
 }
 
