@@ -162,7 +162,7 @@ func TestLeftFrozenIsThawedFirst(t *testing.T) {
 // into the grace of the commit Pod.
 func TestPatienceIsLongerThanRuncs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &scene{t: t, node: &fakeNode{containers: map[string]*fakeContainer{}}}
+		s := &scene{node: &fakeNode{containers: map[string]*fakeContainer{}}}
 		c := &fakeContainer{node: s.node, name: "main", state: runtime.Running}
 		c.onPause = func() error { time.Sleep(10500 * time.Millisecond); return nil }
 		f := &freezer{log: discard}

@@ -119,7 +119,7 @@ func makeDeep(path string) error {
 		return err
 	}
 	for name := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
-		if err := unix.Mkdirat(fd, name, 0o755); err != nil && err != unix.EEXIST { //nolint:errorlint // as it comes from the kernel
+		if err := unix.Mkdirat(fd, name, 0o755); err != nil && err != unix.EEXIST {
 			return err
 		}
 		next, err := unix.Openat(fd, name, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)

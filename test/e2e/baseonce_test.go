@@ -157,7 +157,7 @@ func tryLying(t *testing.T) *lying {
 }
 
 func (r *lying) command(verb string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(os.Getenv("CLUSTER_DIR"), "bin", "registry"), verb, r.config) //nolint:noctx,gosec // it is ended by the test
+	cmd := exec.Command(filepath.Join(os.Getenv("CLUSTER_DIR"), "bin", "registry"), verb, r.config) //nolint:gosec // it is ended by the test
 	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
 	return cmd
 }

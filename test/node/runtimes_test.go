@@ -60,11 +60,11 @@ var findCrun = sync.OnceValues(func() (string, error) {
 	if err := fetchCrun(dir); err != nil {
 		return "", err
 	}
-	loaders, err := filepath.Glob(filepath.Join(dir, "root/usr/lib/*/ld-linux-*"))
+	loaders, err := filepath.Glob(dir + "/root/usr/lib/*/ld-linux-*")
 	if err != nil || len(loaders) != 1 {
 		return "", fmt.Errorf("its C library has the loaders %q, want one", loaders)
 	}
-	script := fmt.Sprintf("#!/bin/sh\nexec %s --library-path %s %s \"$@\"\n", loaders[0], filepath.Dir(loaders[0]), filepath.Join(dir, "root/usr/bin/crun"))
+	script := fmt.Sprintf("#!/bin/sh\nexec %s --library-path %s %s \"$@\"\n", loaders[0], filepath.Dir(loaders[0]), dir+"/root/usr/bin/crun")
 	if err := os.WriteFile(wrapper, []byte(script), 0o755); err != nil {
 		return "", err
 	}
@@ -76,6 +76,10 @@ var findCrun = sync.OnceValues(func() (string, error) {
 })
 
 func fetchCrun(dir string) error {
+	mirror, err := debianMirror()
+	if err != nil {
+		return err
+	}
 	var options []string
 	for option, value := range map[string]string{
 		"APT::Sandbox::User": "root", "Dir::Etc::sourcelist": dir + "/sources.list", "Dir::Etc::sourceparts": "/dev/null",
@@ -89,7 +93,7 @@ func fetchCrun(dir string) error {
 			return err
 		}
 	}
-	if err := os.WriteFile(dir+"/sources.list", []byte("deb "+os.Getenv("DEBIAN_MIRROR")+" "+crunSuite+" main\n"), 0o644); err != nil {
+	if err := os.WriteFile(dir+"/sources.list", []byte("deb "+mirror+" "+crunSuite+" main\n"), 0o644); err != nil {
 		return err
 	}
 	for _, args := range [][]string{
@@ -102,7 +106,7 @@ func fetchCrun(dir string) error {
 			return fmt.Errorf("apt-get %s: %w: %s", args[0], err, out)
 		}
 	}
-	packages, err := filepath.Glob(filepath.Join(dir, "packages/*.deb"))
+	packages, err := filepath.Glob(dir + "/packages/*.deb")
 	if err == nil && len(packages) == 0 {
 		err = errors.New("apt-get has downloaded nothing")
 	}
@@ -112,4 +116,18 @@ func fetchCrun(dir string) error {
 		}
 	}
 	return err
+}
+
+// debianMirror is where this machine has its packages from.
+func debianMirror() (string, error) {
+	out, err := exec.Command("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages").Output()
+	if err != nil {
+		return "", fmt.Errorf("apt-get indextargets: %w", err)
+	}
+	for _, uri := range strings.Fields(string(out)) {
+		if strings.HasSuffix(strings.TrimSuffix(uri, "/"), "/debian") {
+			return uri, nil
+		}
+	}
+	return "", errors.New("apt-get knows no source of Debian's own packages")
 }

@@ -224,12 +224,12 @@ func (t *writer) equalFile(fd int, name []byte, st *unix.Stat_t, attrs attribute
 	// What has large holes costs nothing to write, and much to read below, where they are zeros.
 	if st.Size >= sparseLeast {
 		if _, holes, err := t.extents(fd, st.Size); err != nil || holes >= sparseLeast {
-			return false, nil //nolint:nilerr // who writes it will meet it again
+			return false, nil // who writes it will meet it again
 		}
 	}
 	lower, err := openat(dir.fd, name, openFile|unix.O_NOFOLLOW)
 	if err != nil {
-		return false, nil //nolint:nilerr // then it is written
+		return false, nil // then it is written
 	}
 	defer func() { _ = unix.Close(lower) }()
 	if t.sides[0] == nil {

@@ -156,10 +156,10 @@ func TestNames(t *testing.T) {
 
 // TestNextTry is how long a request waits for its next try.
 func TestNextTry(t *testing.T) {
-	soon := &http.Response{StatusCode: 429, Header: http.Header{"Retry-After": {"7"}}}
-	late := &http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {"3600"}}}
-	dated := &http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {time.Now().Add(time.Hour).UTC().Format(http.TimeFormat)}}}
-	never := &http.Response{StatusCode: 500, Header: http.Header{"Retry-After": {"-1"}}}
+	soon := &http.Response{StatusCode: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"7"}}}
+	late := &http.Response{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {"3600"}}}
+	dated := &http.Response{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {time.Now().Add(time.Hour).UTC().Format(http.TimeFormat)}}}
+	never := &http.Response{StatusCode: http.StatusInternalServerError, Header: http.Header{"Retry-After": {"-1"}}}
 	tests := []struct {
 		try    int
 		answer *http.Response
@@ -175,8 +175,8 @@ func TestNextTry(t *testing.T) {
 		{try: 1, answer: dated, pause: 30 * time.Second, again: true},
 		{try: 1, answer: never, pause: 500 * time.Millisecond, again: true},
 		{try: 2, answer: never, pause: 1500 * time.Millisecond, again: true},
-		{try: 1, answer: &http.Response{StatusCode: 507}},
-		{try: 1, answer: &http.Response{StatusCode: 200}},
+		{try: 1, answer: &http.Response{StatusCode: http.StatusInsufficientStorage}},
+		{try: 1, answer: &http.Response{StatusCode: http.StatusOK}},
 		{try: 1, err: &silentError{}, again: true},
 		{try: 2, err: &silentError{}},
 		{try: 1, err: &connectionError{io.ErrUnexpectedEOF}, pause: 500 * time.Millisecond, again: true},

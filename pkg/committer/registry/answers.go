@@ -62,7 +62,7 @@ var meanings = []meaning{
 		"it is asked too often, by this account or address"},
 	{"507", status(507), result.RegistryUnavailable,
 		"its disk or quota is full"},
-	{"408, and all from 500", func(e *transport.Error) bool { return e.StatusCode == 408 || e.StatusCode >= 500 }, result.RegistryUnavailable,
+	{"408, and all from 500", func(e *transport.Error) bool { return e.StatusCode == http.StatusRequestTimeout || e.StatusCode >= 500 }, result.RegistryUnavailable,
 		"this is the registry's own trouble, or of a proxy before it"},
 	{"`TAG_INVALID`; 409, 412", either(code(transport.TagInvalidErrorCode), status(409, 412)), result.RegistryDenied,
 		"it has a rule against this tag, or has the tag and keeps it as it is"},
@@ -148,7 +148,7 @@ func words(e *transport.Error) string {
 	if text == "" {
 		if _, raw, ok := strings.Cut(withoutRequest(e), http.StatusText(e.StatusCode)+": "); ok {
 			text = raw
-			if found := title.FindStringSubmatch(raw); found != nil && strings.TrimSpace(found[1]) != "" {
+			if found := title.FindStringSubmatch(raw); len(found) == 2 && strings.TrimSpace(found[1]) != "" {
 				text = found[1]
 			}
 			text = html.UnescapeString(notSaid.ReplaceAllString(text, " "))

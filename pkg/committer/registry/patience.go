@@ -111,7 +111,7 @@ func (t patient) RoundTrip(r *http.Request) (*http.Response, error) {
 			// What is idle may be as dead: the next request is to have a connection of its own.
 			t.inner.CloseIdleConnections()
 		}
-		return nil, w.explain(err, r.Context())
+		return nil, w.explain(r.Context(), err)
 	}
 	w.answered()
 	answer.Body = &receiving{ReadCloser: answer.Body, watch: w, refusal: answer.StatusCode >= http.StatusBadRequest}
@@ -224,7 +224,7 @@ func (w *watch) silent() error {
 }
 
 // explain tells why a request has failed: the silence, our side, its context, or the network.
-func (w *watch) explain(err error, ctx context.Context) error {
+func (w *watch) explain(ctx context.Context, err error) error {
 	if silent := w.silent(); silent != nil {
 		return silent
 	}

@@ -111,7 +111,7 @@ func (c *Client) inside(ctx context.Context, podUID string) (map[int]bool, error
 			group = pod
 		}
 		pids, err := group.Processes()
-		if err = ignoreGone(err); err != nil {
+		if err := ignoreGone(err); err != nil {
 			return nil, err
 		}
 		for _, pid := range pids {
@@ -123,7 +123,7 @@ func (c *Client) inside(ctx context.Context, podUID string) (map[int]bool, error
 
 func (c *Client) namespacesOf(ctx context.Context, ref Ref) (n namespacesOf, err error) {
 	answer, err := c.tasks.Get(c.in(ctx), &tasks.GetRequest{ContainerID: ref.ID})
-	if err = errgrpc.ToNative(err); err != nil {
+	if err := errgrpc.ToNative(err); err != nil {
 		return n, err
 	}
 	dir := fmt.Sprintf("/proc/%d", answer.GetProcess().GetPid())

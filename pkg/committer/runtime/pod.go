@@ -134,7 +134,7 @@ next:
 			}
 		}
 		pids, err := child.Processes()
-		if err = ignoreGone(err); err != nil {
+		if err := ignoreGone(err); err != nil {
 			return nil, err
 		}
 		if len(pids) > 0 {

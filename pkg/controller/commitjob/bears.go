@@ -17,6 +17,7 @@ limitations under the License.
 package commitjob
 
 import (
+	"cmp"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -48,14 +49,10 @@ func Bears(pod *corev1.Pod) metav1.Duration {
 			if probe == nil || probe.Exec != nil {
 				continue
 			}
-			seconds := func(n, unset int32) time.Duration {
-				if n == 0 {
-					n = unset
-				}
-				return time.Duration(n) * time.Second
-			}
-			between := seconds(probe.PeriodSeconds, 10) * (seconds(probe.FailureThreshold, 3)/time.Second - 1)
-			bears = min(bears, max(between+seconds(probe.TimeoutSeconds, 1)-probeMargin, leastMaxFrozen))
+			// What is not set has been filled in by the API, except in a Pod that is only made up.
+			between := cmp.Or(probe.PeriodSeconds, 10) * (cmp.Or(probe.FailureThreshold, 3) - 1)
+			fails := time.Duration(between+cmp.Or(probe.TimeoutSeconds, 1)) * time.Second
+			bears = min(bears, max(fails-probeMargin, leastMaxFrozen))
 		}
 	}
 	return metav1.Duration{Duration: bears}

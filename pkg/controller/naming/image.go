@@ -126,7 +126,7 @@ func check(ref string) error {
 	host, path, _ := strings.Cut(ref, "/")
 	repository, tag, _ := strings.Cut(path, ":")
 	if (host == "docker.io" || host == name.DefaultRegistry) && strings.Count(repository, "/") != 1 {
-		return errors.New("Docker Hub has repositories of two levels, account/name: use --snapshot-registry=docker.io/ACCOUNT --snapshot-image-template={registry}/{namespace}-{sandbox}-{container}:{tag}")
+		return errors.New("repositories of Docker Hub have two levels, account/name: use --snapshot-registry=docker.io/ACCOUNT --snapshot-image-template={registry}/{namespace}-{sandbox}-{container}:{tag}")
 	}
 	if len(tag) > maxTag {
 		return fmt.Errorf("its tag has %d characters, %d are the most", len(tag), maxTag)

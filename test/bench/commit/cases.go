@@ -80,7 +80,7 @@ var cases = []testCase{
 	},
 	{
 		name: "second-of-256mb-base", alone: true, second: true,
-		layers: []func(*tar.Writer) error{random(1, 64*mib), random(2, 64*mib), random(3, 64*mib), random(4, 64*mib)},
+		layers: []func(*tar.Writer) error{random(1), random(2), random(3), random(4)},
 		targets: []target{
 			{of: seconds, than: baseline, atMost: 0.25},
 			{of: uploaded, than: baseline, atMost: 0.02},
@@ -124,8 +124,9 @@ func home(w *tar.Writer, count int, size int64) error {
 	return nil
 }
 
-// random is a layer of one file that no compressor makes smaller.
-func random(seed uint64, size int64) func(*tar.Writer) error {
+// random is a layer of one file of 64 MiB that no compressor makes smaller.
+func random(seed uint64) func(*tar.Writer) error {
+	const size = 64 * mib
 	return func(w *tar.Writer) error {
 		if err := w.WriteHeader(&tar.Header{Name: fmt.Sprintf("random-%d", seed), Mode: 0o644, Size: size}); err != nil {
 			return err

@@ -54,13 +54,13 @@ func relayTo(ctx context.Context, address string) (*relay, error) {
 }
 
 func (r *relay) pass(ctx context.Context, client *net.TCPConn, address string) {
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	dialed, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return // whose client sees a connection that is closed
 	}
 	registry := dialed.(*net.TCPConn)
-	defer registry.Close()
+	defer func() { _ = registry.Close() }()
 	var there sync.WaitGroup
 	there.Go(func() {
 		n, _ := io.Copy(registry, client)
