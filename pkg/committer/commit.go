@@ -72,6 +72,8 @@ type Container interface {
 	// Name is its name in the Pod, ID the runtime's.
 	Name() string
 	ID() string
+	// ServesFiles is whether others may wait for it in the kernel, for a file system that it serves.
+	ServesFiles(context.Context) (bool, error)
 	// Apart is whether it cannot reach the processes and files of the Pod's other containers.
 	Apart() (bool, error)
 	// Check fails when the container is no longer the one to commit, Present when it or its files are

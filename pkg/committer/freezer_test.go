@@ -115,6 +115,19 @@ func TestWhoDidNotStopIsFrozenFirst(t *testing.T) {
 	}
 }
 
+// TestWhoServesFilesIsFrozenLast, whoever is named first.
+func TestWhoServesFilesIsFrozenLast(t *testing.T) {
+	s := newScene(t)
+	s.node.containers["main-id"].serves = true
+	if err := s.commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	freezes := slices.DeleteFunc(slices.Clone(s.node.calls), func(call string) bool { return !strings.HasPrefix(call, "freeze") })
+	if !slices.Equal(freezes, []string{"freeze side", "freeze main"}) {
+		t.Errorf("calls %q", freezes)
+	}
+}
+
 // TestThawedSideBySide: one that cannot be thawed keeps no other from it.
 func TestThawedSideBySide(t *testing.T) {
 	s := newScene(t)

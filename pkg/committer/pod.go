@@ -60,14 +60,14 @@ func (c *commit) standStill(ctx context.Context) error {
 			return result.Errorf(result.FreezeFailed, "containers of the Pod come faster than they can be frozen (%s): nothing of it was read", names(fresh))
 		}
 		c.pod.others = append(c.pod.others, fresh...)
-		var tasks []task
 		if round == 0 {
 			for _, p := range c.parts {
-				tasks = append(tasks, p.container)
+				fresh = append(fresh, p.container)
 			}
 		}
-		for _, container := range fresh {
-			tasks = append(tasks, container)
+		tasks, err := inTurn(ctx, fresh)
+		if err != nil {
+			return err
 		}
 		// The runtime freezes containers one by one, and then refuses to run something in them. In a
 		// Pod that is frozen as a whole it could not.
@@ -76,8 +76,10 @@ func (c *commit) standStill(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := c.freezer.freeze(ctx, tasks); err != nil {
-			return err
+		for _, some := range tasks {
+			if err := c.freezer.freeze(ctx, some); err != nil {
+				return err
+			}
 		}
 		if err := c.freezeGroup(ctx); err != nil {
 			return err
@@ -85,6 +87,24 @@ func (c *commit) standStill(ctx context.Context) error {
 	}
 	c.doing = "looking once more for who else can write to the files"
 	return c.nobodyOutside(ctx)
+}
+
+// inTurn are the containers in the order that they are to be frozen in: who serves a file system in
+// user space comes last, for whoever waits for its answer cannot be frozen once it is.
+func inTurn(ctx context.Context, containers []Container) ([][]task, error) {
+	var users, servers []task
+	for _, container := range containers {
+		serves, err := container.ServesFiles(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if serves {
+			servers = append(servers, container)
+		} else {
+			users = append(users, container)
+		}
+	}
+	return [][]task{users, servers}, nil
 }
 
 // newcomers are the containers of the Pod that are neither committed nor known yet.

@@ -99,6 +99,7 @@ type fakeContainer struct {
 	blind           bool // nobody asks the kernel
 	entangled       bool // it can reach the others
 	dieFrozen       bool
+	serves          bool
 }
 
 // fakeGroup is a cgroup, told and asked like a container.
@@ -179,6 +180,8 @@ func (c *fakeContainer) Witnessed() bool                                  { retu
 func (c *fakeContainer) DieFrozen() bool                                  { return c.dieFrozen }
 func (c *fakeContainer) Apart() (bool, error)                             { return !c.entangled, nil }
 func (c *fakeContainer) Moving(context.Context) ([]cgroup.Process, error) { return c.moving, nil }
+
+func (c *fakeContainer) ServesFiles(context.Context) (bool, error) { return c.serves, nil }
 
 // get and set are for what several goroutines do.
 func (c *fakeContainer) get() runtime.State {

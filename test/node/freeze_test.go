@@ -29,14 +29,14 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 )
 
-// shared is a directory of the node that containers have as /shared.
-func (s *stage) shared() []string {
+// mounts may mount file systems.
+func (s *stage) mounts() []string {
 	s.t.Helper()
 	dir := filepath.Join(s.dir, "shared")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		s.t.Fatal(err)
 	}
-	return []string{"--privileged", "--mount", "type=bind,src=" + dir + ",dst=/shared,options=rbind:rshared:rw"}
+	return []string{"--privileged", "--mount", "type=bind,src=" + dir + ",dst=/shared,options=rbind:rw"}
 }
 
 // frozenAndBack checks that an attempt was given up, for a process that is named, and that it has
@@ -62,7 +62,7 @@ func frozenAndBack(t *testing.T, r result.Result, c *container, who string) {
 // cannot be frozen, once that is.
 func TestAFreezeThatCannotBeIsTakenBack(t *testing.T) {
 	forRuntimes(t, func(t *testing.T, s *stage) {
-		main := s.run("main", s.shared(), "fuse", "process:/shared/fuse", "process:/shared/fuse", "process:/shared/fuse", "process:/shared/fuse", "count:/beside")
+		main := s.run("main", s.mounts(), "slowfuse", "process:/shared/fuse", "process:/shared/fuse", "process:/shared/fuse", "process:/shared/fuse", "count:/beside")
 		main.runs("/beside")
 		frozenAndBack(t, s.committer("commit", []*container{main}, "--leave-frozen"), main, "inside")
 		main.runs("/beside")
@@ -76,16 +76,20 @@ func TestAFreezeThatCannotBeIsTakenBack(t *testing.T) {
 // TestWhoWaitsForAnotherIsFrozenFirst has the FUSE server in a sidecar, which is named first.
 func TestWhoWaitsForAnotherIsFrozenFirst(t *testing.T) {
 	forRuntimes(t, func(t *testing.T, s *stage) {
-		side := s.run("side", s.shared(), "fuse")
+		side := s.run("side", s.mounts(), "slowfuse")
 		s.until("the file system is mounted", func() (string, bool) {
 			mounts, _ := os.ReadFile("/proc/" + side.pid + "/mountinfo")
 			return string(mounts), strings.Contains(string(mounts), " /shared/fuse ")
 		})
-		main := s.run("main", s.shared(), "process:/shared/fuse", "process:/shared/fuse", "process:/shared/fuse", "process:/shared/fuse", "count:/beside")
+		const there = "process:/proc/1/root/shared/fuse"
+		main := s.run("main", []string{"--privileged", "--with-ns", "pid:/proc/" + side.pid + "/ns/pid"}, there, there, there, there, "count:/beside")
 		main.runs("/beside")
 		r := s.committer("commit", []*container{side, main}, "--leave-frozen")
 		if r.Error != nil || r.Thawed {
 			t.Fatalf("result %+v: %v", r, r.Error)
+		}
+		if r.FrozenMillis > 10_000 {
+			t.Error("the order was found by trying alone")
 		}
 		for _, c := range []*container{main, side} {
 			if asked, frozen := events(t, c.cgroup()); !asked || !frozen {

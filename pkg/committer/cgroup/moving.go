@@ -70,6 +70,31 @@ func (g *Group) Moving() ([]Process, error) {
 	return moving, nil
 }
 
+// fuse is the device that file systems in user space are served through.
+const fuse = "/dev/fuse"
+
+// ServesFiles is whether a process of the cgroup serves a file system in user space: others may wait
+// for its answers.
+func (g *Group) ServesFiles() (bool, error) {
+	pids, err := g.Processes()
+	if err != nil {
+		return false, err
+	}
+	for _, pid := range pids {
+		dir := fmt.Sprintf("/proc/%d/fd", pid)
+		descriptors, err := os.ReadDir(dir)
+		if err != nil {
+			continue // it has ended, or is not to be looked at
+		}
+		for _, descriptor := range descriptors {
+			if file, err := os.Readlink(dir + "/" + descriptor.Name()); err == nil && file == fuse {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
 // stopped are the kernel's functions that a process waits in while it is frozen.
 var stopped = map[string]bool{"__refrigerator": true, "do_freezer_trap": true, "get_signal": true, "do_signal_stop": true}
 

@@ -262,3 +262,13 @@ func (c *Client) awaitEnd(ctx context.Context, id string) (code uint32, err erro
 	}
 	return 0, nil
 }
+
+// ServesFiles is whether the container has a server of a file system in user space.
+func (c *Container) ServesFiles(context.Context) (bool, error) {
+	group, err := c.group()
+	if err != nil || group == nil {
+		return false, ignoreGone(err)
+	}
+	serves, err := group.ServesFiles()
+	return serves, ignoreGone(err)
+}

@@ -37,7 +37,9 @@ func main() {
 	for _, job := range os.Args[1:] {
 		switch {
 		case job == "fuse":
-			go serve(mountFuse())
+			go serve(mountFuse(), 0)
+		case job == "slowfuse":
+			go serve(mountFuse(), 20*time.Millisecond)
 		case len(job) > 6 && job[:6] == "count:":
 			go count(job[6:], 300*time.Microsecond)
 		case len(job) > 8 && job[:8] == "process:":
@@ -98,11 +100,12 @@ func mountFuse() int {
 // https://github.com/torvalds/linux/blob/master/include/uapi/linux/fuse.h
 const (
 	opGetattr, opSetattr, opOpen, opWrite, opInit = 3, 4, 14, 16, 26
+	opRelease, opFlush                            = 18, 25
 	opForget, opInterrupt                         = 2, 36
 )
 
-// serve answers requests, one after the other.
-func serve(fd int) {
+// serve answers requests, one after the other. Who waits for one that has been read cannot be interrupted.
+func serve(fd int, takes time.Duration) {
 	le := binary.LittleEndian
 	request := make([]byte, 1<<20)
 	for {
@@ -111,10 +114,12 @@ func serve(fd int) {
 			continue
 		}
 		if err != nil {
-			return
+			panic(err)
 		}
+		time.Sleep(takes)
 		op, id, in := le.Uint32(request[4:]), request[8:16], request[40:n]
 		var out []byte
+		var fault unix.Errno
 		switch op {
 		case opForget, opInterrupt:
 			continue
@@ -135,12 +140,16 @@ func serve(fd int) {
 		case opWrite:
 			out = make([]byte, 8)
 			le.PutUint32(out, le.Uint32(in[16:]))
+		case opRelease, opFlush:
+		default:
+			fault = unix.ENOSYS
 		}
 		answer := make([]byte, 16, 16+len(out))
-		le.PutUint32(answer, uint32(16+len(out))) //nolint:gosec // a hundred bytes
+		le.PutUint32(answer, uint32(16+len(out)))       //nolint:gosec // a hundred bytes
+		le.PutUint32(answer[4:], uint32(-int32(fault))) //nolint:gosec // the kernel's way to say it
 		copy(answer[8:], id)
 		if _, err := unix.Write(fd, append(answer, out...)); err != nil && !errors.Is(err, unix.ENOENT) {
-			return
+			panic(err)
 		}
 	}
 }
