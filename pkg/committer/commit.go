@@ -265,7 +265,7 @@ func (c *commit) run(ctx context.Context) error {
 			kept.close()
 		}
 	}()
-	frozen := registry.WhileFrozen(ctx)
+	frozen := registry.InAHurry(ctx)
 	for _, p := range c.parts {
 		c.checkCopy(p)
 		kept, err := c.read(frozen, p)

@@ -94,6 +94,18 @@ func TestFailuresThaw(t *testing.T) {
 					return fail
 				}
 			}, result.RegistryUnavailable, `container "side"`, true},
+		"the registry goes silent at the manifest": {
+			func(s *scene, _ func(error)) {
+				s.options.Registry.Patience = 500 * time.Millisecond
+				s.before = func(_ http.ResponseWriter, r *http.Request) bool {
+					hang := r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/manifests/")
+					if hang {
+						_, _ = io.Copy(io.Discard, r.Body)
+						<-r.Context().Done()
+					}
+					return hang
+				}
+			}, result.RegistryUnavailable, "did not answer", true},
 		"the container is killed in the upload": {
 			func(s *scene, _ func(error)) {
 				s.onUpload(4, func(http.ResponseWriter, *http.Request) { s.node.containers["side-id"].state = runtime.Ended })

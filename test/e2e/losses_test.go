@@ -133,7 +133,7 @@ func TestASandboxWhoseContainersHaveEndedCanBePausedAndNotJustResumed(t *testing
 
 // A probe cannot succeed in a frozen container, so the kubelet may restart it in the middle of a
 // commit, and what it had written is gone. Then that is said; it is never just missing.
-func TestAProbeThatFailsWhileFrozenLosesNothingUnsaid(t *testing.T) {
+func TestAProbeThatFailsInAHurryLosesNothingUnsaid(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t)
 	r.create("demo", func(s *v1alpha1.Sandbox) {

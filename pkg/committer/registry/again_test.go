@@ -71,7 +71,7 @@ func TestUploadsAreBegunAnew(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ctx := WhileFrozen(context.Background())
+			ctx := InAHurry(context.Background())
 			m := misbehave(t, test.faults...)
 			m.with(fault{method: "DELETE", path: "/uploads/", do: answer(204, "")})
 			to := target(t, Options{Insecure: true}, host(m.Server)+"/a:t")
@@ -127,7 +127,7 @@ func TestPublishedAllTheSame(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ctx := WhileFrozen(context.Background())
+			ctx := InAHurry(context.Background())
 			m := misbehave(t, test.faults...)
 			to := target(t, Options{Insecure: true}, host(m.Server)+"/a:t")
 			if test.before != "" {

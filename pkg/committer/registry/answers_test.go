@@ -87,7 +87,7 @@ func TestAnswers(t *testing.T) {
 			method, path, _ := strings.Cut(test.at, " ")
 			m := misbehave(t, fault{method: method, path: path, do: answer(test.code, test.body)})
 			to := target(t, Options{Insecure: true}, host(m.Server)+"/a/b:t")
-			ctx := WhileFrozen(ctx)
+			ctx := InAHurry(ctx)
 			err := to.Upload(ctx, static.NewLayer([]byte("x"), types.OCILayer))
 			if err == nil {
 				err = to.Publish(ctx, []byte("{}"))
@@ -110,7 +110,7 @@ func TestTokenServers(t *testing.T) {
 		m.with(fault{method: http.MethodGet, path: "/v2/", do: func(w http.ResponseWriter, r *http.Request) {
 			answer(http.StatusUnauthorized, "", "WWW-Authenticate", `Bearer realm="http://`+r.Host+`/token",service="s"`)(w, r)
 		}})
-		_, err := target(t, Options{Insecure: true}, host(m.Server)+"/a/b:t").Begin(WhileFrozen(context.Background()))
+		_, err := target(t, Options{Insecure: true}, host(m.Server)+"/a/b:t").Begin(InAHurry(context.Background()))
 		if reasonOf(err) != want || !strings.Contains(err.Error(), "incorrect username or password") {
 			t.Errorf("%d: got %v (%s), want %s", code, err, reasonOf(err), want)
 		}

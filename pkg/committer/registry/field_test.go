@@ -65,7 +65,7 @@ func TestATokenThatExpires(t *testing.T) {
 			}))
 			defer s.Close()
 			to := target(t, Options{Insecure: true}, host(s)+"/a:t")
-			err := to.Upload(WhileFrozen(ctx), layer.New(ctx, noise(2<<20)))
+			err := to.Upload(InAHurry(ctx), layer.New(ctx, noise(2<<20)))
 			if err == nil {
 				err = to.Publish(ctx, []byte("{}"))
 			}
@@ -212,7 +212,7 @@ func TestARegistryThatAnswersEarly(t *testing.T) {
 				_, _ = io.CopyN(io.Discard, r.Body, 4<<20) // as nginx lingers
 			}})
 			l := layer.New(ctx, noise(64<<20))
-			err := target(t, Options{CAFile: caFile(t, m.Server), Patience: short}, host(m.Server)+"/a:t").Upload(WhileFrozen(ctx), l)
+			err := target(t, Options{CAFile: caFile(t, m.Server), Patience: short}, host(m.Server)+"/a:t").Upload(InAHurry(ctx), l)
 			if reasonOf(err) != result.RegistryDenied || !strings.HasPrefix(err.Error(), "413 Request Entity Too Large") || errors.Is(err, layer.ErrReplayed) {
 				t.Errorf("got %v (%s)", err, reasonOf(err))
 			}

@@ -175,12 +175,12 @@ func TestSilenceOfHTTP2(t *testing.T) {
 		<-m.ended
 	}})
 	to := target(t, Options{CAFile: caFile(t, m.Server), Patience: short}, host(m.Server)+"/a:t")
-	err := to.Upload(WhileFrozen(ctx), layer.New(ctx, noise(32<<20)))
+	err := to.Upload(InAHurry(ctx), layer.New(ctx, noise(32<<20)))
 	if reasonOf(err) != result.RegistryUnavailable || !strings.Contains(err.Error(), "took nothing more of an upload") || protocol.Load() != 2 {
 		t.Errorf("HTTP/%d: got %v (%s)", protocol.Load(), err, reasonOf(err))
 	}
-	if n := m.count(http.MethodPatch, ""); n != readingsFrozen {
-		t.Errorf("the layer was read %d times, want %d", n, readingsFrozen)
+	if n := m.count(http.MethodPatch, ""); n != readingsInAHurry {
+		t.Errorf("the layer was read %d times, want %d", n, readingsInAHurry)
 	}
 }
 

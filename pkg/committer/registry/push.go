@@ -35,12 +35,12 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/layer"
 )
 
-// readings are how often a layer is made for its upload at most, and readingsFrozen while
+// readings are how often a layer is made for its upload at most, and readingsInAHurry while
 // containers are frozen until it is there: whoever started us tries again later, when they
 // are not.
 const (
-	readings       = 3
-	readingsFrozen = 2
+	readings         = 3
+	readingsInAHurry = 2
 )
 
 // Upload pushes a blob of our own. One that breaks off is begun anew, for registries need not
@@ -51,8 +51,8 @@ func (t *Target) Upload(ctx context.Context, l v1.Layer) error {
 
 func (t *Target) push(ctx context.Context, l v1.Layer, begin func() (*Upload, bool, error)) error {
 	most := readings
-	if isFrozen(ctx) {
-		most = readingsFrozen
+	if isHurried(ctx) {
+		most = readingsInAHurry
 	}
 	pause := firstPause
 	for reading := 1; ; reading++ {

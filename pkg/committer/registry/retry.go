@@ -38,9 +38,9 @@ const (
 	factor     = 3
 
 	// A registry that says when to come again (Retry-After) is heard, up to these: while
-	// something is frozen the pause has to go on or to be given up.
-	maxPause       = 30 * time.Second
-	maxPauseFrozen = 2 * time.Second
+	// something is frozen it has to go on or to be given up.
+	maxPause         = 30 * time.Second
+	maxPauseInAHurry = 2 * time.Second
 
 	// silentTries is how often a request is sent that nobody answers: the second has a
 	// connection of its own, and finds out whether it was the connection or the registry.
@@ -53,14 +53,15 @@ var temporary = []int{
 	http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
 }
 
-type frozenKey struct{}
+type hurryKey struct{}
 
-// WhileFrozen returns a context for requests that frozen containers wait for.
-func WhileFrozen(ctx context.Context) context.Context {
-	return context.WithValue(ctx, frozenKey{}, true)
+// InAHurry returns a context for requests that frozen containers wait for, or a controller that
+// has others to see to.
+func InAHurry(ctx context.Context) context.Context {
+	return context.WithValue(ctx, hurryKey{}, true)
 }
 
-func isFrozen(ctx context.Context) bool { return ctx.Value(frozenKey{}) != nil }
+func isHurried(ctx context.Context) bool { return ctx.Value(hurryKey{}) != nil }
 
 // persistent sends requests again. It is the one place where that is done for whole requests;
 // an upload that has broken off is begun anew by who makes its content.
@@ -70,7 +71,7 @@ type persistent struct{ inner http.RoundTripper }
 func (t persistent) RoundTrip(r *http.Request) (*http.Response, error) {
 	for try := 1; ; try++ {
 		answer, err := t.inner.RoundTrip(r)
-		pause, again := nextTry(try, answer, err, isFrozen(r.Context()))
+		pause, again := nextTry(try, answer, err, isHurried(r.Context()))
 		if !again || !repeatable(r) || !waitFor(r.Context(), pause) {
 			return answer, err
 		}
@@ -113,7 +114,7 @@ func nextTry(try int, answer *http.Response, err error, frozen bool) (time.Durat
 	}
 	longest := maxPause
 	if frozen {
-		longest = maxPauseFrozen
+		longest = maxPauseInAHurry
 	}
 	return min(max(pause, retryAfter(answer.Header)), longest), true
 }

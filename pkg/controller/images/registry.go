@@ -94,7 +94,7 @@ func (r *Registry) ask(ctx context.Context, image string, question func(context.
 		// Whatever answered here would be another one.
 		return result.Wrap(result.RegistryUnavailable, registry.ErrOutOfReach, "registry %s cannot be asked: %s", host, registry.ErrOutOfReach.Error())
 	}
-	answering, cancel := context.WithTimeout(ctx, answerTimeout)
+	answering, cancel := context.WithTimeout(registry.InAHurry(ctx), answerTimeout)
 	defer cancel()
 	connection, err := r.connect(answering)
 	if err != nil {
