@@ -19,6 +19,8 @@ package result
 import (
 	"fmt"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Warning is something that an image does not hold, or that could not be guaranteed of
@@ -70,7 +72,12 @@ func bounded(warnings []Warning, most int) []Warning {
 
 // short cuts what is longer than a report has room for. Paths are of any bytes, JSON is not.
 func short(s string) string {
-	s = strings.ToValidUTF8(s, "\ufffd")
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) { // a terminal would obey it
+			return utf8.RuneError
+		}
+		return r
+	}, strings.ToValidUTF8(s, "\ufffd"))
 	if len(s) <= maxWarningBytes {
 		return s
 	}

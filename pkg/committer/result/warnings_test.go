@@ -24,6 +24,10 @@ import (
 )
 
 func TestWarningsAreBounded(t *testing.T) {
+	const escape = "a\x1b[2Jb\nc"
+	if data, err := (Result{Warnings: []Warning{{Reason: MountNotKept, Path: escape, Message: escape}}}).Encode(); err != nil || strings.Contains(string(data), "u001b") || !strings.Contains(string(data), "a\ufffd[2Jb\ufffdc") {
+		t.Errorf("%s (%v)", data, err)
+	}
 	containers := func(n int) (all []Container) {
 		for i := range n {
 			all = append(all, Container{Name: fmt.Sprintf("c%02d", i), Image: "r/a:" + strings.Repeat("t", 60), Digest: "sha256:" + strings.Repeat("0", 64)})

@@ -79,6 +79,11 @@ func (c *Container) Files(ctx context.Context) (Files, error) {
 	files := overlayFiles(mounts)
 	files.Users, files.Groups = users, groups
 	files.Volumes = volumes(c.ref.ID, spec, files.Upperdir)
+	if len(files.Lowerdirs) == 0 {
+		if err := c.locate(ctx, files.Volumes); err != nil {
+			return Files{}, err
+		}
+	}
 	// The lower layers have to be mapped as the processes are: then nothing but this mapping
 	// lies between what is in the upper directory and what the container sees.
 	if uids, gids := mappings(mounts, "uidmap"), mappings(mounts, "gidmap"); uids != mapping(users) || gids != mapping(groups) {

@@ -5,7 +5,7 @@ Licensed under the Apache License, Version 2.0 (the "License");
 you may not use this file except in compliance with the License.
 You may obtain a copy of the License at
 
-	http://www.apache.org/licenses/LICENSE-2.0
+    http://www.apache.org/licenses/LICENSE-2.0
 
 Unless required by applicable law or agreed to in writing, software
 distributed under the License is distributed on an "AS IS" BASIS,
@@ -13,6 +13,7 @@ WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 See the License for the specific language governing permissions and
 limitations under the License.
 */
+
 package runtime
 
 import (
@@ -38,31 +39,42 @@ type Mounted struct {
 // Mounted are the mounts of the container's first process that its runtime has not made. None where it has ended. It needs
 // the node's PID namespace: without, nothing is found.
 func (c *Container) Mounted(ctx context.Context) ([]Mounted, error) {
-	answer, err := c.client.tasks.Get(c.client.in(ctx), &tasks.GetRequest{ContainerID: c.ref.ID})
-	if err = errgrpc.ToNative(err); isNotFound(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("asking containerd for the first process of container %q: %w", c.ref.Name, err)
-	}
 	spec, err := c.spec()
 	if err != nil {
 		return nil, err
 	}
+	mounts, err := c.mountinfo(ctx)
+	if err != nil || mounts == "" {
+		return nil, err
+	}
+	return mountedInside(mounts, c.ref.ID, spec), nil
+}
+
+// mountinfo is the list of what the container's first process has mounted; empty where it has ended, or is not in the
+// same PID namespace.
+func (c *Container) mountinfo(ctx context.Context) (string, error) {
+	answer, err := c.client.tasks.Get(c.client.in(ctx), &tasks.GetRequest{ContainerID: c.ref.ID})
+	err = errgrpc.ToNative(err)
+	if isNotFound(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("asking containerd for the first process of container %q: %w", c.ref.Name, err)
+	}
 	process := "/proc/" + strconv.FormatUint(uint64(answer.GetProcess().GetPid()), 10)
 	mounts, err := os.ReadFile(process + "/mountinfo")
 	if os.IsNotExist(err) {
-		return nil, nil
+		return "", nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading what is mounted in container %q: %w", c.ref.Name, err)
+		return "", fmt.Errorf("reading what is mounted in container %q: %w", c.ref.Name, err)
 	}
 	// After the mounts: they are that process's, or of one that has ended since.
 	cgroups, err := os.ReadFile(process + "/cgroup")
 	if err != nil || !strings.Contains(string(cgroups), c.ref.ID) {
-		return nil, nil
+		return "", nil //nolint:nilerr // it has ended
 	}
-	return mountedInside(string(mounts), c.ref.ID, spec), nil
+	return string(mounts), nil
 }
 
 // mountedInside reads a list of mounts as the kernel writes it.

@@ -17,6 +17,7 @@ limitations under the License.
 package runtime
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -56,6 +57,35 @@ func volumes(containerID string, spec *runtimespec.Spec, upperdir string) []Volu
 		all = append(all, v)
 	}
 	return all
+}
+
+// locate finds where the volumes are mounted: what leads there may be a symbolic link of the image, and
+// only where the layers of that are directories can it be followed there. Of a container that has ended
+// nothing is known but what its image declares.
+func (c *Container) locate(ctx context.Context, volumes []Volume) error {
+	if len(volumes) == 0 {
+		return nil
+	}
+	mounts, err := c.mountinfo(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range volumes {
+		if at := mountedAt(mounts, c.ref.ID, filepath.Base(volumes[i].Dir)); at != "" {
+			volumes[i].Path = at
+		}
+	}
+	return nil
+}
+
+// mountedAt is where a list of mounts has a volume of a container; empty where it has not.
+func mountedAt(mountinfo, containerID, volume string) string {
+	for line := range strings.Lines(mountinfo) {
+		if place := strings.Fields(line); len(place) > 4 && strings.HasSuffix(place[3], "/containers/"+containerID+"/volumes/"+volume) {
+			return unescaped(place[4])
+		}
+	}
+	return ""
 }
 
 // located is where the directory at source is to be found. The plugin notes it with symbolic links

@@ -63,3 +63,16 @@ func TestVolumes(t *testing.T) {
 		})
 	}
 }
+
+func TestWhereAVolumeIsMounted(t *testing.T) {
+	const mountinfo = `1522 1410 0:310 / / rw,relatime master:1 - overlay overlay rw,lowerdir=/l,upperdir=/u
+1530 1522 259:1 /var/lib/containerd/io.containerd.grpc.v1.cri/containers/c1/volumes/v1 /run/x\040y rw,relatime - ext4 /dev/root rw
+1531 1522 259:1 /var/lib/containerd/io.containerd.grpc.v1.cri/containers/c2/volumes/v2 /other rw,relatime - ext4 /dev/root rw
+broken
+`
+	for volume, want := range map[string]string{"v1": "/run/x y", "v2": "", "1": ""} {
+		if got := mountedAt(mountinfo, "c1", volume); got != want {
+			t.Errorf("%s is mounted at %q, want %q", volume, got, want)
+		}
+	}
+}
