@@ -135,7 +135,7 @@ func TestRandomVolumes(t *testing.T) {
 			must(t, os.MkdirAll(lower+"/var/v", 0o755))
 			must(t, trees.New(lower+"/var/v", seed).Make(60))
 			if seed%3 == 0 { // what shows is made of two layers
-				lower = s.layer()
+				s.layer()
 				merged := s.mount()
 				must(t, trees.New(merged+"/var/v", seed<<16).Change(30))
 				must(t, unix.Unmount(merged, 0))

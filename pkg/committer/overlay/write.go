@@ -317,11 +317,6 @@ type listed struct {
 	own   *header // what would be written of it, where it is not because it is equal
 }
 
-func (l *listed) close() {
-	l.directory.close()
-	closeAll(l.below)
-}
-
 // directory writes a directory itself and returns it opened.
 func (t *writer) directory(parent *directory, name, path []byte) (*listed, error) {
 	dir, _, err := parent.open(name)
