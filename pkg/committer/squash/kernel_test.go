@@ -236,7 +236,7 @@ func (s *stage) change(root string) {
 			_ = f.Close()
 		}
 	case 6:
-		_ = os.Truncate(p, s.random.Int64N(1<<20)) // which makes it sparse
+		_ = os.Truncate(p, s.random.Int64N(1<<20)<<(2*s.random.IntN(2))) // which makes it sparse, and in a layer some of them
 	case 7:
 		_ = unix.Fchmodat(unix.AT_FDCWD, p, uint32(s.random.IntN(0o10000)), 0)
 	case 8:
