@@ -29,7 +29,8 @@ import (
 
 // Found is what a look at a directory tells before anything of it is read.
 type Found struct {
-	// Bytes is what its files take on the disk, Entries how many there are.
+	// Bytes is what its files take on the disk, with the holes that are written as zeros, and
+	// Entries how many there are.
 	Bytes, Entries int64
 	// Holes is by how much its regular files are longer than what they take, and Largest the
 	// path of the one that has most of it.
@@ -229,6 +230,9 @@ func (t *writer) look(ctx context.Context, dir *directory, all *names, path []by
 		if hole := st.Size - st.Blocks*512; format == unix.S_IFREG && hole > 0 {
 			hole /= int64(max(st.Nlink, 1)) // each of its names has its part
 			f.Holes += hole
+			if hole < sparseLeast {
+				f.Bytes += hole
+			}
 			if hole > f.largest {
 				f.largest, f.Largest = hole, "/"+string(whole)
 			}

@@ -51,6 +51,13 @@ func TestSurvey(t *testing.T) {
 	if want := int64(2 + 2*maxOpen + 3 + 1 + 5*surveyed + 1 + 3); got.Entries != want {
 		t.Errorf("%d entries, want %d", got.Entries, want)
 	}
+	small := int64(sparseLeast - 4096)
+	f.holed("d/small", small)
+	more, err := Survey(context.Background(), f.root, Options{})
+	must(t, err)
+	if more.Bytes-got.Bytes < small || more.Bytes-got.Bytes > small+64<<10 || more.Holes-got.Holes != small {
+		t.Errorf("with a hole that is written as zeros: %+v, without: %+v", more, got)
+	}
 	if got.Holes != 1<<40 || got.Largest != "/sparse" && got.Largest != "/d/again" {
 		t.Errorf("holes of %d, %s the most", got.Holes, got.Largest)
 	}
