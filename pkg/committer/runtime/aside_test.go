@@ -340,12 +340,15 @@ func TestNotKept(t *testing.T) {
 		layers  int
 		fails   string // to be set aside
 		publish string // to be published
+		volume  string
 	}{
 		"a commit that left nothing": {fails: "of the manifest", prepare: func(*overlays, *image.Image) digest.Digest { return digest.FromString("unknown") }},
 		"another snapshot's image": {fails: `is of the snapshot "other"`, prepare: func(o *overlays, _ *image.Image) digest.Digest {
 			return o.commit(o.base, "other", 1).ManifestDigest
 		}},
 		"merged layers": {layers: 3, fails: "they were merged"},
+		// What is in them is in the image, and not in the container's layer.
+		"volumes of the image": {fails: "its image declares volumes", volume: "/containers/1/volumes/v"},
 		"an image that was pulled meanwhile": {publish: "already exists", prepare: func(o *overlays, made *image.Image) digest.Digest {
 			o.prepare("pulling", o.base.ChainID().String())
 			if err := o.sn.Commit(o.ctx(), identity.ChainID(o.read(made).Config.RootFS.DiffIDs).String(), "pulling"); err != nil {
@@ -366,6 +369,9 @@ func TestNotKept(t *testing.T) {
 			asked := made.ManifestDigest
 			if test.prepare != nil {
 				asked = test.prepare(o, made)
+			}
+			if test.volume != "" {
+				c.record.Spec, _ = typeurl.MarshalAny(&runtimespec.Spec{Linux: &runtimespec.Linux{}, Mounts: []runtimespec.Mount{{Destination: "/data", Source: test.volume}}})
 			}
 			aside, err := c.SetAside(ctx, sandbox, "snap", asked)
 			if test.fails != "" && (err == nil || !strings.Contains(err.Error(), test.fails)) || test.fails == "" && err != nil {
