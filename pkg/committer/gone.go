@@ -58,6 +58,10 @@ func (c *commit) findBase(ctx context.Context, p *part, sources *registry.Source
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		var ours *result.Error
+		if errors.As(err, &ours) && ours.Reason == result.RegistryUnavailable {
+			return err // in a moment it may well have it
+		}
 		tried = append(tried, err.Error())
 	}
 	err := c.rebuildBase(ctx, p)

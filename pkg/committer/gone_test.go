@@ -22,6 +22,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -253,4 +254,26 @@ func TestAnImageThatCannotBeMadeAgain(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOurRegistryInTroubleIsNoLoss has an image in our registry, which cannot be asked at the moment: it is not made
+// again for that.
+func TestOurRegistryInTroubleIsNoLoss(t *testing.T) {
+	s := newScene(t)
+	c, host := s.loses()
+	c.gone.References = []string{host + "/team/base:right"}
+	s.before = func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasPrefix(r.URL.Path, "/v2/team/base/manifests/") {
+			return false
+		}
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	}
+	if err := s.commit(t.Context()); err == nil {
+		t.Fatal("it succeeded")
+	}
+	if r := s.last(); r.Error.Reason != result.RegistryUnavailable || !strings.Contains(r.Error.Message, "503") {
+		t.Errorf("%s: %s", r.Error.Reason, r.Error.Message)
+	}
+	s.states(runtime.Running)
 }

@@ -32,7 +32,7 @@ import (
 const maxMetadata = 8 << 20
 
 // ReadManifest reads the manifest or index that a reference names, of the target's registry with the push secret, of
-// any other through sources.
+// any other through sources. That the target's registry is in trouble is an error with that reason.
 func (t *Target) ReadManifest(ctx context.Context, reference string, sources *Sources) (ocispec.Descriptor, []byte, error) {
 	var found ocispec.Descriptor
 	var content []byte
@@ -50,6 +50,9 @@ func (t *Target) ReadManifest(ctx context.Context, reference string, sources *So
 		content = answer.Manifest
 		return nil
 	})
+	if err != nil && t.isOwn(reference) && !missing(err) {
+		return ocispec.Descriptor{}, nil, t.client.fault("reading", reference, err)
+	}
 	if err != nil {
 		return ocispec.Descriptor{}, nil, fmt.Errorf("%s: %s", reference, describe(err))
 	}
@@ -84,12 +87,17 @@ func (t *Target) ReadConfig(ctx context.Context, reference string, blob digest.D
 // readFrom lets ask those who may read what a reference names, one after the other. The push secret is for the
 // target's registry alone, the Pod's pull secrets are for any other.
 func (t *Target) readFrom(reference string, sources *Sources, ask func(*Client) error) error {
+	if t.isOwn(reference) {
+		return ask(t.client)
+	}
 	ref, err := name.ParseReference(reference, t.client.nameOptions()...)
 	if err != nil {
 		return err
 	}
-	if ref.Context().RegistryStr() == t.tag.RegistryStr() {
-		return ask(t.client)
-	}
 	return sources.ask(ref.Context(), ask)
+}
+
+func (t *Target) isOwn(reference string) bool {
+	ref, err := name.ParseReference(reference, t.client.nameOptions()...)
+	return err == nil && ref.Context().RegistryStr() == t.tag.RegistryStr()
 }
