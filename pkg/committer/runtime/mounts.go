@@ -98,7 +98,7 @@ func mountedInside(mountinfo, containerID string, spec *runtimespec.Spec) []Moun
 	for line := range strings.Lines(mountinfo) {
 		before, after, ok := strings.Cut(line, " - ")
 		place, kind := strings.Fields(before), strings.Fields(after)
-		if !ok || len(place) < 5 || len(kind) < 1 {
+		if !ok || len(place) < 6 || len(kind) < 1 {
 			continue
 		}
 		at := unescaped(place[4])
@@ -109,6 +109,8 @@ func mountedInside(mountinfo, containerID string, spec *runtimespec.Spec) []Moun
 		case slices.Contains(made, at), slices.ContainsFunc(beyond, func(dir string) bool { return strings.HasPrefix(at, dir+"/") }):
 		case place[2] == device, strings.Contains(place[3], volumes):
 			// A directory of the container itself, seen in two places.
+		case slices.Contains(strings.Split(place[5], ","), "ro"):
+			// Nobody writes there: the libraries of a device's driver, put in place by a hook of the runtime.
 		case slices.Contains(filesystemsWithoutFiles, kind[0]), slices.Contains(found, Mounted{at, kind[0]}):
 		default:
 			found = append(found, Mounted{at, kind[0]})

@@ -64,6 +64,7 @@ func TestWhatAContainerHasMountedItself(t *testing.T) {
 			[]Mounted{{"/my work", "tmpfs"}},
 		},
 		"what the node has":                               {"180 163 254:0 /var/secret /secret rw - ext4 /dev/vda rw\n", []Mounted{{"/secret", "ext4"}}},
+		"a driver's libraries":                            {"180 163 254:0 /usr/lib/libcuda.so.1 /usr/lib/libcuda.so.1 ro,nosuid,nodev - ext4 /dev/vda rw\n", nil},
 		"its own directory, in two places":                {"180 163 0:70 /etc /b rw - overlay overlay rw\n", nil},
 		"a volume of its image, in two places":            {"180 163 254:0 /containerd/io.containerd.grpc.v1.cri/containers/id1/volumes/v1/x /b rw - ext4 /dev/vda rw\n", nil},
 		"below what is not kept in any case":              {"180 170 0:90 / /scratch/fast rw - tmpfs none rw\n181 165 0:91 / /dev/shm rw - tmpfs shm rw\n", nil},
