@@ -67,6 +67,7 @@ func TestFailuresThaw(t *testing.T) {
 			}, result.CommitJobFailed, "cannot be copied", false},
 		"the second freeze fails": {
 			func(s *scene, _ func(error)) {
+				s.options.Patience = 300 * time.Millisecond
 				s.node.containers["side-id"].onPause = func() error { return broken }
 			}, result.FreezeFailed, `container "side" cannot be frozen`, true},
 		"the second freeze fails with effect": {
@@ -164,7 +165,7 @@ func TestFailuresThaw(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t)
-			s.options.LeaveFrozen, s.options.Patience = true, time.Second
+			s.options.LeaveFrozen = true
 			ctx, cancel := context.WithCancelCause(context.Background())
 			defer cancel(nil)
 			test.breaks(s, cancel)

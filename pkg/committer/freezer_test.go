@@ -136,7 +136,7 @@ func TestThawedSideBySide(t *testing.T) {
 		main.onResume, side.onResume = nil, nil
 		main.state, side.state = runtime.Paused, runtime.Paused
 		broken.onResume = func() error { return errors.New("the shim is dead") }
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		f := &freezer{log: s.options.Log}
 		f.touch(main)
 		f.touch(side)

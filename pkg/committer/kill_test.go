@@ -263,7 +263,7 @@ func TestKillKeepsForAResume(t *testing.T) {
 			s.cache = noting{s.node, test.panics}
 			within := time.Minute
 			if test.fails {
-				within = 500 * time.Millisecond
+				within = 3 * time.Second
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), within)
 			defer cancel()
