@@ -51,6 +51,9 @@ func (c *commit) copyFirst(ctx context.Context, p *part) error {
 		c.Log.Info("the container will be read at once, while it is frozen", "container", p.Name, "entries", p.found.Entries, "because", "there is no memory for what would have to be remembered of them", "error", err)
 		return ctx.Err()
 	}
+	if err := c.settle(ctx, p); err != nil {
+		return err
+	}
 	began := time.Now()
 	options := p.readOptions()
 	options.Clock = c.Clock
@@ -79,6 +82,28 @@ func (c *commit) copyFirst(ctx context.Context, p *part) error {
 	}
 	c.Log.Warn("the first pass over the running container failed; it will be read at once, while it is frozen", "container", p.Name, "error", err)
 	return nil
+}
+
+// recentBytes is how much may have just been written for the first pass to begin at once. It is read
+// again while the container is frozen.
+var recentBytes int64 = 256 << 20
+
+// settle waits, a few seconds at most, until what was just written is old: files that were copied
+// up by sharing their blocks, for a chown say, may be many gigabytes, and in no memory.
+func (c *commit) settle(ctx context.Context, p *part) error {
+	wait := time.Until(p.found.Settled)
+	if p.found.Recent < recentBytes || wait <= 0 {
+		return nil
+	}
+	c.Log.Info("waiting for what was just written to be old", "container", p.Name, "bytes", p.found.Recent, "for", wait)
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // checkCopy forgets the first pass where changes since cannot be told.

@@ -98,6 +98,31 @@ func TestTwice(t *testing.T) {
 	}
 }
 
+// TestWhatWasJustWrittenIsLeftToSettle: nothing is read before it is old, where there is much of it.
+func TestWhatWasJustWrittenIsLeftToSettle(t *testing.T) {
+	most := recentBytes
+	defer func() { recentBytes = most }()
+	for name, test := range map[string]struct {
+		bytes int64
+		waits bool
+	}{"much": {1, true}, "little": {1 << 40, false}} {
+		recentBytes = test.bytes
+		s := newScene(t)
+		s.options.LeaveFrozen = true
+		c := s.node.containers["main-id"]
+		s.enlarge(c)
+		began := time.Now()
+		var frozen time.Time
+		c.onPause = func() error { frozen = time.Now(); return nil }
+		if err := s.commit(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if waited := frozen.Sub(began) > 4*time.Second; waited != test.waits {
+			t.Errorf("%s: it was frozen after %s", name, frozen.Sub(began))
+		}
+	}
+}
+
 // TestTwiceWithoutChanges needs no second layer.
 func TestTwiceWithoutChanges(t *testing.T) {
 	for _, leave := range []bool{true, false} {

@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,6 +37,10 @@ type Found struct {
 	// path of the one that has most of it.
 	Holes   int64
 	Largest string
+	// Recent is how much of Bytes is in files that a copy which begins before Settled would have
+	// to read again at its end: they were changed within the grace.
+	Recent  int64
+	Settled time.Time
 
 	largest int64
 	names   int64 // the bytes of all names
@@ -53,9 +58,13 @@ type Found struct {
 // for the first such entry and with their number, else with ErrNotSelfContained.
 func Survey(ctx context.Context, path string, o Options) (Found, error) {
 	s := &surveyor{ctx: ctx}
+	// A second more: what the coarsest file systems stamp in.
+	now := time.Now()
+	s.found.Settled = now.Add(grace + time.Second)
 	for range min(runtime.GOMAXPROCS(0), maxSurveyors) {
 		// What is written goes nowhere: it is for being refused.
 		w, _ := newWriter(ctx, nowhere{}, path, o)
+		w.recentSince = now.Add(-grace - time.Second).UnixNano()
 		s.writers = append(s.writers, w)
 	}
 	for _, one := range o.branches(path) {
@@ -107,6 +116,7 @@ func (f *Found) add(o *Found) {
 	f.Bytes += o.Bytes
 	f.Entries += o.Entries
 	f.Holes += o.Holes
+	f.Recent += o.Recent
 	f.names += o.names
 	f.refused += o.refused
 	if o.largest > f.largest {
@@ -207,7 +217,7 @@ func (s *surveyor) look(dir *directory, all *names, path []byte) {
 
 // look looks at the names from from up to to.
 func (t *writer) look(ctx context.Context, dir *directory, all *names, path []byte, from, to int) *Found {
-	f := &Found{}
+	f, since := &Found{}, t.recentSince
 	whole := join(path, nil)
 	parent := len(whole)
 	for i := from; i < to && ctx.Err() == nil; i++ {
@@ -225,6 +235,9 @@ func (t *writer) look(ctx context.Context, dir *directory, all *names, path []by
 		f.Entries++
 		f.names += int64(len(name))
 		f.Bytes += st.Blocks * 512
+		if st.Ctim.Nano() >= since {
+			f.Recent += st.Blocks * 512
+		}
 		format := st.Mode & unix.S_IFMT
 		all.types[i] = uint8(format >> 12)
 		if hole := st.Size - st.Blocks*512; format == unix.S_IFREG && hole > 0 {

@@ -24,6 +24,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,6 +32,7 @@ import (
 // TestSurvey counts what is there.
 func TestSurvey(t *testing.T) {
 	asRoot(t)
+	began := time.Now()
 	f := newTree(t)
 	f.dir("d", 0o755)
 	deep := "d"
@@ -60,6 +62,9 @@ func TestSurvey(t *testing.T) {
 	}
 	if got.Holes != 1<<40 || got.Largest != "/sparse" && got.Largest != "/d/again" {
 		t.Errorf("holes of %d, %s the most", got.Holes, got.Largest)
+	}
+	if got.Recent != got.Bytes || got.Settled.Before(began.Add(grace)) {
+		t.Errorf("all is new, and of %d bytes %d are; settled at %v", got.Bytes, got.Recent, got.Settled)
 	}
 	if got.Bytes < 12000 {
 		t.Errorf("%d bytes on the disk", got.Bytes)

@@ -180,6 +180,8 @@ type writer struct {
 	// be written back before it is read.
 	record    *recording
 	writeBack bool
+	// recentSince is of a survey.
+	recentSince int64
 	// recent is whether what an entry is written as is summed up; see recent.go.
 	recent *recent
 	// volumes are those that are written as well; wrote are directories that lead to them.
