@@ -36,8 +36,8 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver/scheme"
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/layer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 )
 
@@ -111,7 +111,7 @@ func NewOptions() *Options {
 		KubeAPIQPS:        200,
 		KubeAPIBurst:      400,
 		Controller: controller.Options{
-			LayerCompression:       string(layer.Zstd),
+			LayerCompression:       commitjob.Zstd,
 			SnapshotImageTemplate:  naming.DefaultImageTemplate,
 			SnapshotBaseRepository: naming.DefaultBaseRepository,
 			ImageCheckInterval:     30 * time.Minute,

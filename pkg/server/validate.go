@@ -26,7 +26,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/layer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 )
@@ -107,8 +106,8 @@ func (o *Options) Validate() error {
 			complain("%s %q: %s", flag, name, messages[0])
 		}
 	}
-	if _, err := layer.ParseCompression(c.LayerCompression); err != nil {
-		complain("--layer-compression: %w", err)
+	if c.LayerCompression != commitjob.Zstd && c.LayerCompression != commitjob.Gzip {
+		complain("--layer-compression %q must be %s or %s", c.LayerCompression, commitjob.Zstd, commitjob.Gzip)
 	}
 	if _, err := naming.ParseImageTemplate(c.SnapshotRegistry, c.SnapshotImageTemplate); err != nil {
 		errs = append(errs, err)

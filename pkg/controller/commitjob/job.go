@@ -32,7 +32,6 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/layer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 )
 
@@ -80,6 +79,12 @@ const (
 	cgroupDir = "/host/sys/fs/cgroup"
 )
 
+// How layers may be compressed.
+const (
+	Zstd = "zstd"
+	Gzip = "gzip"
+)
+
 // Config is what all Jobs have in common.
 type Config struct {
 	// Namespace is where Jobs run: never a sandbox's own, because whoever may exec into a
@@ -107,7 +112,7 @@ type Config struct {
 	// BaseRepository is a repository of the registry that keeps the layers of base images, so that the next sandbox of
 	// one need not upload them; or empty.
 	BaseRepository string
-	// LayerCompression is zstd (or empty) or gzip.
+	// LayerCompression is Zstd (or empty) or Gzip.
 	LayerCompression string
 	// Proxy are the environment variables that commits reach the registry by.
 	Proxy []corev1.EnvVar
@@ -179,7 +184,7 @@ func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leav
 	} else {
 		args = append(args, "--spool-dir="+spoolDir)
 	}
-	if c.LayerCompression != "" && c.LayerCompression != string(layer.Zstd) {
+	if c.LayerCompression != "" && c.LayerCompression != Zstd {
 		args = append(args, "--layer-compression="+c.LayerCompression)
 	}
 	if c.RegistryInsecure {
