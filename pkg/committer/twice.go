@@ -86,7 +86,7 @@ func (c *commit) copyFirst(ctx context.Context, p *part) error {
 
 // recentBytes is how much may have just been written for the first pass to begin at once. It is read
 // again while the container is frozen.
-var recentBytes int64 = 256 << 20
+var recentBytes int64 = 512 << 20
 
 // settle waits, a few seconds at most, until what was just written is old: files that were copied
 // up by sharing their blocks, for a chown say, may be many gigabytes, and in no memory.
