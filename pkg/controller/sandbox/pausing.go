@@ -51,6 +51,9 @@ func (o *observed) pausing() action {
 		return o.canceled(next)
 	case o.attempt == nil && o.pod == nil:
 		return o.lost(next, o.from)
+	case o.pausedReason() == v1alpha1.ReasonFilesLost && o.pod != nil && !o.attemptIsOurs():
+		// Somebody has deleted what was to be undone, which has thawed it.
+		return o.heldByLoss(next, nil)
 	case o.attempt == nil:
 		if reset := next.noticeReset(o.resets()); reset != nil {
 			return o.heldByLoss(next, reset)
