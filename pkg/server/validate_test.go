@@ -40,7 +40,7 @@ func TestWrongFlags(t *testing.T) {
 		{"--commit-job-timeout=0s", "--commit-job-timeout must be more than nothing, and is 0s"},
 		{"--max-frozen=-1s", "--max-frozen must not be negative, and is -1s"},
 		{"--layer-compression=lz4", `--layer-compression "lz4" must be zstd or gzip`},
-		{"--snapshot-registry=docker.io/team", "two levels"},
+		{"--snapshot-registry=docker.io/team", `--snapshot-image-template "{registry}/{namespace}/{sandbox}-{container}:{tag}" does not make`},
 		{"--max-holes=-1Gi", "--max-holes must not be negative, and is -1Gi"},
 		{"--resume-cache=-1Gi", "--resume-cache must not be negative, and is -1Gi"},
 		{"--image-check-interval=-1m", "--image-check-interval must not be negative, and is -1m0s"},
