@@ -122,6 +122,8 @@ func TestPublishedAllTheSame(t *testing.T) {
 		"a proxy always loses it":       {[]fault{{method: "PUT", path: "/manifests/", late: true, do: answer(504, "")}}, "", ""},
 		"no header tells of the digest": {[]fault{{method: "PUT", path: "/manifests/", times: 1, late: true, do: answer(500, "")}, {method: "PUT", path: "/manifests/", do: answer(409, "")}, {method: "GET", path: "/manifests/t", do: answer(200, string(manifest))}}, "", ""},
 		"the tag is another's":          {[]fault{{method: "PUT", path: "/manifests/", after: 1, do: answer(400, immutable)}}, `{"schemaVersion":2}`, result.RegistryDenied},
+		"another digest is told":        {[]fault{{method: "PUT", path: "/manifests/", late: true, do: answer(201, "", "Docker-Content-Digest", "sha512:0")}}, "", ""},
+		"another is kept":               {[]fault{{method: "PUT", path: "/manifests/", do: answer(201, "", "Docker-Content-Digest", "sha256:0")}}, "", result.RegistryDenied},
 		"it was refused":                {[]fault{{method: "PUT", path: "/manifests/", do: answer(400, immutable)}}, "", result.RegistryDenied},
 	}
 	for name, test := range tests {

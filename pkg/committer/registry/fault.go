@@ -94,6 +94,8 @@ func (c *Client) classify(err error) (result.Reason, string) {
 		return result.RegistryUnavailable, "; a registry without TLS has to be allowed by --snapshot-registry-insecure"
 	case errors.Is(err, syscall.ECONNREFUSED), errors.As(err, &lookup) && lookup.IsNotFound:
 		return result.RegistryUnavailable, "; it has to be reachable from a Pod: one that only nodes reach needs --commit-host-network"
+	case errors.Is(err, errRewritten):
+		return result.RegistryDenied, "; it has to keep manifests of OCI as they are"
 	case errors.As(err, &silent), errors.As(err, &broken):
 		return result.RegistryUnavailable, ""
 	}

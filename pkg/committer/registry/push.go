@@ -174,8 +174,21 @@ func (t *Target) putManifest(ctx context.Context, manifest []byte) error {
 		return err
 	}
 	defer func() { _ = answer.Body.Close() }()
-	return transport.CheckError(answer, http.StatusCreated, http.StatusOK, http.StatusAccepted)
+	if err := transport.CheckError(answer, http.StatusCreated, http.StatusOK, http.StatusAccepted); err != nil {
+		return err
+	}
+	// The digest is what a resume pulls by: who says that it has another has to have this one, too.
+	pushed := digest.FromBytes(manifest).String()
+	if told := answer.Header.Get("Docker-Content-Digest"); told != "" && told != pushed {
+		if _, err := readManifest(ctx, client, repo, pushed); err != nil {
+			return fmt.Errorf("%w (%s instead of %s: %s)", errRewritten, told, pushed, describe(err))
+		}
+	}
+	return nil
 }
+
+// errRewritten is of a registry that keeps something else than it was given.
+var errRewritten = errors.New("it has made another manifest of it")
 
 // maxManifest is how large an answer may be to be taken for a manifest.
 const maxManifest = 8 << 20
