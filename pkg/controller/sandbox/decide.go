@@ -50,6 +50,8 @@ type observed struct {
 	fresh bool
 	// runs is what is known of the Pod's containers beside its status.
 	runs firstRuns
+	// lastResets are the restarts in place that the watch has shown of the Pod last, gone or not.
+	lastResets []reset
 	// taken names the controller that has taken the last Pod for one of its own; claimed says that it was
 	// asked back at this visit.
 	taken   string

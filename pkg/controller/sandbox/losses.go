@@ -97,6 +97,19 @@ func (o *observed) heldByLoss(next *nextStatus, event *note) action {
 	return o.write(next, event)
 }
 
+// savedAfterLoss is heldByLoss for a sandbox whose Pod is gone: what was left is in the attempt's snapshot.
+func (o *observed) savedAfterLoss(next *nextStatus, event *note) action {
+	next.SnapshotName = o.attempt.Name
+	next.forgetPod()
+	next.Phase = v1alpha1.SandboxFailed
+	next.FailedAttempts = 0
+	message := fmt.Sprintf("files were lost after the pause was asked for: %s; snapshot %s has what was there after that, and the Pod is gone: another pause takes that for the state to keep, a resume starts from it",
+		event.message, next.SnapshotName)
+	next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonFilesLost, "%s", message)
+	next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonFilesLost, "%s", message)
+	return o.write(next, event)
+}
+
 // failed waits for a verb, unless what was missing has come back.
 func (o *observed) failed() action {
 	next := o.next()

@@ -185,6 +185,10 @@ func takenBy(kind, name string) func(*corev1.Pod) {
 	}
 }
 
+func lastSaw(pod *corev1.Pod) func(*observed) {
+	return func(o *observed) { o.lastResets = resetsOf(pod, firstRuns{}, nil) }
+}
+
 func takenUnseen(by string) func(*observed) { return func(o *observed) { o.taken = by } }
 
 func restored(snapshot string) func(*corev1.Pod) {

@@ -18,6 +18,7 @@ package sandbox
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -123,7 +124,11 @@ func (o *observed) committed(next *nextStatus, canceling bool) action {
 		next.SnapshotName = o.attempt.Name
 		return o.lost(next, o.attempt)
 	case o.pod == nil:
-		// Gone before it was removed, and after everything was saved.
+		// Gone before it was removed, and after everything was saved that was left.
+		kept := slices.DeleteFunc(slices.Clone(o.lastResets), func(r reset) bool { return len(o.keeps()) > 0 && !slices.Contains(o.keeps(), r.container) })
+		if reset := next.noticeReset(beforeCommit(kept, o.attempt)); reset != nil {
+			return o.savedAfterLoss(next, reset)
+		}
 		return o.finishPause(next)
 	case (canceling || undone) && !o.thawed:
 		return action{do: thaw}

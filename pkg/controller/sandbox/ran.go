@@ -41,6 +41,8 @@ type seenPod struct {
 	sandbox types.UID
 	// taken names the controller that took it for one of its own.
 	taken string
+	// resets are those of all its containers.
+	resets []reset
 }
 
 // first is the restart count with which the container ran for the first time, and whether it has. A
@@ -106,7 +108,6 @@ func (m *ranMemory) see(pod *corev1.Pod) {
 	if by := adopter(pod); by != "" {
 		seen.taken = by
 	}
-	m.pods[key] = seen
 	for _, status := range contents.Statuses(pod) {
 		if _, known := seen.since[status.Name]; known {
 			continue
@@ -115,21 +116,23 @@ func (m *ranMemory) see(pod *corev1.Pod) {
 			seen.since[status.Name] = since
 		}
 	}
+	seen.resets = resetsOf(pod, seen.firstRuns, nil)
+	m.pods[key] = seen
 }
 
-// of is what is known of the runs of the Pod that the sandbox's status tells of, and who took the last
-// one for its own, whether that was told of or not.
-func (m *ranMemory) of(sandbox *v1alpha1.Sandbox) (known firstRuns, taken string) {
+// of is what is known of the runs of the Pod that the sandbox's status tells of, and of its restarts in place, and who
+// took the last one for its own, whether that was told of or not.
+func (m *ranMemory) of(sandbox *v1alpha1.Sandbox) (known firstRuns, resets []reset, taken string) {
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
 	seen := m.pods[client.ObjectKeyFromObject(sandbox)]
 	if seen.sandbox != sandbox.UID {
-		return firstRuns{}, ""
+		return firstRuns{}, nil, ""
 	}
 	if seen.uid == sandbox.Status.PodUID {
-		known = firstRuns{uid: seen.uid, since: maps.Clone(seen.since)}
+		known, resets = firstRuns{uid: seen.uid, since: maps.Clone(seen.since)}, seen.resets
 	}
-	return known, seen.taken
+	return known, resets, seen.taken
 }
 
 func (m *ranMemory) forget(key client.ObjectKey) {

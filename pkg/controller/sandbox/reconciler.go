@@ -243,7 +243,7 @@ func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1
 	if pod != nil {
 		r.ran.see(pod)
 	}
-	seen.runs, seen.taken = r.ran.of(sandbox)
+	seen.runs, seen.lastResets, seen.taken = r.ran.of(sandbox)
 	var err error
 	status := &sandbox.Status
 	if status.SnapshotAttempts > 0 && (status.Phase == v1alpha1.SandboxPausing || status.FailedAttempts > 0) {

@@ -104,7 +104,7 @@ func TestRuns(t *testing.T) {
 	look := func(statuses ...corev1.ContainerStatus) firstRuns {
 		pod := podOf(func(p *corev1.Pod) { p.Status.ContainerStatuses = statuses })
 		memory.see(pod)
-		known, _ := memory.of(sandboxIn("", onPod))
+		known, _, _ := memory.of(sandboxIn("", onPod))
 		return known
 	}
 	waiting := func(s *corev1.ContainerStatus) { s.State.Waiting = &corev1.ContainerStateWaiting{} }
@@ -121,7 +121,7 @@ func TestRuns(t *testing.T) {
 		t.Errorf("as it starts no more: %+v", runs)
 	}
 	memory.forget(client.ObjectKeyFromObject(podOf()))
-	if runs, _ := memory.of(sandboxIn("", onPod)); runs.none(podUID) {
+	if runs, _, _ := memory.of(sandboxIn("", onPod)); runs.none(podUID) {
 		t.Error("what was never looked at counts as never run")
 	}
 }

@@ -194,7 +194,7 @@ func (w *world) visit() {
 // observe is the Reconciler's observe on this world.
 func (w *world) observe() *observed {
 	status := &w.sandbox.Status
-	seen := &observed{sandbox: w.sandbox, pod: w.pod, now: w.now}
+	seen := &observed{sandbox: w.sandbox, pod: w.pod, now: w.now, lastResets: w.resets}
 	if status.Phase == v1alpha1.SandboxPausing || status.FailedAttempts > 0 {
 		seen.attempt = w.snapshots[naming.PauseSnapshot(name, status.SnapshotAttempts)]
 	}

@@ -57,6 +57,8 @@ type world struct {
 	// unnotedSince is what DataLost said then.
 	unnoted      bool
 	unnotedSince string
+	// resets are what the watch has shown of the last Pod.
+	resets []reset
 
 	snapshots map[string]*v1alpha1.SandboxSnapshot
 	content   map[string]int // files in a snapshot that succeeded
@@ -83,7 +85,7 @@ func (w *world) createPod() {
 		w.fail("the Pod comes back with %d of %d writes, and DataLost does not say so", w.base, w.last)
 	}
 	w.gaveUp = false
-	w.files = w.base
+	w.files, w.resets = w.base, nil
 	w.pod = podOf(pendingPod, restored(from), func(p *corev1.Pod) { p.UID = w.uid("pod") })
 	if from == "" {
 		w.pod.Annotations = nil
@@ -442,6 +444,7 @@ func (w *world) restart() {
 	w.pod = w.pod.DeepCopy()
 	restartedPod(w.pod)
 	w.pod.Status.ContainerStatuses[0].ContainerID = "containerd://" + string(w.uid("c"))
+	w.resets = resetsOf(w.pod, firstRuns{}, nil)
 	w.unsaid = w.unsaid || w.files > w.base
 	w.files = w.base
 	w.note("a container is restarted in place")
