@@ -158,7 +158,7 @@ func tryLying(t *testing.T) *lying {
 
 func (r *lying) command(verb string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(os.Getenv("CLUSTER_DIR"), "bin", "registry"), verb, r.config) //nolint:gosec // it is ended by the test
-	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
+	cmd.Env = []string{"OTEL_TRACES_EXPORTER=none"}                                                 // not the cluster's: it takes REGISTRY_… for its own
 	return cmd
 }
 
