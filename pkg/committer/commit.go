@@ -53,12 +53,8 @@ type Node interface {
 	// Ended waits until the container of a name in a Pod has ended, and says whether it is known
 	// to have failed.
 	Ended(ctx context.Context, podUID, name string) (failed bool, err error)
-	// Siblings are all containers of the Pod that have not ended.
-	Siblings(ctx context.Context, podUID string) ([]Container, error)
-	// PodGroup is the cgroup of the whole Pod; nil where there is none.
-	PodGroup(ctx context.Context, podUID string) (Group, error)
-	// Strays are the cgroups in the Pod's that belong to none of its containers.
-	Strays(ctx context.Context, podUID string) ([]Group, error)
+	// Pod is what there is of the Pod.
+	Pod(ctx context.Context, podUID string) (Pod, error)
 	// Outside are processes that share something with these containers, and are in no cgroup of
 	// the Pod.
 	Outside(ctx context.Context, podUID string, of []runtime.Ref) ([]runtime.Outsider, error)
@@ -92,6 +88,14 @@ type Container interface {
 	Chain(context.Context) ([]string, error)
 	// AwaitEnd waits until it has ended.
 	AwaitEnd(context.Context) error
+}
+
+// Pod is what there is of a Pod at one moment: its containers that have not ended, its cgroup, if it
+// has one, and the cgroups in that which belong to none of its containers.
+type Pod struct {
+	Containers []Container
+	Group      Group
+	Strays     []Group
 }
 
 // Group is a cgroup that is frozen as a whole.

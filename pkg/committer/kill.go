@@ -124,8 +124,8 @@ type named struct {
 // others are the Pod's other containers that are frozen, and the cgroups of its processes' own making.
 func (k *kill) others(ctx context.Context, known map[string]bool) ([]victim, error) {
 	var found []victim
-	siblings, err := k.node.Siblings(ctx, k.PodUID)
-	for _, sibling := range siblings {
+	pod, err := k.node.Pod(ctx, k.PodUID)
+	for _, sibling := range pod.Containers {
 		if known[sibling.ID()] {
 			continue
 		}
@@ -135,13 +135,12 @@ func (k *kill) others(ctx context.Context, known map[string]bool) ([]victim, err
 			found = append(found, sibling)
 		}
 	}
-	strays, strayErr := k.node.Strays(ctx, k.PodUID)
-	for _, stray := range strays {
+	for _, stray := range pod.Strays {
 		if state, stateErr := stray.State(ctx); stateErr == nil && (state == runtime.Paused || state == runtime.Pausing) {
 			found = append(found, emptied{stray})
 		}
 	}
-	return found, errors.Join(err, strayErr)
+	return found, err
 }
 
 // emptied is a cgroup that has ended when nobody is in it: nobody removes it.

@@ -35,30 +35,22 @@ func (n containerdNode) Find(ctx context.Context, podUID string, ref runtime.Ref
 	return containerdContainer{c}, nil
 }
 
-func (n containerdNode) Siblings(ctx context.Context, podUID string) ([]Container, error) {
-	found, err := n.Client.Siblings(ctx, podUID)
-	var all []Container
-	for _, c := range found {
-		all = append(all, containerdContainer{c})
+func (n containerdNode) Pod(ctx context.Context, podUID string) (Pod, error) {
+	found, err := n.Client.Pod(ctx, podUID)
+	if err != nil {
+		return Pod{}, err
 	}
-	return all, err
-}
-
-func (n containerdNode) PodGroup(ctx context.Context, podUID string) (Group, error) {
-	g, err := n.Client.PodGroup(ctx, podUID)
-	if err != nil || g == nil {
-		return nil, err
+	var pod Pod
+	for _, c := range found.Containers {
+		pod.Containers = append(pod.Containers, containerdContainer{c})
 	}
-	return g, nil
-}
-
-func (n containerdNode) Strays(ctx context.Context, podUID string) ([]Group, error) {
-	found, err := n.Client.Strays(ctx, podUID)
-	var all []Group
-	for _, g := range found {
-		all = append(all, g)
+	if found.Group != nil {
+		pod.Group = found.Group
 	}
-	return all, err
+	for _, g := range found.Strays {
+		pod.Strays = append(pod.Strays, g)
+	}
+	return pod, nil
 }
 
 type containerdContainer struct{ *runtime.Container }

@@ -109,9 +109,12 @@ func inTurn(ctx context.Context, containers []Container) ([][]task, error) {
 
 // newcomers are the containers of the Pod that are neither committed nor known yet.
 func (c *commit) newcomers(ctx context.Context) ([]Container, error) {
-	siblings, err := c.node.Siblings(ctx, c.PodUID)
+	now, err := c.node.Pod(ctx, c.PodUID)
 	if err != nil {
 		return nil, err
+	}
+	if c.pod.group == nil {
+		c.pod.group = now.Group
 	}
 	known := map[string]bool{}
 	for _, p := range c.parts {
@@ -120,14 +123,12 @@ func (c *commit) newcomers(ctx context.Context) ([]Container, error) {
 	for _, other := range c.pod.others {
 		known[other.ID()] = true
 	}
-	return slices.DeleteFunc(siblings, func(s Container) bool { return known[s.ID()] }), nil
+	return slices.DeleteFunc(now.Containers, func(s Container) bool { return known[s.ID()] }), nil
 }
 
-func (c *commit) freezeGroup(ctx context.Context) (err error) {
+func (c *commit) freezeGroup(ctx context.Context) error {
 	if c.pod.group == nil {
-		if c.pod.group, err = c.node.PodGroup(ctx, c.PodUID); err != nil || c.pod.group == nil {
-			return err
-		}
+		return nil
 	}
 	return c.freezer.freeze(ctx, []task{c.pod.group})
 }
@@ -177,11 +178,11 @@ func (c *commit) nobodyOutside(ctx context.Context) error {
 // everybody who could reach it. The others have time to end by themselves.
 func (c *commit) letOthersGo(ctx context.Context) error {
 	c.doing = "thawing the containers that are not committed"
-	strays, err := c.node.Strays(ctx, c.PodUID)
+	now, err := c.node.Pod(ctx, c.PodUID)
 	if err != nil {
 		return err
 	}
-	for _, stray := range strays {
+	for _, stray := range now.Strays {
 		c.freezer.touch(stray)
 		if err := stray.Hold(ctx); err != nil {
 			return err
@@ -212,26 +213,21 @@ func (c *commit) letOthersGo(ctx context.Context) error {
 
 // everything is whatever of a Pod can be frozen: its containers, its cgroup, and the cgroups in that.
 func everything(ctx context.Context, node Node, podUID string) ([]task, error) {
-	var all []task
-	group, err := node.PodGroup(ctx, podUID)
+	pod, err := node.Pod(ctx, podUID)
 	if err != nil {
 		return nil, err
 	}
-	if group != nil {
-		all = append(all, group)
+	var all []task
+	if pod.Group != nil {
+		all = append(all, pod.Group)
 	}
-	siblings, err := node.Siblings(ctx, podUID)
-	if err != nil {
-		return all, err
+	for _, container := range pod.Containers {
+		all = append(all, container)
 	}
-	for _, sibling := range siblings {
-		all = append(all, sibling)
-	}
-	strays, err := node.Strays(ctx, podUID)
-	for _, stray := range strays {
+	for _, stray := range pod.Strays {
 		all = append(all, stray)
 	}
-	return all, err
+	return all, nil
 }
 
 func names(containers []Container) string {

@@ -145,26 +145,20 @@ func (n *fakeNode) Ended(ctx context.Context, podUID, name string) (bool, error)
 	return n.ended(ctx, podUID, name)
 }
 
-func (n *fakeNode) Siblings(context.Context, string) ([]Container, error) {
+func (n *fakeNode) Pod(context.Context, string) (Pod, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	var all []Container
+	pod := Pod{Strays: n.strays}
 	for _, id := range slices.Sorted(maps.Keys(n.containers)) {
 		if c := n.containers[id]; c.get() != runtime.Ended && c.findErr == nil {
-			all = append(all, c)
+			pod.Containers = append(pod.Containers, c)
 		}
 	}
-	return all, nil
-}
-
-func (n *fakeNode) PodGroup(context.Context, string) (Group, error) {
-	if n.group == nil {
-		return nil, nil
+	if n.group != nil {
+		pod.Group = n.group
 	}
-	return n.group, nil
+	return pod, nil
 }
-
-func (n *fakeNode) Strays(context.Context, string) ([]Group, error) { return n.strays, nil }
 
 func (n *fakeNode) Outside(context.Context, string, []runtime.Ref) ([]runtime.Outsider, error) {
 	if n.outside == nil {

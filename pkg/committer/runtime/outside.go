@@ -25,8 +25,6 @@ import (
 	"strconv"
 	"strings"
 
-	tasks "github.com/containerd/containerd/api/services/tasks/v1"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"golang.org/x/sys/unix"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/cgroup"
@@ -55,7 +53,11 @@ type namespacesOf struct {
 // freeze of the Pod stops: those that a privileged container has moved to a cgroup elsewhere, or
 // that somebody has sent into its namespaces. It has to share the node's PID namespace.
 func (c *Client) Outside(ctx context.Context, podUID string, of []Ref) ([]Outsider, error) {
-	inside, err := c.inside(ctx, podUID)
+	pod, err := c.Pod(ctx, podUID)
+	if err != nil {
+		return nil, err
+	}
+	inside, err := pod.inside()
 	if err != nil || inside == nil {
 		return nil, err
 	}
@@ -65,8 +67,12 @@ func (c *Client) Outside(ctx context.Context, podUID string, of []Ref) ([]Outsid
 	}
 	var containers []namespacesOf
 	for _, ref := range of {
-		n, err := c.namespacesOf(ctx, ref)
-		if errors.Is(err, fs.ErrNotExist) || isNotFound(err) {
+		pid, lives := pod.pids[ref.ID]
+		if !lives {
+			continue
+		}
+		n, err := namespacesOfFirst(ref, pid)
+		if errors.Is(err, fs.ErrNotExist) {
 			continue // it has ended
 		}
 		if err != nil {
@@ -100,16 +106,16 @@ func (c *Client) Outside(ctx context.Context, podUID string, of []Ref) ([]Outsid
 }
 
 // inside are the PIDs that a freeze of the Pod stops, nil where that is not known.
-func (c *Client) inside(ctx context.Context, podUID string) (map[int]bool, error) {
-	groups, err := c.groups(ctx, podUID)
-	if err != nil || len(groups) == 0 {
-		return nil, err
+func (p *Pod) inside() (map[int]bool, error) {
+	groups := p.groups
+	if len(groups) == 0 {
+		return nil, nil
+	}
+	if p.Group != nil {
+		groups = append([]*cgroup.Group{p.Group.group}, groups...)
 	}
 	inside := map[int]bool{}
 	for _, group := range groups {
-		if pod := group.Pod(podUID); pod != nil {
-			group = pod
-		}
 		pids, err := group.Processes()
 		if err := ignoreGone(err); err != nil {
 			return nil, err
@@ -121,12 +127,8 @@ func (c *Client) inside(ctx context.Context, podUID string) (map[int]bool, error
 	return inside, nil
 }
 
-func (c *Client) namespacesOf(ctx context.Context, ref Ref) (n namespacesOf, err error) {
-	answer, err := c.tasks.Get(c.in(ctx), &tasks.GetRequest{ContainerID: ref.ID})
-	if err := errgrpc.ToNative(err); err != nil {
-		return n, err
-	}
-	dir := fmt.Sprintf("/proc/%d", answer.GetProcess().GetPid())
+func namespacesOfFirst(ref Ref, pid int) (n namespacesOf, err error) {
+	dir := fmt.Sprintf("/proc/%d", pid)
 	n.container = ref.Name
 	if n.mount, err = os.Readlink(dir + "/ns/mnt"); err != nil {
 		return n, err

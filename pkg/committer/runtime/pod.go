@@ -26,24 +26,64 @@ import (
 
 const kindSandbox = "sandbox"
 
-// Siblings are all containers of a Pod that have not ended, also those that nobody has named:
-// sidecars, and those that somebody debugs with.
-func (c *Client) Siblings(ctx context.Context, podUID string) ([]*Container, error) {
-	records, err := c.containers.List(c.in(ctx), fmt.Sprintf("labels.%q==%q,labels.%q==%q", labelPodUID, podUID, labelKind, kindContainer))
+// Pod is what there is of a Pod on the node, at one moment.
+type Pod struct {
+	// Containers are all that have not ended, also those that nobody has named: sidecars, and those
+	// that somebody debugs with.
+	Containers []*Container
+	// Group is the cgroup that they lie in, nil where there is none or cgroups are not looked at.
+	Group *Group
+	// Strays are the cgroups that somebody has made in that, beside those of the containers, and that
+	// have processes.
+	Strays []*Group
+
+	uid    string
+	groups []*cgroup.Group // of the containers and of the Pod's sandbox, as far as they are there
+	pids   map[string]int  // of the first processes, by the container's ID
+}
+
+// Pod looks at a Pod.
+func (c *Client) Pod(ctx context.Context, podUID string) (*Pod, error) {
+	records, err := c.containers.List(c.in(ctx), fmt.Sprintf("labels.%q==%q", labelPodUID, podUID))
 	if err != nil {
 		return nil, fmt.Errorf("listing the containers of the Pod %s: %w", podUID, err)
 	}
-	var siblings []*Container
+	p := &Pod{uid: podUID, pids: map[string]int{}}
 	for _, record := range records {
-		state, err := c.state(ctx, record.ID)
+		kind := record.Labels[labelKind]
+		if kind != kindContainer && kind != kindSandbox {
+			continue
+		}
+		// One that has ended has no cgroup, and it would be looked for everywhere.
+		state, pid, err := c.task(ctx, record.ID)
 		if err != nil {
 			return nil, err
 		}
-		if state != Ended {
-			siblings = append(siblings, &Container{client: c, podUID: podUID, ref: Ref{Name: record.Labels[labelContainerName], ID: record.ID}, record: record})
+		if state == Ended {
+			continue
+		}
+		container := &Container{client: c, podUID: podUID, ref: Ref{Name: record.Labels[labelContainerName], ID: record.ID}, record: record}
+		if kind == kindContainer {
+			p.Containers = append(p.Containers, container)
+			p.pids[record.ID] = pid
+		}
+		group, err := container.group()
+		if err = ignoreGone(err); err != nil {
+			return nil, err
+		}
+		if group == nil {
+			continue
+		}
+		p.groups = append(p.groups, group)
+		if pod := group.Pod(podUID); pod != nil && p.Group == nil {
+			p.Group = &Group{group: pod, what: "the Pod"}
 		}
 	}
-	return siblings, nil
+	if p.Group == nil {
+		return p, nil
+	}
+	p.Strays, err = strays(p.Group.group, p.groups)
+	return p, ignoreGone(err)
 }
 
 // ID is the container's in containerd.
@@ -56,68 +96,6 @@ func (c *Container) String() string { return fmt.Sprintf("container %q", c.ref.N
 type Group struct {
 	group *cgroup.Group
 	what  string
-}
-
-// PodGroup is the cgroup that all of a Pod's containers lie in, nil where there is none or cgroups
-// are not looked at.
-func (c *Client) PodGroup(ctx context.Context, podUID string) (*Group, error) {
-	groups, err := c.groups(ctx, podUID)
-	for _, group := range groups {
-		if pod := group.Pod(podUID); pod != nil {
-			return &Group{group: pod, what: "the Pod"}, nil
-		}
-	}
-	return nil, err
-}
-
-// groups are the cgroups of the Pod's containers and of its sandbox, as far as they are there.
-func (c *Client) groups(ctx context.Context, podUID string) ([]*cgroup.Group, error) {
-	if c.cgroups == nil {
-		return nil, nil
-	}
-	records, err := c.containers.List(c.in(ctx), fmt.Sprintf("labels.%q==%q", labelPodUID, podUID))
-	if err != nil {
-		return nil, fmt.Errorf("listing the containers of the Pod %s: %w", podUID, err)
-	}
-	var groups []*cgroup.Group
-	for _, record := range records {
-		if kind := record.Labels[labelKind]; kind != kindContainer && kind != kindSandbox {
-			continue
-		}
-		// One that has ended has no cgroup, and it would be looked for everywhere.
-		state, err := c.state(ctx, record.ID)
-		if err != nil {
-			return nil, err
-		}
-		if state == Ended {
-			continue
-		}
-		container := &Container{client: c, podUID: podUID, ref: Ref{Name: record.Labels[labelContainerName], ID: record.ID}, record: record}
-		group, err := container.group()
-		if errors.Is(err, cgroup.ErrGone) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		groups = append(groups, group)
-	}
-	return groups, nil
-}
-
-// Strays are the cgroups that somebody has made in the Pod's, beside those of its containers, and
-// that have processes.
-func (c *Client) Strays(ctx context.Context, podUID string) ([]*Group, error) {
-	pod, err := c.PodGroup(ctx, podUID)
-	if err != nil || pod == nil {
-		return nil, err
-	}
-	known, err := c.groups(ctx, podUID)
-	if err != nil {
-		return nil, err
-	}
-	strays, err := strays(pod.group, known)
-	return strays, ignoreGone(err)
 }
 
 func strays(in *cgroup.Group, known []*cgroup.Group) ([]*Group, error) {

@@ -109,26 +109,33 @@ func (c *Container) group() (*cgroup.Group, error) {
 func (c *Container) Witnessed() bool { return c.client.cgroups != nil }
 
 func (c *Client) state(ctx context.Context, id string) (State, error) {
+	state, _, err := c.task(ctx, id)
+	return state, err
+}
+
+// task is what containerd knows of a container: what it does, and its first process.
+func (c *Client) task(ctx context.Context, id string) (state State, pid int, err error) {
 	answer, err := c.tasks.Get(c.in(ctx), &tasks.GetRequest{ContainerID: id})
 	if err = errgrpc.ToNative(err); isNotFound(err) {
-		return Ended, nil
+		return Ended, 0, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("asking containerd for the state of container %s: %w", id, err)
+		return 0, 0, fmt.Errorf("asking containerd for the state of container %s: %w", id, err)
 	}
+	pid = int(answer.GetProcess().GetPid())
 	switch answer.GetProcess().GetStatus() {
 	case task.Status_STOPPED:
-		return Ended, nil
+		return Ended, pid, nil
 	case task.Status_CREATED:
-		return Created, nil
+		return Created, pid, nil
 	case task.Status_RUNNING:
-		return Running, nil
+		return Running, pid, nil
 	case task.Status_PAUSING:
-		return Pausing, nil
+		return Pausing, pid, nil
 	case task.Status_PAUSED:
-		return Paused, nil
+		return Paused, pid, nil
 	}
-	return 0, fmt.Errorf("containerd does not know the state of container %s", id)
+	return 0, 0, fmt.Errorf("containerd does not know the state of container %s", id)
 }
 
 // Pause freezes all processes of the container, or has them be frozen soon: State tells.
