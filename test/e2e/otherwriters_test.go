@@ -171,9 +171,9 @@ func (r *room) moveOut(t *testing.T, container string, commands ...string) {
 		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		switch {
 		case fields[1] == "freezer":
-			group = filepath.Join("/sys/fs/cgroup/freezer", fields[2])
+			group = "/sys/fs/cgroup/freezer" + fields[2]
 		case fields[0] == "0" && group == "":
-			group = filepath.Join("/sys/fs/cgroup", fields[2])
+			group = "/sys/fs/cgroup" + fields[2]
 		}
 	}
 	beside := filepath.Join(filepath.Dir(group), "beside")
