@@ -70,6 +70,8 @@ type Container interface {
 	ID() string
 	// ServesFiles is whether others may wait for it in the kernel, for a file system that it serves.
 	ServesFiles(context.Context) (bool, error)
+	// Held is whether it is frozen by itself, not with the Pod alone.
+	Held(context.Context) (bool, error)
 	// Apart is whether it cannot reach the processes and files of the Pod's other containers.
 	Apart() (bool, error)
 	// Check fails when the container is no longer the one to commit, Present when it or its files are

@@ -86,7 +86,28 @@ func (c *commit) standStill(ctx context.Context) error {
 		}
 	}
 	c.doing = "looking once more for who else can write to the files"
+	if err := c.allHeld(ctx); err != nil {
+		return err
+	}
 	return c.nobodyOutside(ctx)
+}
+
+// allHeld fails where somebody has killed or thawed a container before the Pod was frozen as a whole:
+// its processes may have run since. From here on nobody's do.
+func (c *commit) allHeld(ctx context.Context) error {
+	for _, p := range c.parts {
+		if !c.freezer.isTouched(p.container) {
+			continue
+		}
+		held, err := p.container.Held(ctx)
+		if err != nil {
+			return err
+		}
+		if !held {
+			return result.Errorf(result.ContainerRestarted, "container %q was killed or thawed while its Pod was being frozen (for a liveness probe, say)", p.Name)
+		}
+	}
+	return nil
 }
 
 // inTurn are the containers in the order that they are to be frozen in: who serves a file system in

@@ -177,3 +177,19 @@ func TestKilledWhileItWasFrozen(t *testing.T) {
 		})
 	}
 }
+
+// TestKilledBeforeThePodIsFrozen is no proof: it was thawed for that, and its processes may have run.
+func TestKilledBeforeThePodIsFrozen(t *testing.T) {
+	s := newScene(t)
+	s.options.LeaveFrozen = true
+	main := s.node.containers["main-id"]
+	main.dieFrozen = true
+	s.node.group = &fakeGroup{fakeContainer{node: s.node, name: "pod", state: runtime.Running}}
+	s.node.group.onPause = func() error { main.set(runtime.Ended); return nil }
+	if err := s.commit(t.Context()); err == nil {
+		t.Fatal("it succeeded")
+	}
+	if r := s.last(); r.Error.Reason != result.ContainerRestarted || !r.Thawed {
+		t.Errorf("result %+v: %s", r, r.Error.Message)
+	}
+}

@@ -263,6 +263,10 @@ func (c *fakeContainer) Present(context.Context) error {
 	}
 	return nil
 }
+func (c *fakeContainer) Held(ctx context.Context) (bool, error) {
+	state, err := c.State(ctx)
+	return state == runtime.Paused, err
+}
 
 // Hold is noted by no call: it changes nothing that one can see before the Pod is thawed.
 func (c *fakeContainer) Hold(context.Context) error {

@@ -199,6 +199,21 @@ func (c *Container) Hold(ctx context.Context) error {
 	return hold(group)
 }
 
+// Held says whether the container is frozen by itself, whatever is above it: nobody has killed or
+// thawed it since it was.
+func (c *Container) Held(ctx context.Context) (bool, error) {
+	known, err := c.client.state(ctx, c.ref.ID)
+	if err != nil || known == Ended {
+		return false, err
+	}
+	group, err := c.group()
+	if err != nil || group == nil {
+		return known == Paused, ignoreGone(err)
+	}
+	kernel, err := group.State()
+	return kernel.Asked && kernel.Frozen, ignoreGone(err)
+}
+
 func hold(group *cgroup.Group) error {
 	kernel, err := group.State()
 	if err != nil || kernel.Asked {
