@@ -25,12 +25,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -109,7 +111,7 @@ func newStage(t *testing.T, runtime string) *stage {
 			log, _ := os.ReadFile(filepath.Join(dir, "containerd.log"))
 			t.Logf("containerd's log ends with\n%s", log[max(0, len(log)-4000):])
 		}
-		if err := errors.Join(unmountBelow(dir), os.RemoveAll(dir)); err != nil {
+		if err := errors.Join(unmountBelow(dir), os.RemoveAll(dir), removeCgroups(filepath.Dir("/sys/fs/cgroup"+s.pod()))); err != nil {
 			t.Error(err)
 		}
 	})
@@ -374,6 +376,24 @@ func (s *stage) until(what string, done func() (saw string, ok bool)) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// removeCgroups removes a cgroup that is empty, and those below it.
+func removeCgroups(top string) error {
+	var all []string
+	err := filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.IsDir() {
+			all = append(all, path)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
+	for _, dir := range slices.Backward(all) {
+		err = errors.Join(err, unix.Rmdir(dir))
+	}
+	return err
 }
 
 func unmountBelow(dir string) error {
