@@ -68,7 +68,7 @@ func (c *Client) Pod(ctx context.Context, podUID string) (*Pod, error) {
 			p.pids[record.ID] = pid
 		}
 		group, err := container.group()
-		if err = ignoreGone(err); err != nil {
+		if err := ignoreGone(err); err != nil {
 			return nil, err
 		}
 		if group == nil {
