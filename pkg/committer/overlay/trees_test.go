@@ -17,14 +17,17 @@ limitations under the License.
 package overlay
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -430,4 +433,39 @@ func (s *stack) mount() string {
 	must(s.t, unix.Mount("overlay", merged, "overlay", 0, options))
 	s.t.Cleanup(func() { _ = unix.Unmount(merged, unix.MNT_DETACH) })
 	return merged
+}
+
+// TestSocketsInADirectoryMadeAnew have names of the image, which the directory hides already: deleted once more, they would be
+// names that are listed and not there, and nobody could remove the directory.
+func TestSocketsInADirectoryMadeAnew(t *testing.T) {
+	asRoot(t)
+	s := newStack(t, t.TempDir())
+	base := s.layer()
+	must(t, os.MkdirAll(filepath.Join(base, "a/b"), 0o755))
+	for _, name := range []string{"a/x", "a/b/y", "z"} {
+		must(t, os.WriteFile(filepath.Join(base, name), []byte("of the image"), 0o644))
+	}
+	upper, merged := s.layer(), s.mount()
+	must(t, os.RemoveAll(filepath.Join(merged, "a")))
+	must(t, os.MkdirAll(filepath.Join(merged, "a/b"), 0o755))
+	must(t, os.Remove(filepath.Join(merged, "z")))
+	for _, name := range []string{"a/x", "a/b/y", "z"} {
+		must(t, unix.Mknod(filepath.Join(merged, name), unix.S_IFSOCK|0o600, 0))
+	}
+	must(t, unix.Unmount(merged, 0))
+	layer, _ := write(t, upper, Options{Lowerdirs: s.lowers()[1:]})
+	var deleted []string
+	for r := tar.NewReader(bytes.NewReader(layer)); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		must(t, err)
+		if strings.Contains(h.Name, whiteoutPrefix) {
+			deleted = append(deleted, h.Name)
+		}
+	}
+	if want := []string{"a/.wh..wh..opq", ".wh.z"}; !slices.Equal(deleted, want) {
+		t.Errorf("deleted are %q, want %q", deleted, want)
+	}
 }

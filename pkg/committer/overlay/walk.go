@@ -188,8 +188,9 @@ type directory struct {
 	name   []byte
 	number uint32 // among those of links
 	// bequeaths is whether it has a default ACL, which what is made in it inherits. It
-	// is known once the directory was written, or prepared to be.
-	bequeaths bool
+	// is known once the directory was written, or prepared to be. So is opaque: whether it, or one that it is
+	// in, hides the layers below.
+	bequeaths, opaque bool
 }
 
 const openDirectory = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC

@@ -242,7 +242,7 @@ func (t *writer) entry(dir *directory, name []byte, kind uint8, path []byte) (*l
 		}
 	}
 	if format == unix.S_IFSOCK {
-		return nil, t.socket(name, path)
+		return nil, t.socket(dir, name, path)
 	}
 	if t.isInnerWhiteout(&st) {
 		t.leaveOut(path)
@@ -278,7 +278,7 @@ func (t *writer) remember(kind byte, name []byte, st *unix.Stat_t) error {
 }
 
 // socket leaves a socket out, and what it hides.
-func (t *writer) socket(name, path []byte) error {
+func (t *writer) socket(dir *directory, name, path []byte) error {
 	t.stats.Sockets++
 	if t.keeping != nil {
 		return t.cover(path)
@@ -286,7 +286,9 @@ func (t *writer) socket(name, path []byte) error {
 	if t.shows(name) {
 		return t.whiteout(path)
 	}
-	if len(t.lowerdirs) == 0 || t.volumes.now != nil {
+	// In a directory that hides what is below, a deletion would be a name that is listed and is not there, and
+	// the directory could not be removed.
+	if len(t.lowerdirs) == 0 || t.volumes.now != nil || dir.opaque {
 		return nil
 	}
 	lower, err := t.openLower()
@@ -407,6 +409,7 @@ func (t *writer) writeDirectory(dir *directory, st *unix.Stat_t, attrs attribute
 // is whether the branch's own root is in a directory with a default ACL.
 func directoryHeader(dir *directory, st *unix.Stat_t, attrs attributes, path []byte, rootInherits bool) *header {
 	dir.bequeaths = attrs.has(defaultACL)
+	dir.opaque = attrs.opaque || dir.parent != nil && dir.parent.opaque
 	if dir.parent != nil && dir.parent.bequeaths || dir.parent == nil && rootInherits {
 		attrs.inheritNothing(accessACL, defaultACL)
 	}
