@@ -58,6 +58,7 @@ var broken = map[string]func(w http.ResponseWriter, r *http.Request){
 }
 
 func TestLook(t *testing.T) {
+	inner := inMemory()
 	for name, test := range map[string]struct {
 		handler http.Handler
 		push    bool
@@ -99,8 +100,6 @@ func TestLook(t *testing.T) {
 }
 
 var whole = Found{Manifest: true}
-
-var inner = inMemory()
 
 // silent is an answer without the headers that the specification only recommends.
 type silent struct{ http.ResponseWriter }
