@@ -441,13 +441,13 @@ func TestSocketsInADirectoryMadeAnew(t *testing.T) {
 	asRoot(t)
 	s := newStack(t, t.TempDir())
 	base := s.layer()
-	must(t, os.MkdirAll(filepath.Join(base, "a/b"), 0o755))
+	must(t, os.MkdirAll(filepath.Join(base, "a", "b"), 0o755))
 	for _, name := range []string{"a/x", "a/b/y", "z"} {
 		must(t, os.WriteFile(filepath.Join(base, name), []byte("of the image"), 0o644))
 	}
 	upper, merged := s.layer(), s.mount()
 	must(t, os.RemoveAll(filepath.Join(merged, "a")))
-	must(t, os.MkdirAll(filepath.Join(merged, "a/b"), 0o755))
+	must(t, os.MkdirAll(filepath.Join(merged, "a", "b"), 0o755))
 	must(t, os.Remove(filepath.Join(merged, "z")))
 	for _, name := range []string{"a/x", "a/b/y", "z"} {
 		must(t, unix.Mknod(filepath.Join(merged, name), unix.S_IFSOCK|0o600, 0))
