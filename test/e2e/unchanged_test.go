@@ -60,7 +60,7 @@ func TestFilesThatNoImageHoldsAreRefusedByName(t *testing.T) {
 		t.Errorf("20 GiB of hole: frozen for %s, %d bytes", frozen, sparse.Status.Containers[0].LayerBytes)
 	}
 	for _, file := range []struct{ name, make string }{
-		{"/root/huge", "truncate -s 1T /root/huge"},
+		{"/root/huge", "truncate -s 1024G /root/huge"},
 		{"/root/l1/.wh..wh..opq", "mkdir -p /root/l1 && touch /root/l1/.wh..wh..opq"},
 	} {
 		r.sh("demo", file.make)
