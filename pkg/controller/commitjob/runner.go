@@ -19,6 +19,7 @@ package commitjob
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -243,18 +244,28 @@ func (r *Runner) Uncache(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot
 	return nil
 }
 
-// sourceGone says whether the Pod that was committed exists no more: with it went whatever was
-// frozen.
+// sourceGone says whether nothing can be thawed any more of the Pod that was committed: the Pod exists no more, and nor
+// does its node, or nobody answers for it. The Pod alone says nothing. Its object goes first where it is deleted without
+// grace, and with the first version of the cgroup freezer the kubelet cannot kill what is frozen: the Pod's cgroup is
+// above that of the container, which it thaws for it.
 func (r *Runner) sourceGone(ctx context.Context, namespace string, source *Source) (bool, error) {
 	pod := &corev1.Pod{}
 	err := r.Live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: source.PodName}, pod)
-	if apierrors.IsNotFound(err) {
-		return true, nil
-	}
-	if err != nil {
+	if client.IgnoreNotFound(err) != nil {
 		return false, fmt.Errorf("read Pod %s/%s: %w", namespace, source.PodName, err)
 	}
-	return pod.UID != source.PodUID, nil
+	if err == nil && pod.UID == source.PodUID {
+		return false, nil
+	}
+	node := &corev1.Node{}
+	err = r.Live.Get(ctx, client.ObjectKey{Name: source.NodeName}, node)
+	if client.IgnoreNotFound(err) != nil {
+		return false, fmt.Errorf("read node %s: %w", source.NodeName, err)
+	}
+	ready := err == nil && slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
+	return !ready, nil
 }
 
 // Cleanup deletes every Job of a snapshot and says whether none is left.

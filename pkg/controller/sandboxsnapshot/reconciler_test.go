@@ -182,16 +182,31 @@ func TestAThawThatFailsIsTriedAgain(t *testing.T) {
 	}
 }
 
-func TestNothingIsFrozenInAPodThatIsGone(t *testing.T) {
-	f := newFixture(t, pausing("demo"), podOf("demo"), attemptOf("demo"))
-	f.visits("demo-gen1")
-	f.ends(f.runs(f.hasJobs(commit)), 137, "")
-	f.visits("demo-gen1")
-	if err := f.host.Delete(t.Context(), podOf("demo")); err != nil {
-		t.Fatal(err)
+// A Pod that was deleted without grace is gone from the API before its processes are, and what is frozen of them cannot be
+// killed: the attempt has failed only when its node says that nothing is, or nobody answers for the node.
+func TestNothingStaysFrozenOfAPodThatIsGone(t *testing.T) {
+	for name, nodeGone := range map[string]bool{"its node is there": false, "and so is its node": true} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, pausing("demo"), podOf("demo"), attemptOf("demo"))
+			f.visits("demo-gen1")
+			f.ends(f.runs(f.hasJobs(commit)), 137, "")
+			f.visits("demo-gen1")
+			gone := []client.Object{podOf("demo")}
+			if nodeGone {
+				gone = append(gone, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: podOf("demo").Spec.NodeName}})
+			}
+			for _, object := range gone {
+				if err := f.host.Delete(t.Context(), object); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !nodeGone {
+				f.is(f.visits("demo-gen1"), "Committing Ready=False/Thawing Failed=Unknown/CommitJobFailed")
+				f.ends(f.runs(f.hasJobs(commit, unpause)), 0, `{"thawed":true}`)
+			}
+			f.is(f.visits("demo-gen1"), "Failed Ready=False/CommitJobFailed Failed=True/CommitJobFailed")
+		})
 	}
-	f.is(f.visits("demo-gen1"), "Failed Ready=False/CommitJobFailed Failed=True/CommitJobFailed")
-	f.hasJobs(commit)
 }
 
 func TestASuccessWithoutItsResult(t *testing.T) {
