@@ -211,8 +211,6 @@ const (
 	// ReasonResourcesChanged: a container's resources are others than the template's, which the next
 	// Pod gets.
 	ReasonResourcesChanged = "ResourcesChanged"
-	// ReasonWrittenWhileRead: something that could not be stopped wrote to files while they were read.
-	ReasonWrittenWhileRead = "WrittenWhileRead"
 	// ReasonBaseRebuilt: the image that a container was created from was gone, and what is below its
 	// files was made again from what the node still had.
 	ReasonBaseRebuilt = "BaseRebuilt"

@@ -39,9 +39,6 @@ type Warning struct {
 const (
 	// MountNotKept: something that is mounted in the container is not in the image.
 	MountNotKept Reason = "MountNotKept"
-	// WrittenWhileRead: something that could not be stopped wrote to files while they
-	// were read.
-	WrittenWhileRead Reason = "WrittenWhileRead"
 	// BaseRebuilt: the container's image was gone, and what is below its files was made
 	// again from what the node still had.
 	BaseRebuilt Reason = "BaseRebuilt"

@@ -38,8 +38,8 @@ func TestWarningsAreAdopted(t *testing.T) {
 		last     v1alpha1.SnapshotWarning
 	}{
 		"none": {},
-		"the node's": {nil, []result.Warning{{Reason: result.WrittenWhileRead, Container: "main", Path: "/root/log", Message: "m"}}, 1,
-			v1alpha1.SnapshotWarning{Reason: v1alpha1.ReasonWrittenWhileRead, ContainerName: "main", Path: "/root/log", Message: "m"}},
+		"the node's": {nil, []result.Warning{{Reason: result.BaseRebuilt, Container: "main", Path: "/root/log", Message: "m"}}, 1,
+			v1alpha1.SnapshotWarning{Reason: v1alpha1.ReasonBaseRebuilt, ContainerName: "main", Path: "/root/log", Message: "m"}},
 		"beside those that were known": {[]v1alpha1.SnapshotWarning{{Reason: v1alpha1.ReasonContainerNotKept, ContainerName: "side", Message: "m"}},
 			[]result.Warning{{Reason: result.BaseRebuilt, Container: "main", Message: "m"}}, 2,
 			v1alpha1.SnapshotWarning{Reason: v1alpha1.ReasonBaseRebuilt, ContainerName: "main", Message: "m"}},
