@@ -215,12 +215,18 @@ func (s *stage) startContainer(ctx context.Context, name, volume string) (*conta
 	return c, nil
 }
 
+// settling is more than what a commit takes for new (pkg/committer/overlay).
+const settling = 7 * time.Second
+
 // change makes the case's changes in the container.
 func (c *container) change(of testCase) error {
 	if of.fill != nil {
 		if err := of.fill(filepath.Join(c.root, of.volume)); err != nil {
 			return err
 		}
+	}
+	if of.settled {
+		time.Sleep(settling)
 	}
 	if of.busy {
 		return os.WriteFile(c.root+"/busy", nil, 0o644)
