@@ -24,15 +24,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
-	"github.com/google/go-containerregistry/pkg/v1/static"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	runtimespec "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/errgroup"
 
@@ -43,78 +39,6 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
 )
-
-// Node is what a commit needs of the container runtime.
-type Node interface {
-	// Find returns a container of the Pod; its error has a reason.
-	Find(ctx context.Context, podUID string, ref runtime.Ref) (Container, error)
-	// Hold keeps resources from being collected until release is called.
-	Hold(ctx context.Context, id string, ttl time.Duration, resources ...leases.Resource) (release func(context.Context) error, err error)
-	// Ended waits until the container of a name in a Pod has ended, and says whether it is known
-	// to have failed.
-	Ended(ctx context.Context, podUID, name string) (failed bool, err error)
-	// Pod is what there is of the Pod.
-	Pod(ctx context.Context, podUID string) (Pod, error)
-	// Outside are processes that share something with these containers, and are in no cgroup of
-	// the Pod.
-	Outside(ctx context.Context, podUID string, of []runtime.Ref) ([]runtime.Outsider, error)
-	// Remember keeps what describes an image on the node, for a cache of its layers.
-	Remember(ctx context.Context, snapshotUID string, ttl time.Duration, made *image.Image) error
-}
-
-// Container is one container of the Pod.
-type Container interface {
-	victim
-	// Name is its name in the Pod, ID the runtime's.
-	Name() string
-	ID() string
-	// ServesFiles is whether others may wait for it in the kernel, for a file system that it serves.
-	ServesFiles(context.Context) (bool, error)
-	// Held is whether it is frozen by itself, not with the Pod alone.
-	Held(context.Context) (bool, error)
-	// Apart is whether it cannot reach the processes and files of the Pod's other containers.
-	Apart() (bool, error)
-	// Check fails when the container is no longer the one to commit, Present when it or its files are
-	// not there any more.
-	Check(context.Context) error
-	Present(context.Context) error
-	// Files is where its changes are.
-	Files(context.Context) (runtime.Files, error)
-	// Mounted is what it has mounted itself; none where that cannot be seen.
-	Mounted(context.Context) ([]runtime.Mounted, error)
-	// Compare lets the container runtime find its changes.
-	Compare(ctx context.Context, mediaType string) (*runtime.Compared, error)
-	// Base is the image that it was created from; it fails with *runtime.Gone where the node does not have that.
-	Base(context.Context) (*Base, error)
-	// Chain are the keys of the snapshots that it lies on, the topmost first.
-	Chain(context.Context) ([]string, error)
-	// AwaitEnd waits until it has ended.
-	AwaitEnd(context.Context) error
-}
-
-// Pod is what there is of a Pod at one moment: its containers that have not ended, its cgroup, if it
-// has one, and the cgroups in that which belong to none of its containers.
-type Pod struct {
-	Containers []Container
-	Group      Group
-	Strays     []Group
-}
-
-// Group is a cgroup that is frozen as a whole.
-type Group interface {
-	victim
-	// Path is the name that its hierarchy has for it, for a person.
-	Path() string
-}
-
-// Base is an image below a container and where its layers are to be had.
-type Base struct {
-	*image.Base
-	Repositories []string
-	Resources    []leases.Resource
-	// Open reads a layer from the node, if it is there.
-	Open func(context.Context, ocispec.Descriptor) (io.ReadCloser, error)
-}
 
 // CommitOptions are the arguments of one commit.
 type CommitOptions struct {
@@ -438,61 +362,6 @@ func (c *commit) letGo(ctx context.Context) {
 	defer cancel()
 	if err := c.release(ctx); err != nil {
 		c.Log.Warn("the lease stays until it expires", "error", err)
-	}
-}
-
-// publish pushes all configurations and then all manifests: no image appears
-// before every container's bytes are in the registry.
-func (c *commit) publish(ctx context.Context) (err error) {
-	for _, p := range c.parts {
-		c.doing = fmt.Sprintf("pushing the configuration of container %q to %s", p.Name, p.target)
-		if p.image, err = image.Extend(p.base.Base, p.layers, c.SnapshotUID); err != nil {
-			return err
-		}
-		if err := c.configure(ctx, p); err != nil {
-			return fmt.Errorf("container %q: %w", p.Name, err)
-		}
-	}
-	for _, p := range c.parts {
-		c.doing = fmt.Sprintf("pushing the manifest of container %q to %s", p.Name, p.target)
-		if err := p.target.Publish(ctx, p.image.Manifest); err != nil {
-			return fmt.Errorf("container %q: %w", p.Name, err)
-		}
-		c.Log.Info("image pushed", "container", p.Name, "image", p.Image, "digest", p.image.ManifestDigest, "layers", p.image.Layers)
-	}
-	return nil
-}
-
-// configure pushes a configuration, with the upload that was begun for it if the registry
-// still knows that.
-func (c *commit) configure(ctx context.Context, p *part) error {
-	upload := p.upload
-	p.upload = nil
-	err := upload.Put(ctx, p.image.Config)
-	if err == nil || ctx.Err() != nil {
-		return err
-	}
-	c.Log.Info("pushing the configuration once more", "container", p.Name, "because", err)
-	return p.target.Upload(ctx, static.NewLayer(p.image.Config, types.OCIConfigJSON))
-}
-
-// cancelUploads ends what was begun in the registry and is of no use any more.
-func (c *commit) cancelUploads(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
-	defer cancel()
-	for _, p := range c.parts {
-		if p.upload == nil {
-			continue
-		}
-		if err := p.upload.Cancel(ctx); err != nil {
-			c.Log.Info("an upload stays until the registry forgets it", "container", p.Name, "error", err)
-		}
-	}
-	if c.client == nil {
-		return
-	}
-	if err := c.client.CancelUploads(ctx); err != nil {
-		c.Log.Info("uploads stay until the registry forgets them", "error", err)
 	}
 }
 

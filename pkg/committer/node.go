@@ -18,47 +18,84 @@ package committer
 
 import (
 	"context"
+	"io"
+	"time"
 
+	"github.com/containerd/containerd/v2/core/leases"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/runtime"
 )
 
-// OnContainerd is the Node of a containerd.
-func OnContainerd(client *runtime.Client) Node { return containerdNode{client} }
-
-type containerdNode struct{ *runtime.Client }
-
-func (n containerdNode) Find(ctx context.Context, podUID string, ref runtime.Ref) (Container, error) {
-	c, err := n.Client.Find(ctx, podUID, ref)
-	if err != nil {
-		return nil, err // not c: a nil *runtime.Container would be a Container that is not nil
-	}
-	return containerdContainer{c}, nil
+// Node is what a commit needs of the container runtime.
+type Node interface {
+	// Find returns a container of the Pod; its error has a reason.
+	Find(ctx context.Context, podUID string, ref runtime.Ref) (Container, error)
+	// Hold keeps resources from being collected until release is called.
+	Hold(ctx context.Context, id string, ttl time.Duration, resources ...leases.Resource) (release func(context.Context) error, err error)
+	// Ended waits until the container of a name in a Pod has ended, and says whether it is known
+	// to have failed.
+	Ended(ctx context.Context, podUID, name string) (failed bool, err error)
+	// Pod is what there is of the Pod.
+	Pod(ctx context.Context, podUID string) (Pod, error)
+	// Outside are processes that share something with these containers, and are in no cgroup of
+	// the Pod.
+	Outside(ctx context.Context, podUID string, of []runtime.Ref) ([]runtime.Outsider, error)
+	// Remember keeps what describes an image on the node, for a cache of its layers.
+	Remember(ctx context.Context, snapshotUID string, ttl time.Duration, made *image.Image) error
 }
 
-func (n containerdNode) Pod(ctx context.Context, podUID string) (Pod, error) {
-	found, err := n.Client.Pod(ctx, podUID)
-	if err != nil {
-		return Pod{}, err
-	}
-	var pod Pod
-	for _, c := range found.Containers {
-		pod.Containers = append(pod.Containers, containerdContainer{c})
-	}
-	if found.Group != nil {
-		pod.Group = found.Group
-	}
-	for _, g := range found.Strays {
-		pod.Strays = append(pod.Strays, g)
-	}
-	return pod, nil
+// Container is one container of the Pod.
+type Container interface {
+	victim
+	// Name is its name in the Pod, ID the runtime's.
+	Name() string
+	ID() string
+	// ServesFiles is whether others may wait for it in the kernel, for a file system that it serves.
+	ServesFiles(context.Context) (bool, error)
+	// Held is whether it is frozen by itself, not with the Pod alone.
+	Held(context.Context) (bool, error)
+	// Apart is whether it cannot reach the processes and files of the Pod's other containers.
+	Apart() (bool, error)
+	// Check fails when the container is no longer the one to commit, Present when it or its files are
+	// not there any more.
+	Check(context.Context) error
+	Present(context.Context) error
+	// Files is where its changes are.
+	Files(context.Context) (runtime.Files, error)
+	// Mounted is what it has mounted itself; none where that cannot be seen.
+	Mounted(context.Context) ([]runtime.Mounted, error)
+	// Compare lets the container runtime find its changes.
+	Compare(ctx context.Context, mediaType string) (*runtime.Compared, error)
+	// Base is the image that it was created from; it fails with *runtime.Gone where the node does not have that.
+	Base(context.Context) (*Base, error)
+	// Chain are the keys of the snapshots that it lies on, the topmost first.
+	Chain(context.Context) ([]string, error)
+	// AwaitEnd waits until it has ended.
+	AwaitEnd(context.Context) error
 }
 
-type containerdContainer struct{ *runtime.Container }
+// Pod is what there is of a Pod at one moment: its containers that have not ended, its cgroup, if it
+// has one, and the cgroups in that which belong to none of its containers.
+type Pod struct {
+	Containers []Container
+	Group      Group
+	Strays     []Group
+}
 
-func (c containerdContainer) Base(ctx context.Context) (*Base, error) {
-	b, err := c.Container.Base(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &Base{Base: b.Base, Repositories: b.Repositories, Resources: b.Resources, Open: b.Open}, nil
+// Group is a cgroup that is frozen as a whole.
+type Group interface {
+	victim
+	// Path is the name that its hierarchy has for it, for a person.
+	Path() string
+}
+
+// Base is an image below a container and where its layers are to be had.
+type Base struct {
+	*image.Base
+	Repositories []string
+	Resources    []leases.Resource
+	// Open reads a layer from the node, if it is there.
+	Open func(context.Context, ocispec.Descriptor) (io.ReadCloser, error)
 }
