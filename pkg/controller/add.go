@@ -80,6 +80,13 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		Logs:   exec,
 		Clock:  clock.RealClock{},
 	}
+	told, err := newRecording(host)
+	if err != nil {
+		return err
+	}
+	if err := mgr.Add(told); err != nil {
+		return err
+	}
 	pace := images.NewPace()
 	registry := &images.Registry{Config: jobs.Config, Reader: host.GetAPIReader(), Pace: pace.Wait, Clock: clock.RealClock{}}
 	checker := &images.Checker{
@@ -87,7 +94,7 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		Live:     mgr.GetAPIReader(),
 		Registry: registry,
 		Pace:     pace,
-		Recorder: boundedRecorder{host.GetEventRecorder("sandboxsnapshot-controller")},
+		Recorder: told.NewRecorder(host.GetScheme(), "sandboxsnapshot-controller"),
 		Clock:    clock.RealClock{},
 	}
 	if err := (&sandboxsnapshot.Reconciler{
@@ -101,7 +108,7 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		ResumePullSecret: opts.ResumePullSecret,
 		MaxPerNode:       opts.MaxCommitsPerNode,
 		MaxTotal:         opts.MaxCommits,
-		Recorder:         boundedRecorder{host.GetEventRecorder("sandboxsnapshot-controller")},
+		Recorder:         told.NewRecorder(host.GetScheme(), "sandboxsnapshot-controller"),
 		Clock:            clock.RealClock{},
 	}).Add(mgr, host.GetCache(), limiter()); err != nil {
 		return fmt.Errorf("snapshot controller: %w", err)
@@ -115,7 +122,7 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		Images:     checker,
 		PullSecret: opts.ResumePullSecret,
 		Trial:      &sandbox.Trial{Host: host.GetClient(), Images: template, PullSecret: opts.ResumePullSecret},
-		Recorder:   boundedRecorder{host.GetEventRecorder("sandbox-controller")},
+		Recorder:   told.NewRecorder(host.GetScheme(), "sandbox-controller"),
 		Clock:      clock.RealClock{},
 	}).Add(mgr, host.GetCache(), limiter()); err != nil {
 		return fmt.Errorf("sandbox controller: %w", err)
