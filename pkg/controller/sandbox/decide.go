@@ -58,6 +58,8 @@ type observed struct {
 	claimed bool
 	// held says that the last creation of the Pod was refused and its time has not come again.
 	held bool
+	// looksAgain is how long the registry is not asked again about the images that a Pod cannot pull.
+	looksAgain time.Duration
 	// pauseHeld is how long the next attempt has to wait because the API refused the snapshot of
 	// the last one.
 	pauseHeld time.Duration
@@ -87,6 +89,8 @@ type action struct {
 	status *v1alpha1.SandboxStatus
 	// grace is what deletePod gives the Pod to end, in seconds; nil: what the Pod asks for.
 	grace *int64
+	// asSeen has deletePod delete the Pod only where it has not changed since it was read.
+	asSeen bool
 	// event tells of a write, or of a deletion, once it has been done.
 	event *note
 	// after is when to look again though no watch tells of anything; zero: never.

@@ -97,11 +97,12 @@ func TestAPodThatIsMadeAgainAndAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const waits = "Pending pod=demo"
+	// While it waits the template is free.
+	const waits, free = "Pending pod=demo", "Pending"
 	f.visits(waits)
 	dies()
 	for i, want := range []time.Duration{10 * time.Second, 20 * time.Second, 40 * time.Second} {
-		if result := f.visits(waits); f.pod() != nil || result.RequeueAfter != want {
+		if result := f.visits(free); f.pod() != nil || result.RequeueAfter != want {
 			t.Fatalf("after %d Pods there is %v, and the next visit in %s, want %s", i+1, f.pod(), result.RequeueAfter, want)
 		}
 		f.clock.SetTime(f.clock.Now().Add(want))
@@ -122,7 +123,7 @@ func TestAPodThatIsMadeAgainAndAgain(t *testing.T) {
 	f.clock.SetTime(f.clock.Now().Add(time.Hour))
 	f.visits(waits)
 	dies()
-	if result := f.visits(waits); result.RequeueAfter != 10*time.Second {
+	if result := f.visits(free); result.RequeueAfter != 10*time.Second {
 		t.Errorf("after an hour the wait is %s", result.RequeueAfter)
 	}
 }

@@ -122,6 +122,27 @@ func podOf(options ...func(*corev1.Pod)) *corev1.Pod {
 
 func pendingPod(p *corev1.Pod) {
 	p.Status.Phase, p.Status.Conditions, p.Status.PodIP = corev1.PodPending, nil, ""
+	p.Status.ContainerStatuses[0].ContainerID = ""
+	p.Status.ContainerStatuses[0].State.Waiting = &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}
+}
+
+// cannotPull: the image of its container cannot be pulled.
+func cannotPull(p *corev1.Pod) {
+	pendingPod(p)
+	p.Status.ContainerStatuses[0].State.Waiting.Reason = "ImagePullBackOff"
+}
+
+func withoutNode(p *corev1.Pod) {
+	pendingPod(p)
+	p.Spec.NodeName, p.Status.ContainerStatuses = "", nil
+	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "0/1 nodes are available"}}
+}
+
+// otherRuns: another container of the Pod runs.
+func otherRuns(p *corev1.Pod) {
+	p.Status.ContainerStatuses = append(p.Status.ContainerStatuses, corev1.ContainerStatus{
+		Name: "other", ContainerID: "containerd://c9", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}},
+	})
 }
 
 func notReadyPod(p *corev1.Pod) { p.Status.Conditions[0].Status = corev1.ConditionFalse }
@@ -322,6 +343,11 @@ func thawed(o *observed) { o.thawed = true }
 func hasKill(how killing) func(*observed) { return func(o *observed) { o.killing = how } }
 
 func held(o *observed) { o.held = true }
+
+// asked: the registry was asked about the image of the Pod that is there.
+func asked(ago time.Duration) func(*observed) {
+	return func(o *observed) { o.looksAgain = firstRetry - ago }
+}
 
 func fresh(o *observed) { o.fresh = true }
 

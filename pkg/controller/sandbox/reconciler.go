@@ -70,11 +70,12 @@ type Reconciler struct {
 	Clock    clock.PassiveClock
 
 	// holds are of sandboxes whose Pod was refused, pauseHolds of those whose snapshot was, and remakes of
-	// those whose Pod was made a short while ago.
-	holds, pauseHolds, remakes holds
-	kills                      *kills
-	ran                        ranMemory
-	trials                     atomic.Int32
+	// those whose Pod was made a short while ago. looks are of those whose Pod cannot pull an image: the registry was
+	// asked about it a short while ago.
+	holds, pauseHolds, remakes, looks holds
+	kills                             *kills
+	ran                               ranMemory
+	trials                            atomic.Int32
 }
 
 // Reconcile decides and acts until there is nothing to do but to wait. Each step decides on
@@ -89,6 +90,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			r.holds.forget(req.NamespacedName)
 			r.pauseHolds.forget(req.NamespacedName)
 			r.remakes.forget(req.NamespacedName)
+			r.looks.forget(req.NamespacedName)
 			r.kills.forget(req.NamespacedName)
 			r.ran.forget(req.NamespacedName)
 			return ctrl.Result{}, r.reportStray(ctx, req.NamespacedName)
@@ -124,6 +126,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		case checkImages:
 			r.Images.CheckForResume(ctx, seen.from)
 			checked = true
+			if seen.pod != nil {
+				r.looks.hold(sandbox, r.Clock.Now())
+			}
 		case readPod:
 			fresh = true
 		case claimPod:
@@ -136,7 +141,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 				return ctrl.Result{RequeueAfter: backstop}, err
 			}
 		case deletePod:
-			if err := r.deletePod(ctx, seen.pod, next.grace); err != nil {
+			if err := r.deletePod(ctx, seen.pod, next); err != nil {
 				return ctrl.Result{}, err
 			}
 			if next.event != nil {
@@ -239,7 +244,7 @@ func (r *Reconciler) idle(ctx context.Context, key client.ObjectKey) (bool, ctrl
 // observe reads the snapshots that matter to a sandbox, from a cache or past it.
 func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1alpha1.Sandbox, pod *corev1.Pod) (*observed, error) {
 	now := r.Clock.Now()
-	seen := &observed{sandbox: sandbox, pod: pod, now: now, held: r.holds.left(sandbox, now) > 0 || r.remakes.left(sandbox, now) > 0, pauseHeld: r.pauseHolds.left(sandbox, now)}
+	seen := &observed{sandbox: sandbox, pod: pod, now: now, held: r.holds.left(sandbox, now) > 0 || r.remakes.left(sandbox, now) > 0, pauseHeld: r.pauseHolds.left(sandbox, now), looksAgain: r.looks.left(sandbox, now)}
 	if pod != nil {
 		r.ran.see(pod)
 	}
@@ -260,9 +265,10 @@ func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1
 	if from == "" && sandbox.Spec.RestoreFrom != nil && status.Phase != v1alpha1.SandboxResuming {
 		from = sandbox.Spec.RestoreFrom.SnapshotName
 	}
-	if from != "" && seen.pod == nil {
-		// Nothing is decided on the one of a paused sandbox; its own events bring what is news.
-		if status.Phase == v1alpha1.SandboxPaused {
+	if from != "" && (seen.pod == nil || awaitsPod(sandbox)) {
+		// Nothing is decided on the one of a paused sandbox, and because of that of a Pod no more than that the Pod, in
+		// which nothing has run, is made once more; its own events bring what is news.
+		if status.Phase == v1alpha1.SandboxPaused || seen.pod != nil {
 			own = r.Client
 		}
 		if seen.from, err = r.snapshot(ctx, own, sandbox.Namespace, from); err != nil {
@@ -412,10 +418,14 @@ func (r *Reconciler) refused(ctx context.Context, seen *observed, reason, messag
 	return nil
 }
 
-func (r *Reconciler) deletePod(ctx context.Context, pod *corev1.Pod, grace *int64) error {
-	options := []client.DeleteOption{client.Preconditions{UID: &pod.UID}}
-	if grace != nil {
-		options = append(options, client.GracePeriodSeconds(*grace))
+func (r *Reconciler) deletePod(ctx context.Context, pod *corev1.Pod, how action) error {
+	only := client.Preconditions{UID: &pod.UID}
+	if how.asSeen {
+		only.ResourceVersion = &pod.ResourceVersion // what has changed is seen by the next visit
+	}
+	options := []client.DeleteOption{only}
+	if how.grace != nil {
+		options = append(options, client.GracePeriodSeconds(*how.grace))
 	}
 	err := r.Host.Delete(ctx, pod, options...)
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {

@@ -367,6 +367,67 @@ func TestAResumeWhoseImageIsGone(t *testing.T) {
 	}
 }
 
+// The registry gave no answer before the Pod was made, and has lost the image, or has done so since.
+func TestAPodWhoseImageIsGone(t *testing.T) {
+	image := ofContainer("main", "registry.example.com/a/demo-main:t", "sha256:"+strings.Repeat("a", 64))
+	f := newFixture(t, sandboxIn(v1alpha1.SandboxResuming, saved("demo-gen1")), snapshotIn(v1alpha1.SnapshotSucceed, image))
+	f.registry = registryUnknown
+	f.visits("Resuming pod=demo saved=demo-gen1")
+	f.podIs(cannotPull)
+	const hangs = "Resuming Ready=False/ImagePullFailed pod=demo/made-1 saved=demo-gen1"
+	for range 5 {
+		if result := f.visits(hangs); result.RequeueAfter != firstRetry {
+			t.Errorf("looks again after %s", result.RequeueAfter)
+		}
+	}
+	if f.asked != 2 {
+		t.Errorf("the registry was asked %d times, want once before the Pod and once after", f.asked)
+	}
+	f.clock.SetTime(f.clock.Now().Add(firstRetry))
+	f.registry = notInRegistry
+	f.visits("Resuming Ready=False/ImageUnavailable pod=demo/made-1 saved=demo-gen1")
+	if f.pod() != nil {
+		t.Fatal("the Pod that can never pull its image is still there")
+	}
+	const waits = "Resuming Ready=False/ImageUnavailable saved=demo-gen1"
+	f.visits(waits)
+	f.clock.SetTime(f.clock.Now().Add(lastRetry))
+	if result := f.visits(waits); result.RequeueAfter != imageRetry {
+		t.Errorf("looks again after %s", result.RequeueAfter)
+	}
+	f.registry = inRegistry
+	f.visits("Resuming Ready=False/PodPending pod=demo saved=demo-gen1")
+	if f.created != 2 {
+		t.Errorf("%d Pods were made", f.created)
+	}
+}
+
+// podIs gives the Pod the status of another one.
+func (f *fixture) podIs(options ...func(*corev1.Pod)) {
+	f.Helper()
+	pod := f.pod()
+	if pod == nil {
+		f.Fatal("there is no Pod")
+	}
+	podOf(options...).Status.DeepCopyInto(&pod.Status)
+	if err := f.host.Status().Update(f.Context(), pod); err != nil {
+		f.Fatal(err)
+	}
+}
+
+// What has changed since the Pod was read keeps it: a container that has started, for instance.
+func TestAPodThatHasChangedIsNotRemovedUnrun(t *testing.T) {
+	f := newFixture(t, sandboxIn(v1alpha1.SandboxResuming, onPod, saved("demo-gen1")), podOf(cannotPull, restored("demo-gen1")))
+	before := f.pod()
+	f.podIs(runs)
+	if err := f.r.deletePod(t.Context(), before, action{do: deletePod, grace: shortGrace, asSeen: true}); err != nil {
+		t.Fatal(err)
+	}
+	if f.pod() == nil {
+		t.Error("a Pod that had begun to run was deleted")
+	}
+}
+
 func TestAPausedSandboxShowsThatItsImageIsGone(t *testing.T) {
 	f := newFixture(t, sandboxIn(v1alpha1.SandboxPaused, wantsPaused, saved("demo-gen1")), snapshotIn(v1alpha1.SnapshotSucceed, notInRegistry))
 	f.visits("Paused Ready=False/ImageUnavailable Paused=True/Paused saved=demo-gen1")

@@ -65,7 +65,7 @@ func (r *Reconciler) finalize(ctx context.Context, sandbox *v1alpha1.Sandbox) (c
 	}
 	if pod != nil {
 		if next := endOf(pod, snapshots); next.do == deletePod {
-			if err := r.deletePod(ctx, pod, next.grace); err != nil {
+			if err := r.deletePod(ctx, pod, next); err != nil {
 				return ctrl.Result{}, err
 			}
 		}

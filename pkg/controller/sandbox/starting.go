@@ -63,10 +63,14 @@ func (o *observed) starting() action {
 		}
 		return o.remove(nil)
 	}
-	next.show(o.pod, view)
 	if !view.started {
+		if act, is := o.pulling(next, view); is {
+			return act
+		}
+		next.show(o.pod, view)
 		return o.write(next, nil)
 	}
+	next.show(o.pod, view)
 	next.Phase = v1alpha1.SandboxRunning
 	next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonRunning, "the sandbox is not paused")
 	return o.write(next, &note{reason: v1alpha1.ReasonRunning, message: fmt.Sprintf("Pod %s runs on node %s", next.PodName, next.NodeName)})
@@ -99,6 +103,7 @@ func (o *observed) creating(next *nextStatus) action {
 		return o.write(next, &note{warning: true, reason: v1alpha1.ReasonSnapshotNotFound, message: message})
 	}
 	if o.held {
+		next.forgetPod()
 		return o.write(next, nil)
 	}
 	if o.from != nil && !o.checked {
