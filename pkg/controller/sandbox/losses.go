@@ -27,7 +27,7 @@ import (
 
 // lost goes on after a Pod that went away by itself, with whatever is saved; nil: the template.
 func (o *observed) lost(next *nextStatus, saved *v1alpha1.SandboxSnapshot) action {
-	if o.runs.none(next.PodUID) {
+	if !o.mayHaveFiles() {
 		return o.neverRan(next)
 	}
 	gone := fmt.Sprintf("Pod %s was lost", next.PodName)
@@ -67,7 +67,7 @@ func (o *observed) lost(next *nextStatus, saved *v1alpha1.SandboxSnapshot) actio
 	return o.write(next, event)
 }
 
-// neverRan goes on after a Pod of which no container ever ran: nothing is lost with it.
+// neverRan goes on after a Pod of which no container ever ran whose files a pause keeps: nothing is lost with it.
 func (o *observed) neverRan(next *nextStatus) action {
 	next.forgetPod()
 	next.FailedAttempts = 0

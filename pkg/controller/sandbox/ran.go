@@ -18,6 +18,7 @@ package sandbox
 
 import (
 	"maps"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -54,19 +55,47 @@ func (r firstRuns) first(pod types.UID, status *corev1.ContainerStatus) (int32, 
 	return firstRun(status)
 }
 
-// none says that the Pod was seen, and none of its containers has ever run.
-func (r firstRuns) none(pod types.UID) bool { return r.uid != "" && r.uid == pod && len(r.since) == 0 }
+// mayHaveFiles says whether somebody can have written files that a pause of this sandbox would keep: one of the
+// containers that it keeps has run in its Pod, which may be gone, or nobody has seen that Pod. Those that something
+// else has put into the Pod do not count: they run, though the template's own cannot start.
+func (o *observed) mayHaveFiles() bool {
+	return o.seenToRun() || o.pod == nil && (o.runs.uid == "" || o.runs.uid != o.sandbox.Status.PodUID)
+}
+
+// seenToRun is mayHaveFiles where a Pod that nobody has seen does not count.
+func (o *observed) seenToRun() bool {
+	kept := o.keeps()
+	counts := func(container string) bool { return len(kept) == 0 || slices.Contains(kept, container) }
+	if o.pod != nil {
+		return slices.ContainsFunc(contents.Statuses(o.pod), func(status *corev1.ContainerStatus) bool {
+			_, ran := o.runs.first(o.pod.UID, status)
+			return ran && counts(status.Name)
+		})
+	}
+	for container := range o.runs.since {
+		if o.runs.uid == o.sandbox.Status.PodUID && counts(container) {
+			return true
+		}
+	}
+	return false
+}
 
 func firstRun(status *corev1.ContainerStatus) (int32, bool) {
 	last := status.LastTerminationState.Terminated
 	switch {
-	case last != nil && !failedToStart(last), last == nil && status.RestartCount > 0:
+	case last != nil && (!failedToStart(last) || last.Reason == statusUnknown), last == nil && status.RestartCount > 0:
 		return 0, true
-	case status.State.Waiting != nil, failedToStart(status.State.Terminated):
+	case status.State.Waiting != nil, failedToStart(status.State.Terminated) && (status.ContainerID == "" || status.State.Terminated.Reason != statusUnknown):
 		return 0, false
 	}
 	return status.RestartCount, true
 }
+
+// statusUnknown is the kubelet's reason of a container that it cannot find. Where one was running before, as the last
+// state of it; where the Pod ends, as the state of each that has no other end, the never started among them.
+// https://github.com/kubernetes/kubernetes/blob/v1.37.0/pkg/kubelet/kubelet_pods.go (convertToAPIContainerStatuses)
+// https://github.com/kubernetes/kubernetes/blob/v1.37.0/pkg/kubelet/status/status_manager.go (TerminatePod)
+const statusUnknown = "ContainerStatusUnknown"
 
 // failedToStart says that the runtime made the container and its process never began: then it has an
 // end and no beginning (containerd's CRI leaves 0, which the kubelet shows as 1970).

@@ -23,6 +23,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -50,6 +51,62 @@ func crashed(s *corev1.ContainerStatus) {
 	s.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{Reason: "OOMKilled", ExitCode: 137, StartedAt: metav1.Time{Time: epoch}, FinishedAt: metav1.Time{Time: epoch}}
 }
 
+func waits(s *corev1.ContainerStatus) { s.State.Waiting = &corev1.ContainerStateWaiting{} }
+
+// notFound: the kubelet looked for the container, which had been running, and did not find it.
+func notFound(s *corev1.ContainerStatus) {
+	s.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{Reason: "ContainerStatusUnknown", ExitCode: 137}
+}
+
+// endedUnseen: the Pod has ended, and nobody knows how the container did.
+func endedUnseen(s *corev1.ContainerStatus) {
+	s.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "ContainerStatusUnknown", ExitCode: 137}}
+}
+
+func neverMade(s *corev1.ContainerStatus) { s.ContainerID = "" }
+
+// TestWhoMayHaveFiles: nobody has written into what never ran, and nobody was promised what others have put into the Pod.
+func TestWhoMayHaveFiles(t *testing.T) {
+	tests := map[string]struct {
+		containers []corev1.ContainerStatus
+		named      []string
+		want       bool
+	}{
+		"nothing was started":                   {nil, nil, false},
+		"waits for its image":                   {[]corev1.ContainerStatus{container("main", 0, waits, neverMade)}, nil, false},
+		"runs":                                  {[]corev1.ContainerStatus{container("main", 0, isRunning)}, nil, true},
+		"could not be started":                  {[]corev1.ContainerStatus{container("main", 7, waits, startFailed)}, nil, false},
+		"could be started at last":              {[]corev1.ContainerStatus{container("main", 7, isRunning, startFailed)}, nil, true},
+		"ran, and waits to be restarted":        {[]corev1.ContainerStatus{container("main", 1, waits, crashed)}, nil, true},
+		"ran before its node did not know it":   {[]corev1.ContainerStatus{container("main", 1, waits, notFound)}, nil, true},
+		"was never made, and the Pod has ended": {[]corev1.ContainerStatus{container("main", 0, endedUnseen, neverMade)}, nil, false},
+		"was made, and the Pod has ended":       {[]corev1.ContainerStatus{container("main", 0, endedUnseen)}, nil, true},
+		"only a webhook's container runs":       {[]corev1.ContainerStatus{container("main", 0, waits, neverMade), container("proxy", 0, isRunning)}, nil, false},
+		"and it is named":                       {[]corev1.ContainerStatus{container("main", 0, waits, neverMade), container("proxy", 0, isRunning)}, []string{"proxy"}, true},
+		"only one runs that is not kept":        {[]corev1.ContainerStatus{container("main", 0, isRunning), container("other", 0, waits, neverMade)}, []string{"other"}, false},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			pod := podOf(func(p *corev1.Pod) { p.Status.ContainerStatuses = test.containers })
+			sandbox := sandboxIn(v1alpha1.SandboxRunning, onPod, func(s *v1alpha1.Sandbox) { s.Spec.Snapshot.Containers = test.named })
+			memory := ranMemory{}
+			memory.see(pod)
+			runs, _, _ := memory.of(sandbox)
+			for how, o := range map[string]*observed{
+				"the Pod is there": {sandbox: sandbox, pod: pod},
+				"the Pod is gone":  {sandbox: sandbox, runs: runs},
+			} {
+				if may, seen := o.mayHaveFiles(), o.seenToRun(); may != test.want || seen != test.want {
+					t.Errorf("%s: may have files %t, was seen to run %t", how, may, seen)
+				}
+			}
+			if o := (&observed{sandbox: sandbox}); !o.mayHaveFiles() || o.seenToRun() {
+				t.Error("of a Pod that nobody has seen something else is said than that it may have files")
+			}
+		})
+	}
+}
+
 func TestResets(t *testing.T) {
 	tests := map[string]struct {
 		containers []corev1.ContainerStatus
@@ -67,6 +124,7 @@ func TestResets(t *testing.T) {
 		"started at last":                     {containers: []corev1.ContainerStatus{container("a", 3, startFailed, isRunning)}},
 		"started at last, and restarted":      {containers: []corev1.ContainerStatus{container("a", 4, crashed, isRunning)}, seen: map[string]int32{"a": 3}, want: []string{"a 4"}},
 		"started at last, as was seen before": {containers: []corev1.ContainerStatus{container("a", 3, startFailed, isRunning)}, seen: map[string]int32{"a": 3}},
+		"ran before its node did not know it": {containers: []corev1.ContainerStatus{container("a", 1, isRunning, notFound)}, want: []string{"a 1"}},
 		"ran, and does not start any more":    {containers: []corev1.ContainerStatus{container("a", 2, startFailed)}, seen: map[string]int32{"a": 0}, want: []string{"a 2"}},
 		"beside one that never started":       {containers: []corev1.ContainerStatus{container("a", 0, isRunning), container("b", 5, startFailed)}},
 	}
@@ -107,21 +165,21 @@ func TestRuns(t *testing.T) {
 		known, _, _ := memory.of(sandboxIn("", onPod))
 		return known
 	}
-	waiting := func(s *corev1.ContainerStatus) { s.State.Waiting = &corev1.ContainerStateWaiting{} }
-	if runs := look(container("a", 0, waiting)); !runs.none(podUID) {
+	none := func(runs firstRuns, pod types.UID) bool { return runs.uid == pod && len(runs.since) == 0 }
+	if runs := look(container("a", 0, waits)); !none(runs, podUID) {
 		t.Errorf("before it ran: %+v", runs)
 	}
-	if runs := look(container("a", 2, waiting, startFailed)); !runs.none(podUID) || runs.none("pod-2") {
+	if runs := look(container("a", 2, waits, startFailed)); !none(runs, podUID) || none(runs, "pod-2") {
 		t.Errorf("as it could not start: %+v", runs)
 	}
-	if runs := look(container("a", 3, isRunning, startFailed)); runs.none(podUID) || runs.since["a"] != 3 {
+	if runs := look(container("a", 3, isRunning, startFailed)); none(runs, podUID) || runs.since["a"] != 3 {
 		t.Errorf("as it runs: %+v", runs)
 	}
-	if runs := look(container("a", 5, waiting, startFailed)); runs.since["a"] != 3 {
+	if runs := look(container("a", 5, waits, startFailed)); runs.since["a"] != 3 {
 		t.Errorf("as it starts no more: %+v", runs)
 	}
 	memory.forget(client.ObjectKeyFromObject(podOf()))
-	if runs, _, _ := memory.of(sandboxIn("", onPod)); runs.none(podUID) {
+	if runs, _, _ := memory.of(sandboxIn("", onPod)); none(runs, podUID) {
 		t.Error("what was never looked at counts as never run")
 	}
 }
