@@ -66,6 +66,21 @@ type SandboxSnapshotSpec struct {
 	// deleted: Delete (the default) or Retain. Of a snapshot with a source it is always Retain: images that
 	// it did not make are never deleted.
 	DeletionPolicy SnapshotDeletionPolicy
+
+	// pause is the attempt of a pause that the snapshot is. Set by the server alone, when it creates one.
+	Pause *SnapshotPause
+}
+
+// SnapshotPause is what a pause's attempt is of.
+type SnapshotPause struct {
+	// sandboxUID is the UID of the sandbox that is being paused.
+	SandboxUID types.UID
+
+	// podUID is the UID of the Pod that is committed.
+	PodUID types.UID
+
+	// attempt is the number of the attempt among those of the sandbox, from 1.
+	Attempt int64
 }
 
 // SnapshotSource is what a snapshot is made of where that is no sandbox of its namespace.

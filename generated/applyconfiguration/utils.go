@@ -48,6 +48,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &lifecyclev1alpha1.SandboxSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SandboxStatus"):
 		return &lifecyclev1alpha1.SandboxStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("SnapshotPause"):
+		return &lifecyclev1alpha1.SnapshotPauseApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SnapshotPolicy"):
 		return &lifecyclev1alpha1.SnapshotPolicyApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SnapshotSource"):

@@ -47,6 +47,7 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		v1alpha1.SandboxSnapshotStatus{}.OpenAPIModelName():        schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxSnapshotStatus(ref),
 		v1alpha1.SandboxSpec{}.OpenAPIModelName():                  schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxSpec(ref),
 		v1alpha1.SandboxStatus{}.OpenAPIModelName():                schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxStatus(ref),
+		v1alpha1.SnapshotPause{}.OpenAPIModelName():                schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotPause(ref),
 		v1alpha1.SnapshotPolicy{}.OpenAPIModelName():               schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotPolicy(ref),
 		v1alpha1.SnapshotSource{}.OpenAPIModelName():               schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotSource(ref),
 		v1alpha1.SnapshotSourceImage{}.OpenAPIModelName():          schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotSourceImage(ref),
@@ -633,7 +634,7 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxSnapshot(ref common
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "SandboxSnapshot is the root filesystem of a sandbox's containers, committed to OCI images in a registry. A pause makes one, owned by the sandbox; one that a user creates commits without stopping the sandbox, and outlives it.",
+				Description: "SandboxSnapshot is the root filesystem of a sandbox's containers, committed to OCI images in a registry. A pause makes one, with spec.pause; one that a user creates commits without stopping the sandbox, and outlives it.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"kind": {
@@ -777,11 +778,17 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxSnapshotSpec(ref co
 							Enum:        []interface{}{"Delete", "Retain"},
 						},
 					},
+					"pause": {
+						SchemaProps: spec.SchemaProps{
+							Description: "pause is the attempt of a pause that the snapshot is. The server sets it when it pauses a sandbox, and nobody else may: a snapshot that has it leaves the Pod frozen, for it to be removed. Owner references say nothing of that, whoever sets them; they are for garbage collection.",
+							Ref:         ref(v1alpha1.SnapshotPause{}.OpenAPIModelName()),
+						},
+					},
 				},
 			},
 		},
 		Dependencies: []string{
-			v1alpha1.SnapshotSource{}.OpenAPIModelName()},
+			v1alpha1.SnapshotPause{}.OpenAPIModelName(), v1alpha1.SnapshotSource{}.OpenAPIModelName()},
 	}
 }
 
@@ -1083,6 +1090,44 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxStatus(ref common.R
 		},
 		Dependencies: []string{
 			metav1.Condition{}.OpenAPIModelName(), metav1.MicroTime{}.OpenAPIModelName()},
+	}
+}
+
+func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotPause(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "SnapshotPause is what a pause's attempt is of.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"sandboxUID": {
+						SchemaProps: spec.SchemaProps{
+							Description: "sandboxUID is the UID of the sandbox that is being paused.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"podUID": {
+						SchemaProps: spec.SchemaProps{
+							Description: "podUID is the UID of the Pod that is committed.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"attempt": {
+						SchemaProps: spec.SchemaProps{
+							Description: "attempt is the number of the attempt among those of the sandbox, from 1.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"sandboxUID", "podUID", "attempt"},
+			},
+		},
 	}
 }
 

@@ -387,3 +387,51 @@ func TestTheServerMayUseTheNamesOfPauses(t *testing.T) {
 		t.Errorf("by apply: %d %s", apply.code, apply.body)
 	}
 }
+
+// A snapshot with spec.pause leaves a Pod frozen, for the server to remove it.
+func TestOnlyTheServerMakesTheAttemptOfAPause(t *testing.T) {
+	f := newFixture(t)
+	const pause = `{"sandboxUID":"u","podUID":"p","attempt":3}`
+	made, err := f.controller.SandboxSnapshots(f.namespace).Create(t.Context(), &v1alpha1.SandboxSnapshot{
+		ObjectMeta: metav1.ObjectMeta{Name: "demo-gen3"},
+		Spec:       v1alpha1.SandboxSnapshotSpec{SandboxName: "demo", Pause: &v1alpha1.SnapshotPause{SandboxUID: "u", PodUID: "p", Attempt: 3}},
+	}, metav1.CreateOptions{})
+	f.must(err)
+
+	spec := `{"sandboxName":"demo","pause":` + pause + `}`
+	at := f.pathOf("sandboxsnapshots", "/demo-gen3")
+	for name, got := range map[string]answer{
+		"create":                 f.post(f.pathOf("sandboxsnapshots", ""), manifest("SandboxSnapshot", `{"name":"mine"}`, spec, `{}`)),
+		"create, as a dry run":   f.post(f.pathOf("sandboxsnapshots", "?dryRun=All"), manifest("SandboxSnapshot", `{"name":"mine"}`, spec, `{}`)),
+		"create, with its name":  f.post(f.pathOf("sandboxsnapshots", ""), manifest("SandboxSnapshot", `{"generateName":"demo-gen"}`, spec, `{}`)),
+		"apply":                  f.patch(f.pathOf("sandboxsnapshots", "/mine?fieldManager=a"), asApply, manifest("SandboxSnapshot", `{"name":"mine"}`, spec, `{}`)),
+		"apply, as a dry run":    f.patch(f.pathOf("sandboxsnapshots", "/mine?fieldManager=a&dryRun=All"), asApply, manifest("SandboxSnapshot", `{"name":"mine"}`, spec, `{}`)),
+		"edit":                   f.patch(at, asMergePatch, `{"spec":{"pause":{"podUID":"another"}}}`),
+		"edit, as a dry run":     f.patch(at+"?dryRun=All", asMergePatch, `{"spec":{"pause":{"attempt":4}}}`),
+		"apply to what there is": f.patch(at+"?fieldManager=a&force=true", asApply, manifest("SandboxSnapshot", `{"name":"demo-gen3"}`, strings.ReplaceAll(spec, `"p"`, `"q"`), `{}`)),
+	} {
+		if got.code != 422 || !slices.Contains(causes(got.status(f)), "spec.pause") {
+			t.Errorf("%s: got %d %s, want a refusal of spec.pause", name, got.code, got.body)
+		}
+	}
+	// To somebody else's, none can be added.
+	f.post(f.pathOf("sandboxsnapshots", ""), manifest("SandboxSnapshot", `{"name":"mine"}`, `{"sandboxName":"demo"}`, `{}`)).object(f)
+	if got := f.patch(f.pathOf("sandboxsnapshots", "/mine"), asMergePatch, `{"spec":{"pause":`+pause+`}}`); got.code != 422 || !slices.Contains(causes(got.status(f)), "spec.pause") {
+		t.Errorf("adding it: got %d %s", got.code, got.body)
+	}
+
+	// A client that does not know it leaves it out.
+	for name, got := range map[string]answer{
+		"patch": f.patch(at, asMergePatch, `{"metadata":{"labels":{"a":"b"},"ownerReferences":null},"spec":{"pause":null}}`),
+		"apply": f.patch(at+"?fieldManager=a&force=true", asApply, manifest("SandboxSnapshot", `{"name":"demo-gen3"}`, `{"sandboxName":"demo"}`, `{}`)),
+	} {
+		if got.code != 200 {
+			t.Errorf("%s without it: %d %s", name, got.code, got.body)
+		}
+	}
+	now, err := f.snapshots.Get(t.Context(), made.Name, metav1.GetOptions{})
+	f.must(err)
+	if now.Spec.Pause == nil || *now.Spec.Pause != *made.Spec.Pause || now.Generation != 1 {
+		t.Errorf("the attempt is %+v, generation %d", now.Spec.Pause, now.Generation)
+	}
+}

@@ -26,7 +26,7 @@ import (
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 
 // SandboxSnapshot is the root filesystem of a sandbox's containers, committed to OCI images in
-// a registry. A pause makes one, owned by the sandbox; one that a user creates commits without
+// a registry. A pause makes one, with spec.pause; one that a user creates commits without
 // stopping the sandbox, and outlives it.
 type SandboxSnapshot struct {
 	metav1.TypeMeta `json:",inline"`
@@ -75,6 +75,24 @@ type SandboxSnapshotSpec struct {
 	// it did not make are never deleted.
 	// +optional
 	DeletionPolicy SnapshotDeletionPolicy `json:"deletionPolicy,omitempty"`
+
+	// pause is the attempt of a pause that the snapshot is. The server sets it when it pauses a sandbox,
+	// and nobody else may: a snapshot that has it leaves the Pod frozen, for it to be removed. Owner
+	// references say nothing of that, whoever sets them; they are for garbage collection.
+	// +optional
+	Pause *SnapshotPause `json:"pause,omitempty"`
+}
+
+// SnapshotPause is what a pause's attempt is of.
+type SnapshotPause struct {
+	// sandboxUID is the UID of the sandbox that is being paused.
+	SandboxUID types.UID `json:"sandboxUID"`
+
+	// podUID is the UID of the Pod that is committed.
+	PodUID types.UID `json:"podUID"`
+
+	// attempt is the number of the attempt among those of the sandbox, from 1.
+	Attempt int64 `json:"attempt"`
 }
 
 // SnapshotSource is what a snapshot is made of where that is no sandbox of its namespace.

@@ -82,6 +82,11 @@ func (in SandboxStatus) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in SnapshotPause) OpenAPIModelName() string {
+	return "io.opensandbox.lifecycle.v1alpha1.SnapshotPause"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in SnapshotPolicy) OpenAPIModelName() string {
 	return "io.opensandbox.lifecycle.v1alpha1.SnapshotPolicy"
 }

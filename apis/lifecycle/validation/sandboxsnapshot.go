@@ -17,6 +17,7 @@ limitations under the License.
 package validation
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 
@@ -49,12 +50,38 @@ func ValidateSandboxSnapshot(snapshot *lifecycle.SandboxSnapshot, forPause bool)
 	}
 
 	spec := field.NewPath("spec")
+	errs = append(errs, validatePause(snapshot, spec.Child("pause"), forPause)...)
 	if snapshot.Spec.Source != nil {
 		return append(errs, validateSource(&snapshot.Spec, spec)...)
 	}
 	errs = append(errs, validateName(snapshot.Spec.SandboxName, apivalidation.NameIsDNSLabel, spec.Child("sandboxName"))...)
 	errs = append(errs, validateContainerNames(snapshot.Spec.Containers, spec.Child("containers"))...)
 	return append(errs, validateDeletionPolicy(snapshot.Spec.DeletionPolicy, spec.Child("deletionPolicy"))...)
+}
+
+// validatePause checks that only the server makes a snapshot the attempt of a pause. What is copied from such
+// a one, with kubectl or by a backup, brings the field with it.
+func validatePause(snapshot *lifecycle.SandboxSnapshot, path *field.Path, forPause bool) field.ErrorList {
+	pause := snapshot.Spec.Pause
+	switch {
+	case pause == nil:
+		return nil
+	case !forPause:
+		return field.ErrorList{field.Forbidden(path, "only the server sets it, when it pauses a sandbox: leave it out (a snapshot without it commits without a pause), or POST to sandboxes/pause")}
+	case snapshot.Spec.Source != nil:
+		return field.ErrorList{field.Forbidden(path, "a pause makes its snapshot of a sandbox, not of spec.source")}
+	}
+	var errs field.ErrorList
+	if pause.SandboxUID == "" {
+		errs = append(errs, field.Required(path.Child("sandboxUID"), "an attempt is of one sandbox"))
+	}
+	if pause.Attempt < 1 {
+		errs = append(errs, field.Invalid(path.Child("attempt"), pause.Attempt, "attempts are counted from 1"))
+	}
+	if name := fmt.Sprintf("%s-gen%d", snapshot.Spec.SandboxName, pause.Attempt); snapshot.Name != name {
+		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), snapshot.Name, "this attempt's snapshot is named "+name))
+	}
+	return errs
 }
 
 const (
@@ -119,7 +146,9 @@ func validateSourceImage(image string, path *field.Path) field.ErrorList {
 // ValidateSandboxSnapshotUpdate checks a change of a snapshot's metadata.
 func ValidateSandboxSnapshotUpdate(snapshot, old *lifecycle.SandboxSnapshot) field.ErrorList {
 	errs := validateMetadataUpdate(&snapshot.ObjectMeta, &old.ObjectMeta)
-	if !apiequality.Semantic.DeepEqual(snapshot.Spec, old.Spec) {
+	if !apiequality.Semantic.DeepEqual(snapshot.Spec.Pause, old.Spec.Pause) {
+		errs = append(errs, field.Forbidden(field.NewPath("spec", "pause"), "only the server sets it, when it creates the snapshot of a pause; leave it as it is"))
+	} else if !apiequality.Semantic.DeepEqual(snapshot.Spec, old.Spec) {
 		errs = append(errs, field.Forbidden(field.NewPath("spec"), "is immutable; create another snapshot instead"))
 	}
 	return errs

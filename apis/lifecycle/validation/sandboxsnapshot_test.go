@@ -65,6 +65,46 @@ func TestSnapshotWarnings(t *testing.T) {
 	}
 }
 
+func TestAttemptsOfPauses(t *testing.T) {
+	attempt := func(change func(*lifecycle.SandboxSnapshot)) *lifecycle.SandboxSnapshot {
+		s := &lifecycle.SandboxSnapshot{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "demo-gen3"},
+			Spec: lifecycle.SandboxSnapshotSpec{
+				SandboxName: "demo", DeletionPolicy: lifecycle.DeletionPolicyDelete,
+				Pause: &lifecycle.SnapshotPause{SandboxUID: "u", PodUID: "p", Attempt: 3},
+			},
+		}
+		change(s)
+		return s
+	}
+	for name, test := range map[string]struct {
+		snapshot *lifecycle.SandboxSnapshot
+		server   bool
+		want     []string // fields
+	}{
+		"the server's":                 {attempt(func(*lifecycle.SandboxSnapshot) {}), true, nil},
+		"before the Pod is known":      {attempt(func(s *lifecycle.SandboxSnapshot) { s.Spec.Pause.PodUID = "" }), true, nil},
+		"an older server's":            {attempt(func(s *lifecycle.SandboxSnapshot) { s.Spec.Pause = nil }), true, nil},
+		"another number than its name": {attempt(func(s *lifecycle.SandboxSnapshot) { s.Spec.Pause.Attempt = 2 }), true, []string{"metadata.name"}},
+		"another sandbox":              {attempt(func(s *lifecycle.SandboxSnapshot) { s.Spec.SandboxName = "other" }), true, []string{"metadata.name"}},
+		"of no sandbox":                {attempt(func(s *lifecycle.SandboxSnapshot) { s.Spec.Pause.SandboxUID = "" }), true, []string{"spec.pause.sandboxUID"}},
+		"no number":                    {attempt(func(s *lifecycle.SandboxSnapshot) { s.Name, s.Spec.Pause.Attempt = "demo-gen0", 0 }), true, []string{"spec.pause.attempt"}},
+		"a user's":                     {attempt(func(s *lifecycle.SandboxSnapshot) { s.Name = "mine" }), false, []string{"spec.pause"}},
+		"a user's of such a name":      {attempt(func(*lifecycle.SandboxSnapshot) {}), false, []string{"metadata.name", "spec.pause"}},
+		"a user's, empty":              {attempt(func(s *lifecycle.SandboxSnapshot) { s.Name, s.Spec.Pause = "mine", &lifecycle.SnapshotPause{} }), false, []string{"spec.pause"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got []string
+			for _, err := range ValidateSandboxSnapshot(test.snapshot, test.server) {
+				got = append(got, err.Field)
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("refused for %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
 func TestSnapshotsOfExistingImages(t *testing.T) {
 	digest := "@sha256:" + strings.Repeat("0123456789abcdef", 4)
 	image := func(container, reference string) lifecycle.SnapshotSourceImage {

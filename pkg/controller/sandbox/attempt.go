@@ -30,7 +30,8 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 )
 
-// Attempt is the snapshot of the pause attempt that the sandbox's status tells of.
+// Attempt is the snapshot of the pause attempt that the sandbox's status tells of. Its spec.pause is all
+// that says so, to both controllers and for good; the owner reference is for the garbage collector.
 func Attempt(sandbox *v1alpha1.Sandbox) *v1alpha1.SandboxSnapshot {
 	return &v1alpha1.SandboxSnapshot{
 		ObjectMeta: metav1.ObjectMeta{
@@ -43,6 +44,9 @@ func Attempt(sandbox *v1alpha1.Sandbox) *v1alpha1.SandboxSnapshot {
 			SandboxName:    sandbox.Name,
 			Containers:     sandbox.Spec.Snapshot.Containers,
 			DeletionPolicy: sandbox.Spec.Snapshot.DeletionPolicy,
+			Pause: &v1alpha1.SnapshotPause{
+				SandboxUID: sandbox.UID, PodUID: sandbox.Status.PodUID, Attempt: sandbox.Status.SnapshotAttempts,
+			},
 		},
 	}
 }

@@ -21,12 +21,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/template"
 )
 
@@ -273,8 +272,7 @@ func (o *observed) pausedReason() string {
 
 // attemptIsOurs says whether the snapshot of the attempt's name is this sandbox's.
 func (o *observed) attemptIsOurs() bool {
-	return o.attempt != nil && metav1.IsControlledBy(o.attempt, o.sandbox) &&
-		o.attempt.Name == naming.PauseSnapshot(o.sandbox.Name, o.sandbox.Status.SnapshotAttempts)
+	return o.attempt != nil && sandboxsnapshot.IsAttemptOf(o.attempt, o.sandbox)
 }
 
 func (o *observed) remove(grace *int64) action {

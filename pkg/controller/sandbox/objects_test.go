@@ -27,6 +27,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 )
 
 const (
@@ -225,7 +226,9 @@ func snapshotIn(phase v1alpha1.SandboxSnapshotPhase, options ...func(*v1alpha1.S
 			Namespace: namespace, Name: "demo-gen1", UID: "snapshot-1",
 			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(sandboxIn(""), v1alpha1.SchemeGroupVersion.WithKind("Sandbox"))},
 		},
-		Spec:   v1alpha1.SandboxSnapshotSpec{SandboxName: name},
+		Spec: v1alpha1.SandboxSnapshotSpec{
+			SandboxName: name, Pause: &v1alpha1.SnapshotPause{SandboxUID: "sandbox-1", PodUID: podUID, Attempt: 1},
+		},
 		Status: v1alpha1.SandboxSnapshotStatus{Phase: phase, SandboxUID: "sandbox-1", SourcePodName: name, SourcePodUID: podUID, SourceNodeName: "node-1", JobUID: "job-1"},
 	}
 	if phase == v1alpha1.SnapshotSucceed || phase == v1alpha1.SnapshotFailed {
@@ -266,10 +269,16 @@ func failedFor(reason string) func(*v1alpha1.SandboxSnapshot) {
 }
 
 func named(snapshot string) func(*v1alpha1.SandboxSnapshot) {
-	return func(s *v1alpha1.SandboxSnapshot) { s.Name = snapshot }
+	return func(s *v1alpha1.SandboxSnapshot) {
+		s.Name = snapshot
+		s.Spec.Pause.Attempt = naming.Attempt(snapshot)
+	}
 }
 
-func notOurs(s *v1alpha1.SandboxSnapshot) { s.OwnerReferences = nil }
+func notOurs(s *v1alpha1.SandboxSnapshot) { s.Spec.Pause.SandboxUID = "another" }
+
+// disowned: somebody has taken the owner away.
+func disowned(s *v1alpha1.SandboxSnapshot) { s.OwnerReferences, s.Labels = nil, nil }
 
 func deletedSnapshot(s *v1alpha1.SandboxSnapshot) {
 	s.DeletionTimestamp = &metav1.Time{Time: epoch}

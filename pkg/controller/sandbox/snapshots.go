@@ -181,7 +181,10 @@ func (r *Reconciler) owned(ctx context.Context, reader client.Reader, sandbox *v
 	if err := reader.List(ctx, list, client.InNamespace(sandbox.Namespace), client.MatchingFields{sandboxsnapshot.IndexSandbox: sandbox.Name}); err != nil {
 		return nil, fmt.Errorf("list the snapshots of sandbox %s/%s: %w", sandbox.Namespace, sandbox.Name, err)
 	}
-	return slices.DeleteFunc(list.Items, func(s v1alpha1.SandboxSnapshot) bool { return !metav1.IsControlledBy(&s, sandbox) }), nil
+	return slices.DeleteFunc(list.Items, func(s v1alpha1.SandboxSnapshot) bool {
+		pause := sandboxsnapshot.PauseOf(&s)
+		return pause == nil || pause.SandboxUID != sandbox.UID
+	}), nil
 }
 
 func (r *Reconciler) deleteSnapshot(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) error {

@@ -27,6 +27,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
@@ -122,7 +123,7 @@ func (c *Checks) look(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, s
 		note(refuse(v1alpha1.ReasonRegistryNotConfigured, "the server has no registry to push to: start it with --snapshot-registry"))
 	}
 	note(c.checkPushSecret(ctx))
-	pod, err := c.sourcePod(ctx, sandbox)
+	pod, err := c.sourcePod(ctx, sandbox, sourcePodUID(snapshot, sandbox))
 	if err != nil {
 		// Without the Pod there is nothing more to be known.
 		return nil, append(errs, err)
@@ -174,9 +175,9 @@ func (c *Checks) checkPushSecret(ctx context.Context) error {
 	return nil
 }
 
-// sourcePod is the Pod that the sandbox's status tells of, and no other of its name.
-func (c *Checks) sourcePod(ctx context.Context, sandbox *v1alpha1.Sandbox) (*corev1.Pod, error) {
-	if sandbox.Status.PodUID == "" {
+// sourcePod is the sandbox's Pod with that UID, and no other of its name.
+func (c *Checks) sourcePod(ctx context.Context, sandbox *v1alpha1.Sandbox, uid types.UID) (*corev1.Pod, error) {
+	if uid == "" || sandbox.Status.PodUID == "" {
 		return nil, refuse(v1alpha1.ReasonSourcePodNotFound, "sandbox %s has no Pod (phase %s)", sandbox.Name, sandbox.Status.Phase)
 	}
 	pod := &corev1.Pod{}
@@ -186,8 +187,8 @@ func (c *Checks) sourcePod(ctx context.Context, sandbox *v1alpha1.Sandbox) (*cor
 		}
 		return nil, fmt.Errorf("read Pod %s/%s: %w", sandbox.Namespace, sandbox.Status.PodName, err)
 	}
-	if pod.UID != sandbox.Status.PodUID || pod.Labels[v1alpha1.LabelSandboxUID] != string(sandbox.UID) {
-		return nil, refuse(v1alpha1.ReasonSourcePodReplaced, "Pod %s has UID %s, but the sandbox ran in the one with UID %s", pod.Name, pod.UID, sandbox.Status.PodUID)
+	if pod.UID != uid || pod.Labels[v1alpha1.LabelSandboxUID] != string(sandbox.UID) {
+		return nil, refuse(v1alpha1.ReasonSourcePodReplaced, "Pod %s has UID %s, but the sandbox ran in the one with UID %s", pod.Name, pod.UID, uid)
 	}
 	if pod.DeletionTimestamp != nil {
 		return nil, refuse(v1alpha1.ReasonSourcePodNotFound, "Pod %s is being deleted", pod.Name)

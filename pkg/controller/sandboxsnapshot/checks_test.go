@@ -240,10 +240,10 @@ func TestCanceled(t *testing.T) {
 		"a user's, of a running one": {snapshotOf("demo", "mine"), pausing("demo", running), ""},
 		"a user's, of one that is cancelled": {
 			snapshotOf("demo", "mine"), pausing("demo", canceling), ""},
-		"owned by something else": {
-			attemptOf("demo", func(s *v1alpha1.SandboxSnapshot) { s.OwnerReferences[0].APIVersion = "apps/v1" }), pausing("demo", running), ""},
-		"owned, not controlled": {
-			attemptOf("demo", func(s *v1alpha1.SandboxSnapshot) { s.OwnerReferences[0].Controller = ptr.To(false) }), pausing("demo", running), ""},
+		"a user's, owned by the sandbox": {
+			snapshotOf("demo", "mine", func(s *v1alpha1.SandboxSnapshot) { s.OwnerReferences = attemptOf("demo").OwnerReferences }), pausing("demo", running), ""},
+		"an attempt whose owner somebody has taken away": {
+			attemptOf("demo", func(s *v1alpha1.SandboxSnapshot) { s.OwnerReferences = nil }), pausing("demo", running), "does not wait for this attempt"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -243,7 +243,7 @@ func (f *fixture) deletionTime(name string) time.Time {
 func TestDeletionReachesTheNode(t *testing.T) {
 	later := func(changes ...func(*v1alpha1.SandboxSnapshot)) *v1alpha1.SandboxSnapshot {
 		second := attemptOf("demo", append([]func(*v1alpha1.SandboxSnapshot){saved}, changes...)...)
-		second.Name, second.UID = "demo-gen2", "demo-gen2-uid"
+		second.Name, second.UID, second.Spec.Pause.Attempt = "demo-gen2", "demo-gen2-uid", 2
 		return second
 	}
 	for name, test := range map[string]struct {

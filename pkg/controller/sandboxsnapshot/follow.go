@@ -79,7 +79,7 @@ func (r *Reconciler) follow(ctx context.Context, snapshot *v1alpha1.SandboxSnaps
 	}
 
 	if _, err := r.sandbox(ctx, r.Live, snapshot); isRefusal(err) {
-		if _, pause := ownedByPause(snapshot); pause {
+		if PauseOf(snapshot) != nil {
 			return ctrl.Result{}, r.ending(ctx, snapshot, v1alpha1.ReasonCanceled, err.Error())
 		}
 	} else if err != nil {

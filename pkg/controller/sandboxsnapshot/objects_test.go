@@ -99,6 +99,7 @@ func podOf(name string, options ...func(*corev1.Pod)) *corev1.Pod {
 func attemptOf(name string, options ...func(*v1alpha1.SandboxSnapshot)) *v1alpha1.SandboxSnapshot {
 	return snapshotOf(name, naming.PauseSnapshot(name, 1), append([]func(*v1alpha1.SandboxSnapshot){func(s *v1alpha1.SandboxSnapshot) {
 		s.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(pausing(name), v1alpha1.SchemeGroupVersion.WithKind("Sandbox"))}
+		s.Spec.Pause = &v1alpha1.SnapshotPause{SandboxUID: types.UID(name + "-uid"), PodUID: types.UID(name + "-pod"), Attempt: 1}
 	}}, options...)...)
 }
 
@@ -350,6 +351,19 @@ func (f *fixture) change(name string, edit func(*v1alpha1.Sandbox)) {
 	}
 	edit(sandbox)
 	if err := f.own.Status().Update(f.Context(), sandbox); err != nil {
+		f.Fatal(err)
+	}
+}
+
+// edits is somebody's edit of a snapshot.
+func (f *fixture) edits(name string, edit func(*v1alpha1.SandboxSnapshot)) {
+	f.Helper()
+	snapshot := &v1alpha1.SandboxSnapshot{}
+	if err := f.own.Get(f.Context(), client.ObjectKey{Namespace: namespace, Name: name}, snapshot); err != nil {
+		f.Fatal(err)
+	}
+	edit(snapshot)
+	if err := f.own.Update(f.Context(), snapshot); err != nil {
 		f.Fatal(err)
 	}
 }

@@ -169,8 +169,8 @@ func (r *Reconciler) abandon(ctx context.Context, snapshot *v1alpha1.SandboxSnap
 // giveUp thaws what a successful pause commit left frozen, where its sandbox has not gone on to
 // remove the Pod: without the snapshot it never will, and nobody would know what to thaw.
 func (r *Reconciler) giveUp(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (bool, error) {
-	owner, pause := ownedByPause(snapshot)
-	if !pause {
+	pause := PauseOf(snapshot)
+	if pause == nil {
 		return true, nil
 	}
 	sandbox := &v1alpha1.Sandbox{}
@@ -182,9 +182,9 @@ func (r *Reconciler) giveUp(ctx context.Context, snapshot *v1alpha1.SandboxSnaps
 		return false, fmt.Errorf("read sandbox %s: %w", key, err)
 	}
 	ready := meta.FindStatusCondition(snapshot.Status.Conditions, v1alpha1.ConditionReady)
-	waits := sandbox.Status.Phase == v1alpha1.SandboxPausing && naming.PauseSnapshot(sandbox.Name, sandbox.Status.SnapshotAttempts) == snapshot.Name
+	waits := sandbox.Status.Phase == v1alpha1.SandboxPausing && IsAttemptOf(snapshot, sandbox)
 	switch {
-	case sandbox.UID != owner.UID || !waits || ready != nil && ready.Reason == v1alpha1.ReasonCanceled:
+	case !waits || ready != nil && ready.Reason == v1alpha1.ReasonCanceled:
 		return true, nil
 	case sandbox.Status.SnapshotName == snapshot.Name && sandbox.DeletionTimestamp == nil:
 		return false, nil // in use since just now: the cache that user asks does not know yet
@@ -275,13 +275,4 @@ func (r *Reconciler) release(key client.ObjectKey) {
 
 func (r *Reconciler) limits() limits {
 	return limits{perNode: r.MaxPerNode, total: r.MaxTotal}
-}
-
-// ownedByPause says whether a pause made the snapshot, and of which sandbox.
-func ownedByPause(snapshot *v1alpha1.SandboxSnapshot) (*metav1.OwnerReference, bool) {
-	if snapshot.Spec.Source != nil {
-		return nil, false
-	}
-	owner := metav1.GetControllerOf(snapshot)
-	return owner, owner != nil && owner.Kind == "Sandbox" && owner.APIVersion == v1alpha1.SchemeGroupVersion.String()
 }

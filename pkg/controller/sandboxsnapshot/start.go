@@ -26,6 +26,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -41,7 +42,7 @@ func (r *Reconciler) start(ctx context.Context, snapshot *v1alpha1.SandboxSnapsh
 		return ctrl.Result{}, r.takeOver(ctx, snapshot)
 	}
 	key := client.ObjectKeyFromObject(snapshot)
-	_, pause := ownedByPause(snapshot)
+	pause := PauseOf(snapshot) != nil
 	sandbox, err := r.sandbox(ctx, r.Live, snapshot)
 	if err == nil && pause && r.slots.waits(key) {
 		// Still wanted, and not its turn: all that follows would be done again then.
@@ -90,7 +91,7 @@ func (r *Reconciler) start(ctx context.Context, snapshot *v1alpha1.SandboxSnapsh
 	default:
 		// First the slot and then the checks: what they find must be true when the commit starts,
 		// not when it began to wait.
-		free, why, slotErr := r.acquire(ctx, key, sandbox)
+		free, why, slotErr := r.acquire(ctx, key, snapshot, sandbox)
 		if slotErr != nil {
 			return ctrl.Result{}, slotErr
 		}
@@ -202,17 +203,17 @@ func (r *Reconciler) sandbox(ctx context.Context, own client.Reader, snapshot *v
 // canceled says why a pause's snapshot is not wanted any more, empty where it is. A snapshot
 // that a user asked for is wanted until it is deleted.
 func canceled(snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) string {
-	owner, pause := ownedByPause(snapshot)
-	if !pause {
+	pause := PauseOf(snapshot)
+	if pause == nil {
 		return ""
 	}
 	condition := meta.FindStatusCondition(sandbox.Status.Conditions, v1alpha1.ConditionPaused)
 	switch {
-	case sandbox.UID != owner.UID:
+	case sandbox.UID != pause.SandboxUID:
 		return fmt.Sprintf("sandbox %s was deleted and created anew", sandbox.Name)
 	case sandbox.DeletionTimestamp != nil:
 		return fmt.Sprintf("sandbox %s is being deleted", sandbox.Name)
-	case sandbox.Status.Phase != v1alpha1.SandboxPausing || naming.PauseSnapshot(sandbox.Name, sandbox.Status.SnapshotAttempts) != snapshot.Name:
+	case sandbox.Status.Phase != v1alpha1.SandboxPausing || !IsAttemptOf(snapshot, sandbox):
 		return fmt.Sprintf("sandbox %s does not wait for this attempt", sandbox.Name)
 	case condition != nil && condition.Reason == v1alpha1.ReasonCanceling:
 		return fmt.Sprintf("a resume of sandbox %s cancelled the pause", sandbox.Name)
@@ -220,16 +221,25 @@ func canceled(snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) str
 	return ""
 }
 
-// acquire takes a slot for the commit of the Pod that the sandbox runs in, and says what there is
-// to wait for where none is free. A sandbox without a Pod needs none: the checks refuse it.
-func (r *Reconciler) acquire(ctx context.Context, key client.ObjectKey, sandbox *v1alpha1.Sandbox) (bool, string, error) {
+// sourcePodUID is the Pod to commit: of a pause the one that its attempt is of, else the one that the sandbox runs in.
+func sourcePodUID(snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) types.UID {
+	if pause := PauseOf(snapshot); pause != nil && pause.PodUID != "" {
+		return pause.PodUID
+	}
+	return sandbox.Status.PodUID
+}
+
+// acquire takes a slot for the commit of the snapshot's Pod, and says what there is to wait for where
+// none is free. A sandbox without a Pod needs none: the checks refuse it.
+func (r *Reconciler) acquire(ctx context.Context, key client.ObjectKey, snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) (bool, string, error) {
 	if err := r.recovery.once(func() error { return r.recover(ctx) }); err != nil {
 		return false, "", err
 	}
-	if sandbox.Status.PodUID == "" {
+	pod := sourcePodUID(snapshot, sandbox)
+	if pod == "" {
 		return true, "", nil
 	}
-	free, why := r.slots.acquire(key, slot{pod: sandbox.Status.PodUID, node: sandbox.Status.NodeName}, r.limits())
+	free, why := r.slots.acquire(key, slot{pod: pod, node: sandbox.Status.NodeName}, r.limits())
 	return free, why, nil
 }
 

@@ -24,7 +24,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 )
 
 // uncache has removed what the source node may keep of a snapshot that goes. It holds nothing up:
@@ -45,8 +44,8 @@ func (r *Reconciler) uncache(ctx context.Context, snapshot *v1alpha1.SandboxSnap
 // mayBeKept is whether the source node may still have the snapshot's images: it had them when
 // a pause committed them there, until a later pause of the sandbox did.
 func (r *Reconciler) mayBeKept(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (bool, error) {
-	owner, pause := ownedByPause(snapshot)
-	if !pause || snapshot.Status.Phase != v1alpha1.SnapshotSucceed {
+	pause := PauseOf(snapshot)
+	if pause == nil || snapshot.Status.Phase != v1alpha1.SnapshotSucceed {
 		return false, nil
 	}
 	all := &v1alpha1.SandboxSnapshotList{}
@@ -55,8 +54,8 @@ func (r *Reconciler) mayBeKept(ctx context.Context, snapshot *v1alpha1.SandboxSn
 	}
 	for i := range all.Items {
 		other := &all.Items[i]
-		of, pause := ownedByPause(other)
-		if pause && of.UID == owner.UID && naming.Attempt(other.Name) > naming.Attempt(snapshot.Name) &&
+		of := PauseOf(other)
+		if of != nil && of.SandboxUID == pause.SandboxUID && of.Attempt > pause.Attempt &&
 			other.Status.Phase == v1alpha1.SnapshotSucceed && other.Status.SourceNodeName == snapshot.Status.SourceNodeName {
 			return false, nil
 		}

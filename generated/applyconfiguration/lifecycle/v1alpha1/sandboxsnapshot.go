@@ -28,7 +28,7 @@ import (
 // with apply.
 //
 // SandboxSnapshot is the root filesystem of a sandbox's containers, committed to OCI images in
-// a registry. A pause makes one, owned by the sandbox; one that a user creates commits without
+// a registry. A pause makes one, with spec.pause; one that a user creates commits without
 // stopping the sandbox, and outlives it.
 type SandboxSnapshotApplyConfiguration struct {
 	v1.TypeMetaApplyConfiguration `json:""`

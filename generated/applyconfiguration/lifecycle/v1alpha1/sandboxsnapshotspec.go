@@ -39,6 +39,10 @@ type SandboxSnapshotSpecApplyConfiguration struct {
 	// deleted: Delete (the default) or Retain. Of a snapshot with a source it is always Retain: images that
 	// it did not make are never deleted.
 	DeletionPolicy *lifecyclev1alpha1.SnapshotDeletionPolicy `json:"deletionPolicy,omitempty"`
+	// pause is the attempt of a pause that the snapshot is. The server sets it when it pauses a sandbox,
+	// and nobody else may: a snapshot that has it leaves the Pod frozen, for it to be removed. Owner
+	// references say nothing of that, whoever sets them; they are for garbage collection.
+	Pause *SnapshotPauseApplyConfiguration `json:"pause,omitempty"`
 }
 
 // SandboxSnapshotSpecApplyConfiguration constructs a declarative configuration of the SandboxSnapshotSpec type for use with
@@ -78,5 +82,13 @@ func (b *SandboxSnapshotSpecApplyConfiguration) WithContainers(values ...string)
 // If called multiple times, the DeletionPolicy field is set to the value of the last call.
 func (b *SandboxSnapshotSpecApplyConfiguration) WithDeletionPolicy(value lifecyclev1alpha1.SnapshotDeletionPolicy) *SandboxSnapshotSpecApplyConfiguration {
 	b.DeletionPolicy = &value
+	return b
+}
+
+// WithPause sets the Pause field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Pause field is set to the value of the last call.
+func (b *SandboxSnapshotSpecApplyConfiguration) WithPause(value *SnapshotPauseApplyConfiguration) *SandboxSnapshotSpecApplyConfiguration {
+	b.Pause = value
 	return b
 }

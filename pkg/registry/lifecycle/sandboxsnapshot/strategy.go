@@ -22,7 +22,6 @@ import (
 	"context"
 	"slices"
 
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -112,15 +111,16 @@ func (Strategy) AllowCreateOnUpdate(context.Context) bool { return false }
 func (Strategy) AllowUnconditionalUpdate(context.Context) bool { return false }
 
 // PrepareForUpdate keeps the status, and the finalizer where the update leaves it out, as kubectl
-// replace does: without it a deletion would leave Jobs and images behind.
+// replace does: without it a deletion would leave Jobs and images behind. It keeps spec.pause for
+// the same reason: a client from before there was one does not know it.
 func (Strategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 	snapshot, oldSnapshot := obj.(*lifecycle.SandboxSnapshot), old.(*lifecycle.SandboxSnapshot)
 	snapshot.Status = *oldSnapshot.Status.DeepCopy()
 	if oldSnapshot.DeletionTimestamp == nil {
 		keepFinalizer(snapshot)
 	}
-	if !apiequality.Semantic.DeepEqual(snapshot.Spec, oldSnapshot.Spec) {
-		snapshot.Generation = oldSnapshot.Generation + 1
+	if snapshot.Spec.Pause == nil {
+		snapshot.Spec.Pause = oldSnapshot.Spec.Pause.DeepCopy()
 	}
 }
 
