@@ -23,21 +23,24 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/metadata"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/cacher/progress"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/clock"
 )
 
 // resumableWatches makes stores in which a watch can go on from before this process started. The
 // watch cache of the generic server begins with its own first list and answers 410 to all that is
 // older, whether or not anything was missed. A server with one replica is restarted under all of its
 // watchers: those who only wait for one more event would all have to begin again. etcd still has what
-// they have not seen, until it compacts it.
+// they have not seen, until it compacts it; from there on the cache has the rest (resumed).
 type resumableWatches struct {
 	generic.RESTOptionsGetter
 }
@@ -61,7 +64,8 @@ func (r resumableWatches) GetRESTOptions(resource schema.GroupResource, example 
 			destroyCached()
 			return nil, nil, fmt.Errorf("connecting to etcd for watches from before the start: %w", err)
 		}
-		return &resumable{Interface: cached, direct: direct}, func() { destroyCached(); destroyDirect() }, nil
+		store := newResumable(cached, direct)
+		return store, sync.OnceFunc(func() { store.stop(); destroyCached(); destroyDirect() }), nil
 	}
 	return options, nil
 }
@@ -74,17 +78,36 @@ const cacheStartTimeout = 5 * time.Second
 type resumable struct {
 	storage.Interface
 	direct storage.Interface
+	// progress asks etcd how far the watches have come that are read from it.
+	progress *progress.ConditionalProgressRequester
+	stop     func()
 
 	mu sync.Mutex
 	// cachedSince is a version from which on the cache has everything; zero: not known yet.
 	cachedSince uint64
 }
 
-// Watch serves a watch from the cache, and from etcd itself where the cache begins too late.
+// ownStream has etcd serve the watches that are read from it on a stream of their own: what it says
+// of its progress it says of all watches of one.
+var ownStream = metadata.Pairs("source", "from-before-the-start")
+
+func newResumable(cached, direct storage.Interface) *resumable {
+	stop := make(chan struct{})
+	r := &resumable{
+		Interface: cached, direct: direct,
+		progress: progress.NewConditionalProgressRequester(direct.RequestWatchProgress, clock.RealClock{}, ownStream),
+		stop:     func() { close(stop) },
+	}
+	go r.progress.Run(stop)
+	return r
+}
+
+// Watch serves a watch from the cache, and where the cache begins too late what comes before that
+// from etcd.
 func (r *resumable) Watch(ctx context.Context, key string, options storage.ListOptions) (watch.Interface, error) {
-	if options.SendInitialEvents == nil && r.predatesCache(ctx, options.ResourceVersion) {
-		options.ProgressNotify = options.Predicate.AllowWatchBookmarks
-		return r.direct.Watch(ctx, key, options)
+	withState := options.SendInitialEvents != nil && *options.SendInitialEvents
+	if !withState && r.predatesCache(ctx, options.ResourceVersion) {
+		return r.resume(ctx, key, options)
 	}
 	return r.Interface.Watch(ctx, key, options)
 }

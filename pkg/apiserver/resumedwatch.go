@@ -1,0 +1,151 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package apiserver
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/grpc/metadata"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/apiserver/pkg/storage"
+	etcdfeature "k8s.io/apiserver/pkg/storage/feature"
+)
+
+// resumed is a watch that begins before the cache does. It reads from etcd what it has not seen, and
+// goes on with the cache as soon as it has seen everything: a watch of etcd decodes each event for
+// itself, and twice, for as long as it lasts.
+//
+// Nothing is lost, doubled or reordered on the way, because both speak of the same versions. When etcd
+// says that a watch has come to a version, it has sent all events up to that (WatchResponse,
+// IsProgressNotify); and the cache, asked for a watch from a version on, sends all events after that,
+// also where it has not come there itself yet.
+type resumed struct {
+	store   *resumable
+	ctx     context.Context
+	cancel  context.CancelFunc
+	key     string
+	options storage.ListOptions
+	result  chan watch.Event
+}
+
+// resume begins a watch from before the cache.
+func (r *resumable) resume(ctx context.Context, key string, options storage.ListOptions) (watch.Interface, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	w := &resumed{store: r, ctx: ctx, cancel: cancel, key: key, options: options, result: make(chan watch.Event)}
+	past, err := w.past(options.ResourceVersion)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	go w.run(past)
+	return w, nil
+}
+
+// ResultChan returns the events.
+func (w *resumed) ResultChan() <-chan watch.Event { return w.result }
+
+// Stop ends the watch.
+func (w *resumed) Stop() { w.cancel() }
+
+// past reads from etcd what comes after a version.
+func (w *resumed) past(version string) (watch.Interface, error) {
+	options := w.options
+	options.ResourceVersion, options.ProgressNotify = version, true
+	past, err := w.store.direct.Watch(metadata.NewOutgoingContext(w.ctx, ownStream), w.key, options)
+	if err != nil {
+		return nil, fmt.Errorf("watching from version %s on, which is from before this server started: %w", version, err)
+	}
+	return past, nil
+}
+
+func (w *resumed) run(past watch.Interface) {
+	defer close(w.result)
+	defer w.cancel()
+	for {
+		version := w.catchUp(past)
+		if version == "" || w.goOn(version) {
+			return
+		}
+		var err error
+		if past, err = w.past(version); err != nil {
+			return // its client comes again
+		}
+	}
+}
+
+// catchUp passes on what comes from etcd until it has come to a version that etcd has come to itself,
+// and returns that; nothing where the watch has ended.
+func (w *resumed) catchUp(past watch.Interface) (version string) {
+	defer past.Stop()
+	// An older one may say so before it has sent all.
+	// https://github.com/etcd-io/etcd/issues/15220
+	if etcdfeature.DefaultFeatureSupportChecker.Supports(storage.RequestWatchProgress) {
+		w.store.progress.Add()
+		defer w.store.progress.Remove()
+	}
+	for e := range past.ResultChan() {
+		if e.Type != watch.Bookmark {
+			if !w.send(e) {
+				return ""
+			}
+			continue
+		}
+		if w.options.Predicate.AllowWatchBookmarks && !w.send(e) {
+			return ""
+		}
+		if at, err := meta.Accessor(e.Object); err == nil {
+			return at.GetResourceVersion()
+		}
+	}
+	return ""
+}
+
+// goOn passes on what the cache has after a version. It is false where the cache does not have that: it
+// is not ready, or has begun anew since.
+func (w *resumed) goOn(version string) bool {
+	options := w.options
+	options.ResourceVersion = version
+	cached, err := w.store.Interface.Watch(w.ctx, w.key, options)
+	if err != nil {
+		return false
+	}
+	defer cached.Stop()
+	first := true
+	for e := range cached.ResultChan() {
+		if first && e.Type == watch.Error && apierrors.IsResourceExpired(apierrors.FromObject(e.Object)) {
+			return false
+		}
+		first = false
+		if !w.send(e) {
+			return true
+		}
+	}
+	return true
+}
+
+// send is false where nobody wants any more.
+func (w *resumed) send(e watch.Event) bool {
+	select {
+	case w.result <- e:
+		return true
+	case <-w.ctx.Done():
+		return false
+	}
+}
