@@ -168,6 +168,15 @@ type SandboxStatus struct {
 	// was cancelled. The wait before the next one doubles with it, from 10 seconds to 5 minutes.
 	FailedAttempts int32
 
+	// failedPods counts the Pods in a row that were not taken by the API or by a node, or did not last
+	// for ten minutes. The wait before the next one doubles with it, from 10 seconds to 5 minutes.
+	FailedPods int32
+
+	// retryTime is when the next Pod may be created at the earliest; while the Pod runs and a pause
+	// of it has failed, when the next attempt may begin. Another pause or resume, and an edit of the
+	// spec, end the wait.
+	RetryTime *metav1.MicroTime
+
 	// lastRequestTime is when a pause or resume last asked for work, to the microsecond.
 	LastRequestTime *metav1.MicroTime
 }

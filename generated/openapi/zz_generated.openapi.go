@@ -1079,6 +1079,19 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxStatus(ref common.R
 							Format:      "int32",
 						},
 					},
+					"failedPods": {
+						SchemaProps: spec.SchemaProps{
+							Description: "failedPods counts the Pods in a row that were not taken by the API or by a node, or did not last for ten minutes. The wait before the next one doubles with it, from 10 seconds to 5 minutes.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"retryTime": {
+						SchemaProps: spec.SchemaProps{
+							Description: "retryTime is when the next Pod may be created at the earliest; while the Pod runs and a pause of it has failed, when the next attempt may begin. Another pause or resume, and an edit of the spec, end the wait.",
+							Ref:         ref(metav1.MicroTime{}.OpenAPIModelName()),
+						},
+					},
 					"lastRequestTime": {
 						SchemaProps: spec.SchemaProps{
 							Description: "lastRequestTime is when a pause or resume last asked for work, to the microsecond.",

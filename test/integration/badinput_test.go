@@ -333,6 +333,7 @@ func TestBadPatches(t *testing.T) {
 	for _, test := range []struct{ resource, name, body, field string }{
 		{"sandboxes", "attempts counted down", `{"status":{"snapshotAttempts":-1}}`, "status.snapshotAttempts"},
 		{"sandboxes", "failures counted down", `{"status":{"failedAttempts":-1}}`, "status.failedAttempts"},
+		{"sandboxes", "failed Pods counted down", `{"status":{"failedPods":-1}}`, "status.failedPods"},
 		{"sandboxes", "a condition of no type", `{"status":{"conditions":[{"status":"True","reason":"A","message":"","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`, "status.conditions[0].type"},
 		{"sandboxes", "a condition twice", repeated(2, `{"status":{"conditions":[`, `{"type":"A","status":"True","reason":"A%d","message":"","lastTransitionTime":"2026-01-01T00:00:00Z"}`, `]}}`), "status.conditions[1]"},
 		{"sandboxsnapshots", "a container twice", `{"status":{"containers":[{"containerName":"a"},{"containerName":"a"}]}}`, "status.containers[1].containerName"},

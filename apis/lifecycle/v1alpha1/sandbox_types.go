@@ -200,6 +200,17 @@ type SandboxStatus struct {
 	// +optional
 	FailedAttempts int32 `json:"failedAttempts,omitempty"`
 
+	// failedPods counts the Pods in a row that were not taken by the API or by a node, or did not last
+	// for ten minutes. The wait before the next one doubles with it, from 10 seconds to 5 minutes.
+	// +optional
+	FailedPods int32 `json:"failedPods,omitempty"`
+
+	// retryTime is when the next Pod may be created at the earliest; while the Pod runs and a pause
+	// of it has failed, when the next attempt may begin. Another pause or resume, and an edit of the
+	// spec, end the wait.
+	// +optional
+	RetryTime *metav1.MicroTime `json:"retryTime,omitempty"`
+
 	// lastRequestTime is when a pause or resume last asked for work, to the microsecond.
 	// +optional
 	LastRequestTime *metav1.MicroTime `json:"lastRequestTime,omitempty"`

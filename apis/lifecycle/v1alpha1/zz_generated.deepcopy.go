@@ -352,6 +352,10 @@ func (in *SandboxStatus) DeepCopyInto(out *SandboxStatus) {
 			(*in)[i].DeepCopyInto(&(*out)[i])
 		}
 	}
+	if in.RetryTime != nil {
+		in, out := &in.RetryTime, &out.RetryTime
+		*out = (*in).DeepCopy()
+	}
 	if in.LastRequestTime != nil {
 		in, out := &in.LastRequestTime, &out.LastRequestTime
 		*out = (*in).DeepCopy()

@@ -83,6 +83,9 @@ func ValidateSandboxStatusUpdate(sandbox, old *lifecycle.Sandbox) field.ErrorLis
 	if sandbox.Status.FailedAttempts < 0 {
 		errs = append(errs, field.Invalid(status.Child("failedAttempts"), sandbox.Status.FailedAttempts, "must not be negative"))
 	}
+	if sandbox.Status.FailedPods < 0 {
+		errs = append(errs, field.Invalid(status.Child("failedPods"), sandbox.Status.FailedPods, "must not be negative"))
+	}
 	return errs
 }
 

@@ -55,6 +55,13 @@ type SandboxStatusApplyConfiguration struct {
 	// failedAttempts counts the pause attempts that failed since the last one that succeeded or
 	// was cancelled. The wait before the next one doubles with it, from 10 seconds to 5 minutes.
 	FailedAttempts *int32 `json:"failedAttempts,omitempty"`
+	// failedPods counts the Pods in a row that were not taken by the API or by a node, or did not last
+	// for ten minutes. The wait before the next one doubles with it, from 10 seconds to 5 minutes.
+	FailedPods *int32 `json:"failedPods,omitempty"`
+	// retryTime is when the next Pod may be created at the earliest; while the Pod runs and a pause
+	// of it has failed, when the next attempt may begin. Another pause or resume, and an edit of the
+	// spec, end the wait.
+	RetryTime *metav1.MicroTime `json:"retryTime,omitempty"`
 	// lastRequestTime is when a pause or resume last asked for work, to the microsecond.
 	LastRequestTime *metav1.MicroTime `json:"lastRequestTime,omitempty"`
 }
@@ -147,6 +154,22 @@ func (b *SandboxStatusApplyConfiguration) WithSnapshotAttempts(value int64) *San
 // If called multiple times, the FailedAttempts field is set to the value of the last call.
 func (b *SandboxStatusApplyConfiguration) WithFailedAttempts(value int32) *SandboxStatusApplyConfiguration {
 	b.FailedAttempts = &value
+	return b
+}
+
+// WithFailedPods sets the FailedPods field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the FailedPods field is set to the value of the last call.
+func (b *SandboxStatusApplyConfiguration) WithFailedPods(value int32) *SandboxStatusApplyConfiguration {
+	b.FailedPods = &value
+	return b
+}
+
+// WithRetryTime sets the RetryTime field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the RetryTime field is set to the value of the last call.
+func (b *SandboxStatusApplyConfiguration) WithRetryTime(value metav1.MicroTime) *SandboxStatusApplyConfiguration {
+	b.RetryTime = &value
 	return b
 }
 

@@ -120,6 +120,9 @@ func Resume(sandbox *lifecycle.Sandbox, request *lifecycle.SandboxResume, snapsh
 
 	switch at {
 	case statePending, stateRunning:
+		if at == statePending && sandbox.Status.RetryTime != nil {
+			return requestRunning(withdrawPause(sandbox, now), now), nil // its Pod has failed, or is still to prove itself
+		}
 		return withdrawPause(sandbox, now), nil
 	case stateEnded:
 		if !from.chosen {
@@ -284,12 +287,14 @@ func replaceEnded(sandbox *lifecycle.Sandbox, from source, now time.Time) *lifec
 	return next
 }
 
-// want copies the sandbox with another desired state and a new time of request.
+// want copies the sandbox with another desired state and a new time of request. Whoever asks does not wait for
+// what failed before.
 func want(sandbox *lifecycle.Sandbox, desired lifecycle.SandboxDesiredState, now time.Time) *lifecycle.Sandbox {
 	next := sandbox.DeepCopy()
 	next.Spec.DesiredState = desired
 	requested := metav1.NewMicroTime(now)
 	next.Status.LastRequestTime = &requested
+	next.Status.FailedPods, next.Status.RetryTime = 0, nil
 	// What the strategy will say too; the conditions below need to know it.
 	raiseGeneration(next, sandbox)
 	return next

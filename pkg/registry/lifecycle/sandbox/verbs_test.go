@@ -212,6 +212,35 @@ func desire(state lifecycle.SandboxDesiredState) func(*lifecycle.Sandbox) {
 	return func(s *lifecycle.Sandbox) { s.Spec.DesiredState = state }
 }
 
+// Whoever asks for something does not wait for what failed before.
+func TestARequestEndsTheWait(t *testing.T) {
+	later := metav1.NewMicroTime(now.Add(time.Minute))
+	waits := func(at state, desired lifecycle.SandboxDesiredState) *lifecycle.Sandbox {
+		s := in(at, desired)
+		s.Status.FailedPods, s.Status.RetryTime = 3, &later
+		return s
+	}
+	pause := func(s *lifecycle.Sandbox) (*lifecycle.Sandbox, *Refusal) { return Pause(s, now) }
+	resume := func(s *lifecycle.Sandbox) (*lifecycle.Sandbox, *Refusal) {
+		return Resume(s, &lifecycle.SandboxResume{}, nil, now)
+	}
+	for name, test := range map[string]struct {
+		before *lifecycle.Sandbox
+		verb   func(*lifecycle.Sandbox) (*lifecycle.Sandbox, *Refusal)
+	}{
+		"a pause that failed is asked for again": {waits(stateRunning, paused), pause},
+		"a pause that failed is given up":        {waits(stateRunning, paused), resume},
+		"a first Pod that was refused":           {waits(statePending, running), resume},
+		"a resume whose Pod was refused":         {waits(stateResuming, running), resume},
+		"a resume":                               {waits(statePaused, paused), resume},
+	} {
+		got, refusal := test.verb(test.before)
+		if refusal != nil || got.Status.RetryTime != nil || got.Status.FailedPods != 0 || !got.Status.LastRequestTime.Time.Equal(now) {
+			t.Errorf("%s: %+v, refused: %+v", name, got, refusal)
+		}
+	}
+}
+
 func TestResume(t *testing.T) {
 	resumes := func(snapshot string) outcome {
 		return outcome{
