@@ -26,6 +26,7 @@ import (
 	"testing"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/metrics"
 )
 
 // TestPagesNameTestsThatExist looks for every test that a page names as its proof.
@@ -135,4 +136,60 @@ func TestFilesPageListsWhatIsNotKept(t *testing.T) {
 	if at := strings.Index(section, "\n| "); at < 0 || !strings.HasPrefix(section[at+1:], contents.Table()+"\n") {
 		t.Errorf("the table below \"Not kept\" of files.md has to be this one (apis/lifecycle/contents/lost.go):\n%s", contents.Table())
 	}
+}
+
+// TestMonitoringPageListsAllMetrics: the list of the page is the code's, and neither the page nor an alert speaks of a
+// metric that there is not.
+func TestMonitoringPageListsAllMetrics(t *testing.T) {
+	page, err := os.ReadFile("monitoring.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(page), "\n"+metrics.Table()+"\n") {
+		t.Errorf("monitoring.md has to have this list of metrics (pkg/metrics):\n%s", metrics.Table())
+	}
+	alerts, err := os.ReadFile("../artifacts/monitoring/alerts.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := metricsOfTheCode(t)
+	for file, content := range map[string][]byte{"monitoring.md": page, "alerts.yaml": alerts} {
+		for _, name := range regexp.MustCompile(`\bsandbox_[a-z_]+`).FindAllString(string(content), -1) {
+			name = regexp.MustCompile(`_(bucket|sum|count)$`).ReplaceAllString(name, "")
+			if !there[name] {
+				t.Errorf("%s speaks of %s, which is no metric", file, name)
+			}
+		}
+	}
+	for name := range there {
+		if !strings.Contains(string(page), "\n| `"+name+"` |") {
+			t.Errorf("monitoring.md does not list %s", name)
+		}
+	}
+	for _, match := range regexp.MustCompile(`(?m)^    - alert: (\w+)$`).FindAllStringSubmatch(string(alerts), -1) {
+		if !strings.Contains(string(page), "\n| `"+match[1]+"` |") {
+			t.Errorf("monitoring.md does not say what to do on %s", match[1])
+		}
+	}
+}
+
+// metricsOfTheCode are all that a package of the server gives a name to.
+func metricsOfTheCode(t *testing.T) map[string]bool {
+	named := regexp.MustCompile(`"(sandbox_[a-z_]+)"`)
+	there := map[string]bool{}
+	err := filepath.WalkDir("../pkg", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		for _, match := range named.FindAllStringSubmatch(string(content), -1) {
+			there[match[1]] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	delete(there, "sandbox_bases") // a repository
+	return there
 }

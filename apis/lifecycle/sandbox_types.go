@@ -177,7 +177,8 @@ type SandboxStatus struct {
 	// spec, end the wait.
 	RetryTime *metav1.MicroTime
 
-	// lastRequestTime is when a pause or resume last asked for work, to the microsecond.
+	// lastRequestTime is when a pause or resume, or an update of desiredState, last asked for work, to
+	// the microsecond.
 	LastRequestTime *metav1.MicroTime
 }
 

@@ -1094,7 +1094,7 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxStatus(ref common.R
 					},
 					"lastRequestTime": {
 						SchemaProps: spec.SchemaProps{
-							Description: "lastRequestTime is when a pause or resume last asked for work, to the microsecond.",
+							Description: "lastRequestTime is when a pause or resume, or an update of desiredState, last asked for work, to the microsecond.",
 							Ref:         ref(metav1.MicroTime{}.OpenAPIModelName()),
 						},
 					},

@@ -97,7 +97,7 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		Recorder: told.NewRecorder(host.GetScheme(), "sandboxsnapshot-controller"),
 		Clock:    clock.RealClock{},
 	}
-	if err := (&sandboxsnapshot.Reconciler{
+	snapshots := &sandboxsnapshot.Reconciler{
 		Client:           mgr.GetClient(),
 		Live:             mgr.GetAPIReader(),
 		HostLive:         host.GetAPIReader(),
@@ -110,8 +110,12 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		MaxTotal:         opts.MaxCommits,
 		Recorder:         told.NewRecorder(host.GetScheme(), "sandboxsnapshot-controller"),
 		Clock:            clock.RealClock{},
-	}).Add(mgr, host.GetCache(), limiter()); err != nil {
+	}
+	if err := snapshots.Add(mgr, host.GetCache(), limiter()); err != nil {
 		return fmt.Errorf("snapshot controller: %w", err)
+	}
+	if err := mgr.Add(&leading{own: mgr.GetClient(), slotsInUse: snapshots.SlotsInUse, slots: opts.MaxCommits, clock: clock.RealClock{}}); err != nil {
+		return fmt.Errorf("metrics of the controllers: %w", err)
 	}
 	if err := (&sandbox.Reconciler{
 		Client:     mgr.GetClient(),

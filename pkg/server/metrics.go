@@ -25,6 +25,8 @@ import (
 	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/component-base/metrics/prometheus/slis"
 	controllermetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/metrics"
 )
 
 // installMetrics serves the metrics of the API server and of the controllers under one path.
@@ -36,6 +38,7 @@ func installMetrics(m *mux.PathRecorderMux) {
 	// The metrics of requests, watches and etcd are registered by the handler that would serve them
 	// alone, and by nothing else.
 	routes.DefaultMetrics{}.Install(mux.NewPathRecorderMux("not served"))
+	metrics.Register()
 	m.Handle("/metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 	slis.SLIMetrics{}.Install(m)
 }

@@ -211,7 +211,8 @@ type SandboxStatus struct {
 	// +optional
 	RetryTime *metav1.MicroTime `json:"retryTime,omitempty"`
 
-	// lastRequestTime is when a pause or resume last asked for work, to the microsecond.
+	// lastRequestTime is when a pause or resume, or an update of desiredState, last asked for work, to
+	// the microsecond.
 	// +optional
 	LastRequestTime *metav1.MicroTime `json:"lastRequestTime,omitempty"`
 }

@@ -34,6 +34,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/metrics"
 )
 
 const (
@@ -64,7 +65,7 @@ type Registry struct {
 
 // Delete deletes a manifest by its digest, or by its tag where the digest is empty.
 func (r *Registry) Delete(ctx context.Context, image, digest string) error {
-	return r.ask(ctx, image, func(ctx context.Context, c *registry.Client) error {
+	return r.ask(ctx, "delete", image, func(ctx context.Context, c *registry.Client) error {
 		return c.Delete(ctx, image, digest)
 	})
 }
@@ -72,7 +73,7 @@ func (r *Registry) Delete(ctx context.Context, image, digest string) error {
 // Duplicate gives an image a second manifest under the tag target, with the annotations added,
 // and returns its digest.
 func (r *Registry) Duplicate(ctx context.Context, image, digest, target string, annotations map[string]string) (twin string, err error) {
-	err = r.ask(ctx, target, func(ctx context.Context, c *registry.Client) error {
+	err = r.ask(ctx, "duplicate", target, func(ctx context.Context, c *registry.Client) error {
 		twin, err = c.Duplicate(ctx, image, digest, target, annotations)
 		return err
 	})
@@ -81,14 +82,14 @@ func (r *Registry) Duplicate(ctx context.Context, image, digest, target string, 
 
 // Look says what the registry has of an image.
 func (r *Registry) Look(ctx context.Context, image, digest string) (found registry.Found, err error) {
-	err = r.ask(ctx, image, func(ctx context.Context, c *registry.Client) error {
+	err = r.ask(ctx, "look", image, func(ctx context.Context, c *registry.Client) error {
 		found, err = c.Look(ctx, image, digest)
 		return err
 	})
 	return found, err
 }
 
-func (r *Registry) ask(ctx context.Context, image string, question func(context.Context, *registry.Client) error) error {
+func (r *Registry) ask(ctx context.Context, operation, image string, question func(context.Context, *registry.Client) error) error {
 	host, _, _ := strings.Cut(image, "/")
 	if r.Config.RegistryOfNode {
 		// Whatever answered here would be another one.
@@ -109,8 +110,21 @@ func (r *Registry) ask(ctx context.Context, image string, question func(context.
 	}
 	if !errors.Is(err, errBusy) { // else it was not asked
 		r.outages.answered(host, err, r.Clock.Now())
+		metrics.RegistryAsked(operation, resultOf(err))
 	}
 	return err
+}
+
+// resultOf is what came of a request, in one word of a bounded number.
+func resultOf(err error) string {
+	var reasoned *result.Error
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.As(err, &reasoned):
+		return string(reasoned.Reason)
+	}
+	return "error"
 }
 
 // connect makes a client anew when the credentials have changed.

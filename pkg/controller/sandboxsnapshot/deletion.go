@@ -21,15 +21,14 @@ import (
 	"errors"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/log"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/metrics"
 )
 
 const (
@@ -41,16 +40,6 @@ const (
 	firstDeletionRetry = time.Second
 	lastDeletionRetry  = time.Minute
 )
-
-// imagesLeft counts the images that outlived their snapshot though they should not have.
-var imagesLeft = prometheus.NewCounter(prometheus.CounterOpts{
-	Name: "sandbox_snapshot_images_left_total",
-	Help: "Images of deleted snapshots that could not be deleted from the registry.",
-})
-
-func init() {
-	metrics.Registry.MustRegister(imagesLeft)
-}
 
 // leftover is an image that outlives its snapshot.
 type leftover struct {
@@ -127,7 +116,7 @@ func heldUpSince(snapshot *v1alpha1.SandboxSnapshot, now time.Time) time.Time {
 
 // leave says that an image stays behind.
 func (r *Reconciler) leave(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, left leftover) {
-	imagesLeft.Inc()
+	metrics.ImageLeft()
 	log.FromContext(ctx).Info("An image of a deleted snapshot stays in the registry", "image", left.image, "why", left.why)
 	r.Recorder.Eventf(snapshot, nil, corev1.EventTypeWarning, v1alpha1.EventImageLeft, "Delete", "image %s stays in the registry: %s; delete it there", left.image, left.why)
 }

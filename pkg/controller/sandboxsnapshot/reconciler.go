@@ -273,6 +273,9 @@ func (r *Reconciler) release(key client.ObjectKey) {
 	}
 }
 
+// SlotsInUse is how many commits have a slot.
+func (r *Reconciler) SlotsInUse() int { return r.slots.inUse() }
+
 func (r *Reconciler) limits() limits {
 	return limits{perNode: r.MaxPerNode, total: r.MaxTotal}
 }

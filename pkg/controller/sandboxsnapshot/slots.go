@@ -106,6 +106,13 @@ func (s *slots) release(key client.ObjectKey, limits limits) []client.ObjectKey 
 	return given
 }
 
+// inUse is how many are held.
+func (s *slots) inUse() int {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	return len(s.held)
+}
+
 // free says whether there is such a slot now.
 func (s *slots) free(wanted slot, limits limits) bool {
 	if len(s.held) >= limits.total || s.onNode[wanted.node] >= limits.perNode {

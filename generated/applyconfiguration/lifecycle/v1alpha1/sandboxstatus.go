@@ -62,7 +62,8 @@ type SandboxStatusApplyConfiguration struct {
 	// of it has failed, when the next attempt may begin. Another pause or resume, and an edit of the
 	// spec, end the wait.
 	RetryTime *metav1.MicroTime `json:"retryTime,omitempty"`
-	// lastRequestTime is when a pause or resume last asked for work, to the microsecond.
+	// lastRequestTime is when a pause or resume, or an update of desiredState, last asked for work, to
+	// the microsecond.
 	LastRequestTime *metav1.MicroTime `json:"lastRequestTime,omitempty"`
 }
 

@@ -114,11 +114,16 @@ func (Strategy) AllowUnconditionalUpdate(context.Context) bool { return false }
 // a client that does not know or own that field must never resume a paused sandbox. It keeps the
 // finalizer for the same reason: kubectl replace leaves it out, and without it a deletion would
 // leave the Pod behind, which has no owner. Once the deletion has begun it may be removed.
-func (Strategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
+func (s Strategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 	sandbox, oldSandbox := obj.(*lifecycle.Sandbox), old.(*lifecycle.Sandbox)
 	sandbox.Status = *oldSandbox.Status.DeepCopy()
 	if sandbox.Spec.DesiredState == "" {
 		sandbox.Spec.DesiredState = oldSandbox.Spec.DesiredState
+	}
+	if sandbox.Spec.DesiredState != oldSandbox.Spec.DesiredState {
+		// It asks for work as a verb does.
+		requested := metav1.NewMicroTime(s.clock.Now())
+		sandbox.Status.LastRequestTime = &requested
 	}
 	if oldSandbox.DeletionTimestamp == nil {
 		keepFinalizer(sandbox)

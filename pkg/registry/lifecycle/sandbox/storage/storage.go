@@ -98,7 +98,7 @@ func New(config Config) (*SandboxStorage, error) {
 	}
 	return &SandboxStorage{
 		Sandbox: &REST{Store: store, authorizer: config.Authorizer},
-		Status:  &StatusREST{store: &statusStore},
+		Status:  &StatusREST{store: &statusStore, clock: config.Clock},
 		Pause:   &PauseREST{verb: pause, convertor: config.Scheme, preflight: config.Preflight},
 		Resume:  &ResumeREST{verb: resume, snapshots: config.Snapshots},
 	}, nil
@@ -138,6 +138,7 @@ func (r *REST) Update(ctx context.Context, name string, objInfo rest.UpdatedObje
 // StatusREST serves sandboxes/status.
 type StatusREST struct {
 	store *genericregistry.Store
+	clock clock.PassiveClock
 }
 
 var (
@@ -160,9 +161,10 @@ func (r *StatusREST) Get(ctx context.Context, name string, options *metav1.GetOp
 
 // Update changes the status.
 func (r *StatusREST) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc, updateValidation rest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
-	objInfo = clientfault.Update(lifecycle.Kind("Sandbox"), objInfo)
+	update := &counted{UpdatedObjectInfo: clientfault.Update(lifecycle.Kind("Sandbox"), objInfo)}
 	// A subresource never creates its parent, not even for server-side apply.
-	updated, created, err := r.store.Update(ctx, name, objInfo, createValidation, updateValidation, false, options)
+	updated, created, err := r.store.Update(ctx, name, update, createValidation, updateValidation, false, options)
+	update.written(updated, err, options.DryRun, r.clock)
 	return updated, created, clientfault.Stored(err)
 }
 

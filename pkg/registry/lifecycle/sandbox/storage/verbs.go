@@ -203,7 +203,7 @@ type decision func(old *lifecycle.Sandbox) (*lifecycle.Sandbox, *sandbox.Refusal
 func (v *verb) apply(ctx context.Context, name string, preconditions *metav1.ObjectMeta, options *metav1.CreateOptions, decide decision) (runtime.Object, error) {
 	manager := fieldManagerName(ctx, options.FieldManager)
 	var from, to string
-	update := &verbUpdate{
+	update := &counted{UpdatedObjectInfo: &verbUpdate{
 		preconditions: preconditions,
 		decide: func(old *lifecycle.Sandbox) (runtime.Object, error) {
 			next, refusal := decide(old)
@@ -217,7 +217,7 @@ func (v *verb) apply(ctx context.Context, name string, preconditions *metav1.Obj
 			}
 			return v.fieldManager.UpdateNoErrors(old, next, manager), nil
 		},
-	}
+	}}
 	done, err := v.turns.take(ctx, request.NamespaceValue(ctx)+"/"+name)
 	if err != nil {
 		return nil, err
@@ -228,6 +228,7 @@ func (v *verb) apply(ctx context.Context, name string, preconditions *metav1.Obj
 		FieldManager:    options.FieldManager,
 		FieldValidation: options.FieldValidation,
 	})
+	update.written(result, err, options.DryRun, v.clock)
 	if err != nil {
 		return nil, clientfault.Stored(err)
 	}

@@ -119,9 +119,10 @@ func (r *StatusREST) Get(ctx context.Context, name string, options *metav1.GetOp
 
 // Update changes the status.
 func (r *StatusREST) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc, updateValidation rest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
-	objInfo = clientfault.Update(lifecycle.Kind("SandboxSnapshot"), objInfo)
+	update := &counted{UpdatedObjectInfo: clientfault.Update(lifecycle.Kind("SandboxSnapshot"), objInfo)}
 	// A subresource never creates its parent, not even for server-side apply.
-	updated, created, err := r.store.Update(ctx, name, objInfo, createValidation, updateValidation, false, options)
+	updated, created, err := r.store.Update(ctx, name, update, createValidation, updateValidation, false, options)
+	update.written(updated, err, options.DryRun)
 	return updated, created, clientfault.Stored(err)
 }
 
