@@ -202,9 +202,11 @@ type SandboxResume struct {
 	// resourceVersion are preconditions.
 	metav1.ObjectMeta
 
-	// snapshotName resumes from an older pause snapshot of this sandbox instead: a rollback.
+	// snapshotName resumes from an older pause snapshot of this sandbox instead: a rollback. The
+	// caller needs the verb rollback on the sandbox, and permission to get the snapshot.
 	SnapshotName string
 
-	// fromTemplate resumes from the template's own images, giving up what was saved.
+	// fromTemplate resumes from the template's own images, giving up what was saved. The caller
+	// needs the verb rollback on the sandbox.
 	FromTemplate bool
 }

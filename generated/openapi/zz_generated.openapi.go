@@ -610,14 +610,14 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxResume(ref common.R
 					},
 					"snapshotName": {
 						SchemaProps: spec.SchemaProps{
-							Description: "snapshotName resumes from an older pause snapshot of this sandbox instead: a rollback.",
+							Description: "snapshotName resumes from an older pause snapshot of this sandbox instead: a rollback. The caller needs the verb rollback on the sandbox, and permission to get the snapshot.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"fromTemplate": {
 						SchemaProps: spec.SchemaProps{
-							Description: "fromTemplate resumes from the template's own images, giving up what was saved.",
+							Description: "fromTemplate resumes from the template's own images, giving up what was saved. The caller needs the verb rollback on the sandbox.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},
@@ -740,7 +740,7 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxSnapshotSpec(ref co
 				Properties: map[string]spec.Schema{
 					"sandboxName": {
 						SchemaProps: spec.SchemaProps{
-							Description: "sandboxName is the sandbox of this namespace to commit. Required, unless source is set.",
+							Description: "sandboxName is the sandbox of this namespace to commit. Required, unless source is set. The caller that creates the snapshot needs permission to get the sandbox.",
 							Type:        []string{"string"},
 							Format:      "",
 						},

@@ -70,13 +70,14 @@ func TestTheRolesThatAreInstalledAllowWhatTheyPromise(t *testing.T) {
 		status  = "sandboxes/status sandboxsnapshots/status"
 	)
 	type right struct{ verbs, resources string }
-	everything := []right{{read + " " + write, objects + " " + status}, {read + " " + write, verbs}}
+	everything := []right{{read + " " + write, objects + " " + status}, {read + " " + write, verbs}, {v1alpha1.VerbRollback, objects}}
+	goBack := right{v1alpha1.VerbRollback, "sandboxes"}
 	for role, allowed := range map[string][]right{
 		"view":           {{read, objects}},
-		"edit":           {{read + " " + write, objects}, {"create", verbs}},
-		"admin":          {{read + " " + write, objects}, {"create", verbs}},
+		"edit":           {{read + " " + write, objects}, {"create", verbs}, goBack},
+		"admin":          {{read + " " + write, objects}, {"create", verbs}, goBack},
 		"sandbox-viewer": {{read, objects}},
-		"sandbox-editor": {{read + " " + write, objects}, {"create", verbs}},
+		"sandbox-editor": {{read + " " + write, objects}, {"create", verbs}, goBack},
 		"sandbox-pauser": {{read, "sandboxes"}, {"create", verbs}},
 		"nobody":         nil,
 	} {
@@ -108,6 +109,9 @@ func TestTheRolesThatAreInstalledAllowWhatTheyPromise(t *testing.T) {
 		if got := r.canI(user, "create", "sandboxes", "--subresource=pause"); got != want {
 			t.Errorf("kubectl auth can-i create sandboxes --subresource=pause, as %s: %q, want %q", user, got, want)
 		}
+		if got := r.canI(user, v1alpha1.VerbRollback, "sbx/demo"); (got == "yes") != (user == "user-edit") {
+			t.Errorf("kubectl auth can-i rollback sbx/demo, as %s: %q", user, got)
+		}
 	}
 
 	// And as it is used.
@@ -130,6 +134,10 @@ func TestTheRolesThatAreInstalledAllowWhatTheyPromise(t *testing.T) {
 		},
 		"update the status": func() error {
 			_, err := pauser.UpdateStatus(t.Context(), demo, metav1.UpdateOptions{})
+			return err
+		},
+		"resume from elsewhere": func() error {
+			_, err := pauser.Resume(t.Context(), "demo", &v1alpha1.SandboxResume{FromTemplate: true}, metav1.CreateOptions{})
 			return err
 		},
 		"delete": func() error { return pauser.Delete(t.Context(), "demo", metav1.DeleteOptions{}) },

@@ -22,13 +22,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -44,7 +50,10 @@ const deadline = 2 * time.Minute
 // The users of the tests. Their token is their name.
 const (
 	admin      = "admin"        // may do everything
-	pauser     = "pauser"       // may pause and resume
+	editor     = "editor"       // may do what the role sandbox-editor allows
+	viewer     = "viewer"       // may do what the role sandbox-viewer allows
+	pauser     = "pauser"       // may do what the role sandbox-pauser allows
+	blind      = "no-sandboxes" // may do everything but get sandboxes
 	restricted = "no-snapshots" // may do everything but get snapshots
 )
 
@@ -161,7 +170,7 @@ func (r *running) as(name string) *rest.Config {
 func authenticate(req *http.Request) (*authenticator.Response, bool, error) {
 	name, found := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer ")
 	switch name {
-	case admin, pauser, restricted:
+	case admin, editor, viewer, pauser, blind, restricted:
 		return &authenticator.Response{User: &user.DefaultInfo{Name: name}}, found, nil
 	}
 	return nil, false, nil
@@ -172,8 +181,14 @@ func authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision,
 	switch a.GetUser().GetName() {
 	case admin, user.APIServerUser:
 		allowed = true
-	case pauser:
-		allowed = a.GetResource() == "sandboxes" && a.GetVerb() == "create" && (a.GetSubresource() == "pause" || a.GetSubresource() == "resume")
+	case editor, viewer, pauser:
+		rules, err := rolesOfUsers()
+		if err != nil {
+			return authorizer.DecisionNoOpinion, "", err
+		}
+		allowed = slices.ContainsFunc(rules["sandbox-"+a.GetUser().GetName()], func(rule rbacv1.PolicyRule) bool { return allows(rule, a) })
+	case blind:
+		allowed = a.GetResource() != "sandboxes" || a.GetVerb() != "get"
 	case restricted:
 		allowed = a.GetResource() != "sandboxsnapshots" || a.GetVerb() != "get"
 	}
@@ -181,4 +196,34 @@ func authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision,
 		return authorizer.DecisionAllow, "", nil
 	}
 	return authorizer.DecisionDeny, "no rule allows it", nil
+}
+
+// rolesOfUsers are the rules of the roles that are installed for users.
+var rolesOfUsers = sync.OnceValues(func() (map[string][]rbacv1.PolicyRule, error) {
+	file, err := os.Open(filepath.Join("..", "..", "artifacts", "base", "rbac-users.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }()
+	rules := map[string][]rbacv1.PolicyRule{}
+	for documents := yaml.NewYAMLOrJSONDecoder(file, 4096); ; {
+		var role rbacv1.ClusterRole
+		err := documents.Decode(&role)
+		if errors.Is(err, io.EOF) {
+			return rules, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		rules[role.Name] = role.Rules
+	}
+})
+
+// allows is what RBAC makes of a rule without wildcards and names.
+func allows(rule rbacv1.PolicyRule, a authorizer.Attributes) bool {
+	resource := a.GetResource()
+	if a.GetSubresource() != "" {
+		resource += "/" + a.GetSubresource()
+	}
+	return slices.Contains(rule.Verbs, a.GetVerb()) && slices.Contains(rule.APIGroups, a.GetAPIGroup()) && slices.Contains(rule.Resources, resource)
 }

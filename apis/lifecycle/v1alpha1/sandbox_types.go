@@ -244,11 +244,13 @@ type SandboxResume struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// snapshotName resumes from an older pause snapshot of this sandbox instead: a rollback.
+	// snapshotName resumes from an older pause snapshot of this sandbox instead: a rollback. The
+	// caller needs the verb rollback on the sandbox, and permission to get the snapshot.
 	// +optional
 	SnapshotName string `json:"snapshotName,omitempty"`
 
-	// fromTemplate resumes from the template's own images, giving up what was saved.
+	// fromTemplate resumes from the template's own images, giving up what was saved. The caller
+	// needs the verb rollback on the sandbox.
 	// +optional
 	FromTemplate bool `json:"fromTemplate,omitempty"`
 }

@@ -55,7 +55,8 @@ type SandboxSnapshotList struct {
 
 // SandboxSnapshotSpec is what to commit. Immutable.
 type SandboxSnapshotSpec struct {
-	// sandboxName is the sandbox of this namespace to commit. Required, unless source is set.
+	// sandboxName is the sandbox of this namespace to commit. Required, unless source is set. The
+	// caller that creates the snapshot needs permission to get the sandbox.
 	// +optional
 	SandboxName string `json:"sandboxName,omitempty"`
 

@@ -27,7 +27,8 @@ import (
 //
 // SandboxSnapshotSpec is what to commit. Immutable.
 type SandboxSnapshotSpecApplyConfiguration struct {
-	// sandboxName is the sandbox of this namespace to commit. Required, unless source is set.
+	// sandboxName is the sandbox of this namespace to commit. Required, unless source is set. The
+	// caller that creates the snapshot needs permission to get the sandbox.
 	SandboxName *string `json:"sandboxName,omitempty"`
 	// source is what the snapshot is made of instead of a sandbox of this namespace: nothing is
 	// committed then. It brings a sandbox from another namespace or another cluster.

@@ -58,7 +58,7 @@ func (p StorageProvider) NewAPIGroup(optsGetter generic.RESTOptionsGetter) (*gen
 }
 
 func (p StorageProvider) v1alpha1Storage(optsGetter generic.RESTOptionsGetter) (map[string]rest.Storage, error) {
-	snapshots, err := snapshotstorage.New(p.Scheme, optsGetter, p.Clock)
+	snapshots, err := snapshotstorage.New(p.Scheme, optsGetter, p.Authorizer, p.Clock)
 	if err != nil {
 		return nil, err
 	}

@@ -28,6 +28,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/rights"
 )
 
 // authorizeRestore adds to the validation of a create that its caller may get the snapshot that
@@ -39,7 +40,7 @@ func (r *REST) authorizeRestore(next rest.ValidateObjectFunc) rest.ValidateObjec
 			return apierrors.NewInternalError(fmt.Errorf("%T is not a Sandbox", obj))
 		}
 		if sandbox.Spec.RestoreFrom != nil {
-			if err := r.mayGetSnapshot(ctx, sandbox.Namespace, sandbox.Spec.RestoreFrom.SnapshotName); err != nil {
+			if err := mayGetSnapshot(ctx, r.authorizer, sandbox.Namespace, sandbox.Spec.RestoreFrom.SnapshotName, "spec.restoreFrom.snapshotName: a sandbox that starts from a snapshot runs its files"); err != nil {
 				return err
 			}
 		}
@@ -50,31 +51,32 @@ func (r *REST) authorizeRestore(next rest.ValidateObjectFunc) rest.ValidateObjec
 	}
 }
 
-func (r *REST) mayGetSnapshot(ctx context.Context, namespace, name string) error {
-	snapshots := lifecycle.Resource("sandboxsnapshots")
-	caller, ok := request.UserFrom(ctx)
-	if !ok {
-		return apierrors.NewInternalError(fmt.Errorf("the request for snapshot %s/%s has no user", namespace, name))
-	}
-	decision, reason, err := r.authorizer.Authorize(ctx, authorizer.AttributesRecord{
-		User:            caller,
-		Verb:            "get",
-		Namespace:       namespace,
-		APIGroup:        snapshots.Group,
-		APIVersion:      v1alpha1.SchemeGroupVersion.Version,
-		Resource:        snapshots.Resource,
-		Name:            name,
-		ResourceRequest: true,
+func mayGetSnapshot(ctx context.Context, from authorizer.Authorizer, namespace, name, why string) error {
+	return rights.Require(ctx, from, rights.Right{
+		Verb: "get", Resource: lifecycle.Resource("sandboxsnapshots"), Namespace: namespace, Name: name, For: why,
 	})
-	if decision == authorizer.DecisionAllow {
+}
+
+// authorizeChoice checks that the caller of a resume may choose what it starts from. That gives up what was
+// saved since, or all of it, which whoever may pause and resume need not be trusted with; and it
+// runs the files of the snapshot that it names.
+func (r *ResumeREST) authorizeChoice(ctx context.Context, name string, body *lifecycle.SandboxResume) error {
+	namespace := request.NamespaceValue(ctx)
+	var chosen string
+	switch {
+	case body.SnapshotName != "":
+		chosen = "snapshotName"
+	case body.FromTemplate:
+		chosen = "fromTemplate"
+	default:
 		return nil
 	}
-	if err != nil {
-		return apierrors.NewInternalError(fmt.Errorf("asking whether %q may get snapshot %s/%s: %w", caller.GetName(), namespace, name, err))
+	err := rights.Require(ctx, r.authorizer, rights.Right{
+		Verb: v1alpha1.VerbRollback, Resource: lifecycle.Resource("sandboxes"), Namespace: namespace, Name: name,
+		For: chosen + ": a resume that chooses what it starts from gives up what was saved since, for which the right to resume is not enough",
+	})
+	if err != nil || body.SnapshotName == "" {
+		return err
 	}
-	message := fmt.Sprintf("spec.restoreFrom.snapshotName: to start from a snapshot, user %q needs permission to get it", caller.GetName())
-	if reason != "" {
-		message += ": " + reason
-	}
-	return apierrors.NewForbidden(snapshots, name, fmt.Errorf("%s", message))
+	return mayGetSnapshot(ctx, r.authorizer, namespace, body.SnapshotName, "snapshotName: a resume from a snapshot runs its files")
 }

@@ -48,7 +48,7 @@ type SandboxStorage struct {
 type Config struct {
 	Scheme      *runtime.Scheme
 	RESTOptions generic.RESTOptionsGetter
-	// Authorizer decides who may start a sandbox from a snapshot.
+	// Authorizer decides who may start a sandbox from a snapshot, and go back to one.
 	Authorizer authorizer.Authorizer
 	// TypeConverter knows the structure of a Sandbox, for managedFields.
 	TypeConverter managedfields.TypeConverter
@@ -100,7 +100,7 @@ func New(config Config) (*SandboxStorage, error) {
 		Sandbox: &REST{Store: store, authorizer: config.Authorizer},
 		Status:  &StatusREST{store: &statusStore, clock: config.Clock},
 		Pause:   &PauseREST{verb: pause, convertor: config.Scheme, preflight: config.Preflight},
-		Resume:  &ResumeREST{verb: resume, snapshots: config.Snapshots},
+		Resume:  &ResumeREST{verb: resume, snapshots: config.Snapshots, authorizer: config.Authorizer},
 	}, nil
 }
 

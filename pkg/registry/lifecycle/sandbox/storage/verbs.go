@@ -25,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apiserver/pkg/audit"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -49,8 +50,9 @@ type PauseREST struct {
 // ResumeREST serves POST sandboxes/resume.
 type ResumeREST struct {
 	answersSandbox
-	verb      *verb
-	snapshots rest.Getter
+	verb       *verb
+	snapshots  rest.Getter
+	authorizer authorizer.Authorizer
 }
 
 var (
@@ -124,6 +126,9 @@ func (r *ResumeREST) Create(ctx context.Context, name string, obj runtime.Object
 	}
 	if errs := validation.ValidateSandboxResume(body); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(lifecycle.Kind("SandboxResume"), name, errs)
+	}
+	if err := r.authorizeChoice(ctx, name, body); err != nil {
+		return nil, err
 	}
 	if err := admit(ctx, name, body, &body.ObjectMeta, createValidation); err != nil {
 		return nil, err

@@ -21,8 +21,10 @@ import (
 	"context"
 	"fmt"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -31,6 +33,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/clientfault"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/rights"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/sandboxsnapshot"
 )
 
@@ -40,8 +43,8 @@ type SnapshotStorage struct {
 	Status   *StatusREST
 }
 
-// New makes the storage.
-func New(scheme *runtime.Scheme, optsGetter generic.RESTOptionsGetter, clock clock.PassiveClock) (*SnapshotStorage, error) {
+// New makes the storage. The authorizer decides who may make a snapshot of a sandbox.
+func New(scheme *runtime.Scheme, optsGetter generic.RESTOptionsGetter, authorizer authorizer.Authorizer, clock clock.PassiveClock) (*SnapshotStorage, error) {
 	strategy := sandboxsnapshot.NewStrategy(scheme, clock)
 	store := &genericregistry.Store{
 		NewFunc:                   func() runtime.Object { return &lifecycle.SandboxSnapshot{} },
@@ -67,12 +70,13 @@ func New(scheme *runtime.Scheme, optsGetter generic.RESTOptionsGetter, clock clo
 	statusStrategy := sandboxsnapshot.NewStatusStrategy(strategy)
 	statusStore.UpdateStrategy = statusStrategy
 	statusStore.ResetFieldsStrategy = statusStrategy
-	return &SnapshotStorage{Snapshot: &REST{store}, Status: &StatusREST{store: &statusStore}}, nil
+	return &SnapshotStorage{Snapshot: &REST{Store: store, authorizer: authorizer}, Status: &StatusREST{store: &statusStore}}, nil
 }
 
 // REST serves sandboxsnapshots.
 type REST struct {
 	*genericregistry.Store
+	authorizer authorizer.Authorizer
 }
 
 var (
@@ -87,10 +91,39 @@ func (*REST) ShortNames() []string { return []string{"sbxsnap"} }
 // Categories are the groups of resources that kubectl get understands.
 func (*REST) Categories() []string { return []string{"opensandbox"} }
 
+// Create creates a snapshot, of a sandbox for those who may read that.
+func (r *REST) Create(ctx context.Context, obj runtime.Object, createValidation rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
+	created, err := r.Store.Create(ctx, obj, r.authorizeSource(createValidation), options)
+	return created, clientfault.Stored(err)
+}
+
+// authorizeSource adds to the validation of a create that its caller may get the sandbox that the
+// snapshot is made of: the status will have its template, and the images its files.
+func (r *REST) authorizeSource(next rest.ValidateObjectFunc) rest.ValidateObjectFunc {
+	return func(ctx context.Context, obj runtime.Object) error {
+		snapshot, ok := obj.(*lifecycle.SandboxSnapshot)
+		if !ok {
+			return apierrors.NewInternalError(fmt.Errorf("%T is not a SandboxSnapshot", obj))
+		}
+		if name := snapshot.Spec.SandboxName; name != "" {
+			if err := rights.Require(ctx, r.authorizer, rights.Right{
+				Verb: "get", Resource: lifecycle.Resource("sandboxes"), Namespace: snapshot.Namespace, Name: name,
+				For: "spec.sandboxName: a snapshot has the files and the template of its sandbox",
+			}); err != nil {
+				return err
+			}
+		}
+		if next == nil {
+			return nil
+		}
+		return next(ctx, obj)
+	}
+}
+
 // Update changes the metadata. Server-side apply creates through it, too.
 func (r *REST) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc, updateValidation rest.ValidateObjectUpdateFunc, forceAllowCreate bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
 	objInfo = clientfault.Update(lifecycle.Kind("SandboxSnapshot"), objInfo)
-	updated, created, err := r.Store.Update(ctx, name, objInfo, createValidation, updateValidation, forceAllowCreate, options)
+	updated, created, err := r.Store.Update(ctx, name, objInfo, r.authorizeSource(createValidation), updateValidation, forceAllowCreate, options)
 	return updated, created, clientfault.Stored(err)
 }
 
