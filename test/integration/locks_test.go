@@ -84,9 +84,9 @@ func TestImmutableFields(t *testing.T) {
 	f.create(sandbox("clone", func(s *v1alpha1.Sandbox) { s.Spec.RestoreFrom = &v1alpha1.SandboxRestoreSource{SnapshotName: "mine"} }))
 	f.post(f.pathOf("sandboxsnapshots", ""), manifest("SandboxSnapshot", `{"name":"mine"}`, `{"sandboxName":"plain","containers":["main"]}`, `{}`)).object(f)
 	for _, test := range []struct{ name, path, patch, field, says string }{
-		{"another snapshot to start from", f.path("/clone"), `{"spec":{"restoreFrom":{"snapshotName":"other"}}}`, "spec.restoreFrom", "create another sandbox"},
-		{"none any more", f.path("/clone"), `{"spec":{"restoreFrom":null}}`, "spec.restoreFrom", "immutable"},
-		{"one afterwards", f.path("/plain"), `{"spec":{"restoreFrom":{"snapshotName":"mine"}}}`, "spec.restoreFrom", "immutable"},
+		{"another snapshot to start from", f.path("/clone"), `{"spec":{"restoreFrom":{"snapshotName":"other"}}}`, "spec.restoreFrom.snapshotName", "create another sandbox"},
+		{"none any more", f.path("/clone"), `{"spec":{"restoreFrom":null}}`, "spec.restoreFrom.snapshotName", "immutable"},
+		{"one afterwards", f.path("/plain"), `{"spec":{"restoreFrom":{"snapshotName":"mine"}}}`, "spec.restoreFrom.snapshotName", "immutable"},
 		{"a snapshot of another sandbox", f.pathOf("sandboxsnapshots", "/mine"), `{"spec":{"sandboxName":"other"}}`, "spec", "create another snapshot"},
 		{"a snapshot of other containers", f.pathOf("sandboxsnapshots", "/mine"), `{"spec":{"containers":null}}`, "spec", "immutable"},
 		{"another fate of the images", f.pathOf("sandboxsnapshots", "/mine"), `{"spec":{"deletionPolicy":"Retain"}}`, "spec", "immutable"},

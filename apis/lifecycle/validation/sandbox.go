@@ -49,17 +49,24 @@ func ValidateSandbox(sandbox *lifecycle.Sandbox) field.ErrorList {
 	return append(errs, validateSandboxSpec(&sandbox.Spec, spec)...)
 }
 
-// ValidateSandboxUpdate checks a change of a sandbox's metadata and spec.
+// ValidateSandboxUpdate checks a change of a sandbox's metadata and spec. What was valid once is no
+// obstacle to a change of something else, whatever the rules are by now.
 func ValidateSandboxUpdate(sandbox, old *lifecycle.Sandbox) field.ErrorList {
 	errs := validateMetadataUpdate(&sandbox.ObjectMeta, &old.ObjectMeta)
 	spec := field.NewPath("spec")
-	errs = append(errs, validateSandboxSpec(&sandbox.Spec, spec)...)
+	templateChanges := !apiequality.Semantic.DeepEqual(sandbox.Spec.Template, old.Spec.Template)
+	if templateChanges {
+		errs = append(errs, validateTemplateUpdate(sandbox.Spec.Template, old.Spec.Template, spec.Child("template"))...)
+	}
+	errs = append(errs, newFaults(validateAroundTemplate(&sandbox.Spec, spec), func() field.ErrorList {
+		return validateAroundTemplate(&old.Spec, spec)
+	})...)
 
 	if !apiequality.Semantic.DeepEqual(sandbox.Spec.RestoreFrom, old.Spec.RestoreFrom) {
-		errs = append(errs, field.Invalid(spec.Child("restoreFrom"), sandbox.Spec.RestoreFrom,
+		errs = append(errs, field.Invalid(spec.Child("restoreFrom", "snapshotName"), restoredFrom(&sandbox.Spec),
 			"is immutable; create another sandbox to start from another snapshot, or resume this one with snapshotName to go back to one of its own"))
 	}
-	if old.Status.PodName != "" && !sameButForLabels(sandbox.Spec.Template, old.Spec.Template) {
+	if old.Status.PodName != "" && templateChanges && !sameButForLabels(sandbox.Spec.Template, old.Spec.Template) {
 		errs = append(errs, field.Forbidden(spec.Child("template"), fmt.Sprintf(
 			"only metadata.labels and metadata.annotations may change while the sandbox has a Pod (%s); pause the sandbox, edit the template, then resume it",
 			old.Status.PodName)))
@@ -67,24 +74,33 @@ func ValidateSandboxUpdate(sandbox, old *lifecycle.Sandbox) field.ErrorList {
 	return errs
 }
 
-// ValidateSandboxStatusUpdate checks what the controller writes.
+// ValidateSandboxStatusUpdate checks what the controller writes. It goes on from whatever status an
+// older server has left.
 func ValidateSandboxStatusUpdate(sandbox, old *lifecycle.Sandbox) field.ErrorList {
 	status := field.NewPath("status")
 	errs := validateSameObject(&sandbox.ObjectMeta, &old.ObjectMeta)
-	if phase := sandbox.Status.Phase; phase != "" && !sandboxPhases.Has(phase) {
-		errs = append(errs, field.NotSupported(status.Child("phase"), phase, sets.List(sandboxPhases)))
-	}
-	errs = append(errs, metav1validation.ValidateConditions(sandbox.Status.Conditions, status.Child("conditions"))...)
+	errs = append(errs, newFaults(validateSandboxStatus(&sandbox.Status, status), func() field.ErrorList {
+		return validateSandboxStatus(&old.Status, status)
+	})...)
 	// The number names the snapshot of an attempt: counted down, two attempts would share a name.
 	if sandbox.Status.SnapshotAttempts < old.Status.SnapshotAttempts {
 		errs = append(errs, field.Invalid(status.Child("snapshotAttempts"), sandbox.Status.SnapshotAttempts,
 			fmt.Sprintf("must not be less than before (%d)", old.Status.SnapshotAttempts)))
 	}
-	if sandbox.Status.FailedAttempts < 0 {
-		errs = append(errs, field.Invalid(status.Child("failedAttempts"), sandbox.Status.FailedAttempts, "must not be negative"))
+	return errs
+}
+
+func validateSandboxStatus(status *lifecycle.SandboxStatus, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if phase := status.Phase; phase != "" && !sandboxPhases.Has(phase) {
+		errs = append(errs, field.NotSupported(path.Child("phase"), phase, sets.List(sandboxPhases)))
 	}
-	if sandbox.Status.FailedPods < 0 {
-		errs = append(errs, field.Invalid(status.Child("failedPods"), sandbox.Status.FailedPods, "must not be negative"))
+	errs = append(errs, metav1validation.ValidateConditions(status.Conditions, path.Child("conditions"))...)
+	if status.FailedAttempts < 0 {
+		errs = append(errs, field.Invalid(path.Child("failedAttempts"), status.FailedAttempts, "must not be negative"))
+	}
+	if status.FailedPods < 0 {
+		errs = append(errs, field.Invalid(path.Child("failedPods"), status.FailedPods, "must not be negative"))
 	}
 	return errs
 }
@@ -102,13 +118,19 @@ func ValidateSandboxResume(resume *lifecycle.SandboxResume) field.ErrorList {
 
 func validateSandboxSpec(spec *lifecycle.SandboxSpec, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
+	if spec.Template != nil {
+		errs = validateTemplate(spec.Template, path.Child("template"))
+	}
+	return append(errs, validateAroundTemplate(spec, path)...)
+}
+
+// validateAroundTemplate checks a spec but for what is in its template.
+func validateAroundTemplate(spec *lifecycle.SandboxSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
 	if !desiredStates.Has(spec.DesiredState) {
 		errs = append(errs, field.NotSupported(path.Child("desiredState"), spec.DesiredState, sets.List(desiredStates)))
 	}
-	switch {
-	case spec.Template != nil:
-		errs = append(errs, validateTemplate(spec.Template, path.Child("template"))...)
-	case spec.RestoreFrom == nil:
+	if spec.Template == nil && spec.RestoreFrom == nil {
 		errs = append(errs, field.Required(path.Child("template"), "the Pod of the sandbox; only a sandbox with spec.restoreFrom can do without"))
 	}
 	if spec.RestoreFrom != nil {
@@ -119,6 +141,13 @@ func validateSandboxSpec(spec *lifecycle.SandboxSpec, path *field.Path) field.Er
 		errs = append(errs, validateSnapshotName(spec.RestoreFrom.SnapshotName, name)...)
 	}
 	return append(errs, validateSnapshotPolicy(spec, path.Child("snapshot"))...)
+}
+
+func restoredFrom(spec *lifecycle.SandboxSpec) string {
+	if spec.RestoreFrom == nil {
+		return ""
+	}
+	return spec.RestoreFrom.SnapshotName
 }
 
 func validateSnapshotPolicy(spec *lifecycle.SandboxSpec, path *field.Path) field.ErrorList {

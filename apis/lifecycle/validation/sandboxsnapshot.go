@@ -154,42 +154,51 @@ func ValidateSandboxSnapshotUpdate(snapshot, old *lifecycle.SandboxSnapshot) fie
 	return errs
 }
 
-// ValidateSandboxSnapshotStatusUpdate checks what the controller writes.
+// ValidateSandboxSnapshotStatusUpdate checks what the controller writes. It goes on from whatever
+// status an older server has left.
 func ValidateSandboxSnapshotStatusUpdate(snapshot, old *lifecycle.SandboxSnapshot) field.ErrorList {
 	status := field.NewPath("status")
 	phase, before := snapshot.Status.Phase, old.Status.Phase
 	errs := validateSameObject(&snapshot.ObjectMeta, &old.ObjectMeta)
-	if phase != "" && !snapshotPhases.Has(phase) {
-		errs = append(errs, field.NotSupported(status.Child("phase"), phase, sets.List(snapshotPhases)))
-	}
 	if finalSnapshotPhases.Has(before) && phase != before {
 		errs = append(errs, field.Invalid(status.Child("phase"), phase, string(before)+" is final"))
 	}
-	errs = append(errs, metav1validation.ValidateConditions(snapshot.Status.Conditions, status.Child("conditions"))...)
-	containers := status.Child("containers")
-	if phase == lifecycle.SnapshotSucceed && len(snapshot.Status.Containers) == 0 {
+	return append(errs, newFaults(validateSnapshotStatus(&snapshot.Status, status), func() field.ErrorList {
+		return validateSnapshotStatus(&old.Status, status)
+	})...)
+}
+
+func validateSnapshotStatus(status *lifecycle.SandboxSnapshotStatus, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	phase := status.Phase
+	if phase != "" && !snapshotPhases.Has(phase) {
+		errs = append(errs, field.NotSupported(path.Child("phase"), phase, sets.List(snapshotPhases)))
+	}
+	errs = append(errs, metav1validation.ValidateConditions(status.Conditions, path.Child("conditions"))...)
+	containers := path.Child("containers")
+	if phase == lifecycle.SnapshotSucceed && len(status.Containers) == 0 {
 		errs = append(errs, field.Required(containers, "a snapshot that has succeeded has containers"))
 	}
 	// The list is a map by name: a duplicate would be neither to apply nor to patch.
 	seen := sets.New[string]()
-	for i, container := range snapshot.Status.Containers {
-		path := containers.Index(i)
-		errs = append(errs, validateName(container.ContainerName, apivalidation.NameIsDNSLabel, path.Child("containerName"))...)
+	for i, container := range status.Containers {
+		at := containers.Index(i)
+		errs = append(errs, validateName(container.ContainerName, apivalidation.NameIsDNSLabel, at.Child("containerName"))...)
 		if seen.Has(container.ContainerName) {
-			errs = append(errs, field.Duplicate(path.Child("containerName"), container.ContainerName))
+			errs = append(errs, field.Duplicate(at.Child("containerName"), container.ContainerName))
 		}
 		seen.Insert(container.ContainerName)
 		if phase == lifecycle.SnapshotSucceed && container.ImageDigest == "" {
-			errs = append(errs, field.Required(path.Child("imageDigest"), "a snapshot that has succeeded has an image of every container"))
+			errs = append(errs, field.Required(at.Child("imageDigest"), "a snapshot that has succeeded has an image of every container"))
 		}
 		if container.LayerBytes < 0 {
-			errs = append(errs, field.Invalid(path.Child("layerBytes"), container.LayerBytes, "must not be negative"))
+			errs = append(errs, field.Invalid(at.Child("layerBytes"), container.LayerBytes, "must not be negative"))
 		}
 		if container.Layers < 0 {
-			errs = append(errs, field.Invalid(path.Child("layers"), container.Layers, "must not be negative"))
+			errs = append(errs, field.Invalid(at.Child("layers"), container.Layers, "must not be negative"))
 		}
 	}
-	return append(errs, validateWarnings(snapshot.Status.Warnings, status.Child("warnings"))...)
+	return append(errs, validateWarnings(status.Warnings, path.Child("warnings"))...)
 }
 
 // What a snapshot may say of what it does not hold: its object has to stay small.

@@ -35,16 +35,55 @@ const maxTemplateBytes = 64 << 10
 // validateTemplate checks the shape of a Pod template. The rules that only the Pod API knows
 // are left to it: a Pod that it refuses shows as the reason PodRejected.
 func validateTemplate(template *corev1.PodTemplateSpec, path *field.Path) field.ErrorList {
+	if errs := validateTemplateSize(template, maxTemplateBytes, path); errs != nil {
+		return errs
+	}
+	return validateTemplateContent(template, path)
+}
+
+// validateTemplateUpdate checks a template that has changed, or come, or gone: what is wrong with it
+// that was not wrong before. One that is too large already may have other things changed, as long
+// as it does not grow.
+func validateTemplateUpdate(template, old *corev1.PodTemplateSpec, path *field.Path) field.ErrorList {
+	switch {
+	case template == nil:
+		return nil
+	case old == nil:
+		return validateTemplate(template, path)
+	}
+	if errs := validateTemplateSize(template, maxTemplateBytes, path); errs != nil {
+		before, err := templateBytes(old)
+		if err != nil || validateTemplateSize(template, max(before, maxTemplateBytes), path) != nil {
+			return errs
+		}
+	}
+	return newFaults(validateTemplateContent(template, path), func() field.ErrorList {
+		return validateTemplateContent(old, path)
+	})
+}
+
+// validateTemplateSize says nothing of the rest: the answer would repeat what is too long.
+func validateTemplateSize(template *corev1.PodTemplateSpec, most int, path *field.Path) field.ErrorList {
+	bytes, err := templateBytes(template)
+	if err != nil {
+		return field.ErrorList{field.InternalError(path, err)}
+	}
+	if bytes <= most {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path, fmt.Sprintf("%d bytes of JSON", bytes),
+		fmt.Sprintf("must have at most %d bytes of JSON; move large data into a ConfigMap or a volume", most))}
+}
+
+func templateBytes(template *corev1.PodTemplateSpec) (int, error) {
 	encoded, err := json.Marshal(template)
 	if err != nil {
-		return field.ErrorList{field.InternalError(path, fmt.Errorf("encoding the template: %w", err))}
+		return 0, fmt.Errorf("encoding the template: %w", err)
 	}
-	if len(encoded) > maxTemplateBytes {
-		// Nothing more is said of it: the rest of the answer would repeat what is too long.
-		return field.ErrorList{field.Invalid(path, fmt.Sprintf("%d bytes of JSON", len(encoded)),
-			fmt.Sprintf("must have at most %d bytes of JSON; move large data into a ConfigMap or a volume", maxTemplateBytes))}
-	}
+	return len(encoded), nil
+}
 
+func validateTemplateContent(template *corev1.PodTemplateSpec, path *field.Path) field.ErrorList {
 	errs := metav1validation.ValidateLabels(template.Labels, path.Child("metadata", "labels"))
 	errs = append(errs, apivalidation.ValidateAnnotations(template.Annotations, path.Child("metadata", "annotations"))...)
 
@@ -52,8 +91,8 @@ func validateTemplate(template *corev1.PodTemplateSpec, path *field.Path) field.
 	if len(template.Spec.Containers) == 0 {
 		errs = append(errs, field.Required(spec.Child("containers"), "a sandbox needs at least one container"))
 	}
-	if len(template.Spec.EphemeralContainers) != 0 {
-		errs = append(errs, field.Forbidden(spec.Child("ephemeralContainers"), "ephemeral containers can only be added to a running Pod"))
+	for i := range template.Spec.EphemeralContainers {
+		errs = append(errs, field.Forbidden(spec.Child("ephemeralContainers").Index(i), "ephemeral containers can only be added to a running Pod"))
 	}
 	volumes, volumeErrs := validateVolumes(template.Spec.Volumes, spec.Child("volumes"))
 	errs = append(errs, volumeErrs...)

@@ -32,6 +32,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/finalizer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
 )
@@ -74,9 +75,8 @@ func (r *Reconciler) finalize(ctx context.Context, sandbox *v1alpha1.Sandbox) (c
 		// The Pod's watch and the snapshot's bring the next visit.
 		return ctrl.Result{RequeueAfter: backstop}, nil
 	}
-	controllerutil.RemoveFinalizer(sandbox, v1alpha1.SandboxFinalizer)
-	if err := client.IgnoreNotFound(r.Client.Update(ctx, sandbox)); err != nil {
-		return ctrl.Result{}, fmt.Errorf("remove the finalizer of sandbox %s/%s: %w", sandbox.Namespace, sandbox.Name, err)
+	if err := finalizer.Remove(ctx, r.Client, sandbox, v1alpha1.SandboxFinalizer); err != nil {
+		return ctrl.Result{}, err
 	}
 	r.holds.forget(client.ObjectKeyFromObject(sandbox))
 	return ctrl.Result{}, nil

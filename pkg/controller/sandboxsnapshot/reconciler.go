@@ -37,6 +37,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/finalizer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 )
 
@@ -133,9 +134,8 @@ func (r *Reconciler) finalize(ctx context.Context, snapshot *v1alpha1.SandboxSna
 		return ctrl.Result{RequeueAfter: again}, err
 	}
 	r.uncache(ctx, snapshot)
-	controllerutil.RemoveFinalizer(snapshot, v1alpha1.SnapshotFinalizer)
-	if err := client.IgnoreNotFound(r.Client.Update(ctx, snapshot)); err != nil {
-		return ctrl.Result{}, fmt.Errorf("remove the finalizer of snapshot %s/%s: %w", snapshot.Namespace, snapshot.Name, err)
+	if err := finalizer.Remove(ctx, r.Client, snapshot, v1alpha1.SnapshotFinalizer); err != nil {
+		return ctrl.Result{}, err
 	}
 	r.release(client.ObjectKeyFromObject(snapshot))
 	return ctrl.Result{}, nil
