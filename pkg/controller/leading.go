@@ -177,7 +177,7 @@ func since(sandbox *v1alpha1.Sandbox) time.Time {
 // reasonShown is what kubectl get shows as REASON: that of Ready, or why a sandbox runs that is to be paused.
 func reasonShown(sandbox *v1alpha1.Sandbox) string {
 	shown := v1alpha1.ConditionReady
-	if sandbox.Status.Phase == v1alpha1.SandboxRunning && sandbox.Spec.DesiredState == v1alpha1.DesiredStatePaused {
+	if sandbox.DeletionTimestamp == nil && sandbox.Status.Phase == v1alpha1.SandboxRunning && sandbox.Spec.DesiredState == v1alpha1.DesiredStatePaused {
 		shown = v1alpha1.ConditionPaused
 	}
 	if condition := meta.FindStatusCondition(sandbox.Status.Conditions, shown); condition != nil {

@@ -48,9 +48,9 @@ func TestKubectlShowsAPauseAndAResume(t *testing.T) {
 	k.wait("jsonpath={.status.phase}=Paused", "sbx/demo")
 	k.mustShow([]string{"NAME", "PHASE", "READY", "REASON", "SNAPSHOT", "AGE"},
 		[]string{"demo", "Paused", "False", "Paused", "demo-gen1", "*"}, "sandbox", "demo")
-	k.mustShow([]string{"NAME", "PHASE", "SANDBOX_ID", "AGE"},
+	k.mustShow([]string{"NAME", "PHASE", "SANDBOX", "AGE"},
 		[]string{"demo-gen1", "Succeed", "demo", "*"}, "sandboxsnapshots")
-	k.mustShow([]string{"NAME", "PHASE", "SANDBOX_ID", "AGE", "NODE", "SIZE", "FROZEN", "DURATION", "IMAGE"},
+	k.mustShow([]string{"NAME", "PHASE", "SANDBOX", "AGE", "NODE", "SIZE", "FROZEN", "DURATION", "IMAGE"},
 		[]string{"demo-gen1", "Succeed", "demo", "*", node, "*", "*", "*", "*"}, "sbxsnap", "--output=wide")
 	if row := k.table("sbxsnap", "demo-gen1", "--output=wide", "--no-headers")[0]; !strings.Contains(row[8], "@sha256:") || !strings.HasSuffix(row[6], "s") {
 		t.Errorf("the snapshot is shown with the image %s, frozen for %s", row[8], row[6])

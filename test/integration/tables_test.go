@@ -85,8 +85,8 @@ func TestTables(t *testing.T) {
 			{"demo", "Paused", "False", "Paused", "demo-gen1", "node-a", ""},
 			{"fresh", "Pending", "False", "Pending", "", "", ""},
 		}},
-		{"sandboxsnapshots", []string{"NAME", "PHASE", "SANDBOX_ID", "AGE"}, []string{"NODE", "SIZE", "FROZEN", "DURATION", "IMAGE"}, [][]any{
-			{"demo-gen1", "Succeed", "demo", "node-a", "3Ki", "1.235s", "12s", "registry:5000/ns/demo-main@sha256:" + strings.Repeat("a", 64)},
+		{"sandboxsnapshots", []string{"NAME", "PHASE", "SANDBOX", "AGE"}, []string{"NODE", "SIZE", "FROZEN", "DURATION", "IMAGE"}, [][]any{
+			{"demo-gen1", "Succeed", "demo", "node-a", "2.9KiB", "1.235s", "12s", "registry:5000/ns/demo-main@sha256:" + strings.Repeat("a", 64)},
 		}},
 	} {
 		table := f.table(f.pathOf(test.resource, ""))
@@ -133,6 +133,21 @@ func TestTheReasonOfAFailedPauseIsShown(t *testing.T) {
 	row := f.table(f.path("")).Rows[0].Cells
 	if !slices.Equal(row[:4], []any{"demo", "Running", "True", "RegistryUnavailable"}) {
 		t.Errorf("the row is %q", row)
+	}
+}
+
+// What is being deleted is shown to be so, as Pods are, whatever it was before.
+func TestWhatIsBeingDeletedIsShownAsTerminating(t *testing.T) {
+	f := newFixture(t)
+	f.create(sandbox("demo"))
+	f.asRunning("demo")
+	f.succeeded("mine", f.get("demo"))
+	f.must(f.sandboxes.Delete(t.Context(), "demo", metav1.DeleteOptions{}))
+	f.must(f.snapshots.Delete(t.Context(), "mine", metav1.DeleteOptions{}))
+	for resource, name := range map[string]string{"sandboxes": "demo", "sandboxsnapshots": "mine"} {
+		if row := f.table(f.pathOf(resource, "")).Rows[0].Cells; row[0] != name || row[1] != "Terminating" {
+			t.Errorf("%s: the row is %q", resource, row)
+		}
 	}
 }
 

@@ -23,6 +23,7 @@ var reasons = map[string]bool{
 	ReasonPodPending:            true,
 	ReasonPodUnschedulable:      true,
 	ReasonPodTerminating:        true,
+	ReasonTerminating:           true,
 	ReasonPodRejected:           true,
 	ReasonPodNameConflict:       true,
 	ReasonContainersEnded:       true,

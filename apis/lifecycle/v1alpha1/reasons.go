@@ -54,6 +54,8 @@ const (
 	ReasonPodUnschedulable = "PodUnschedulable"
 	// ReasonPodTerminating: the Pod is being deleted by somebody else.
 	ReasonPodTerminating = "PodTerminating"
+	// ReasonTerminating: the sandbox is being deleted; the message says what that waits for.
+	ReasonTerminating = "Terminating"
 	// ReasonPodRejected: the Kubernetes API refuses the Pod of the template.
 	ReasonPodRejected = "PodRejected"
 	// ReasonPodNameConflict: a Pod of that name exists that is not this sandbox's.

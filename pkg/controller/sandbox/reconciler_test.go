@@ -477,12 +477,12 @@ func TestDeletion(t *testing.T) {
 		podStays      bool
 	}{
 		"nothing is there":              {sandboxIn(v1alpha1.SandboxPaused, leaves), nil, "gone", "gone", "", false},
-		"its Pod goes first":            {sandboxIn(v1alpha1.SandboxRunning, leaves), []client.Object{podOf()}, "Running", "gone", "", false},
+		"its Pod goes first":            {sandboxIn(v1alpha1.SandboxRunning, leaves), []client.Object{podOf()}, "Running Ready=False/Terminating", "gone", "", false},
 		"somebody else's Pod stays":     {sandboxIn(v1alpha1.SandboxRunning, leaves), []client.Object{others}, "gone", "gone", "", true},
 		"its snapshots go":              {sandboxIn(v1alpha1.SandboxPaused, leaves), []client.Object{snapshotIn(v1alpha1.SnapshotSucceed, held)}, "gone", "gone", "", false},
 		"a user's snapshot stays":       {sandboxIn(v1alpha1.SandboxPaused, leaves), []client.Object{snapshotIn(v1alpha1.SnapshotSucceed, notOurs)}, "gone", "gone", "demo-gen1", false},
 		"its snapshots stay as orphans": {sandboxIn(v1alpha1.SandboxPaused, leaves, orphans), []client.Object{snapshotIn(v1alpha1.SnapshotSucceed)}, "Paused", "Paused", "demo-gen1", false},
-		"a commit under way goes first": {sandboxIn(v1alpha1.SandboxPausing, leaves), []client.Object{podOf(), snapshotIn(v1alpha1.SnapshotCommitting, held)}, "Pausing", "Pausing", "", false},
+		"a commit under way goes first": {sandboxIn(v1alpha1.SandboxPausing, leaves), []client.Object{podOf(), snapshotIn(v1alpha1.SnapshotCommitting, held)}, "Pausing Ready=False/Terminating", "Pausing Ready=False/Terminating", "", false},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

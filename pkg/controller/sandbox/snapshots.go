@@ -73,13 +73,23 @@ func (r *Reconciler) finalize(ctx context.Context, sandbox *v1alpha1.Sandbox) (c
 	}
 	if pod != nil || busy {
 		// The Pod's watch and the snapshot's bring the next visit.
-		return ctrl.Result{RequeueAfter: backstop}, nil
+		return ctrl.Result{RequeueAfter: backstop}, r.tellTerminating(ctx, sandbox, pod, snapshots)
 	}
 	if err := finalizer.Remove(ctx, r.Client, sandbox, v1alpha1.SandboxFinalizer); err != nil {
 		return ctrl.Result{}, err
 	}
 	r.holds.forget(client.ObjectKeyFromObject(sandbox))
 	return ctrl.Result{}, nil
+}
+
+// tellTerminating writes down what the deletion waits for. It comes last: nothing waits for it.
+func (r *Reconciler) tellTerminating(ctx context.Context, sandbox *v1alpha1.Sandbox, pod *corev1.Pod, snapshots []v1alpha1.SandboxSnapshot) error {
+	seen := &observed{sandbox: sandbox, pod: pod, now: r.Clock.Now()}
+	next := seen.terminating(snapshots)
+	if next.do != writeStatus {
+		return nil
+	}
+	return client.IgnoreNotFound(r.write(ctx, sandbox, next))
 }
 
 // endOf is what to do with the Pod of a sandbox that goes. It gets the time to end that it asks for,

@@ -36,7 +36,7 @@ var _ rest.TableConvertor = TableConvertor{}
 
 var columns = []metav1.TableColumnDefinition{
 	{Name: "Name", Type: "string", Format: "name", Description: "Name of the sandbox and of its Pod."},
-	{Name: "Phase", Type: "string", Description: "Where the sandbox stands, in one word."},
+	{Name: "Phase", Type: "string", Description: "Where the sandbox stands, in one word; Terminating while it is being deleted."},
 	{Name: "Ready", Type: "string", Description: "Status of the condition Ready."},
 	{Name: "Reason", Type: "string", Description: "Why the sandbox is, or is not, what it should be."},
 	{Name: "Snapshot", Type: "string", Description: "The snapshot that the next resume uses."},
@@ -63,11 +63,21 @@ func (TableConvertor) ConvertToTable(_ context.Context, obj, options runtime.Obj
 		sandbox := obj.(*lifecycle.Sandbox)
 		ready, reason := readiness(sandbox)
 		return []any{
-			name, string(sandbox.Status.Phase), ready, reason, sandbox.Status.SnapshotName, age,
+			name, phase(sandbox), ready, reason, sandbox.Status.SnapshotName, age,
 			sandbox.Status.NodeName, sandbox.Status.PodIP,
 		}, nil
 	})
 	return result, err
+}
+
+// terminating is the phase that is shown of what is being deleted, as kubectl shows it of Pods.
+const terminating = "Terminating"
+
+func phase(sandbox *lifecycle.Sandbox) string {
+	if sandbox.DeletionTimestamp != nil {
+		return terminating
+	}
+	return string(sandbox.Status.Phase)
 }
 
 // readiness returns the status of the condition Ready and the reason that people look for:
@@ -78,7 +88,7 @@ func readiness(sandbox *lifecycle.Sandbox) (status, reason string) {
 		return string(metav1.ConditionUnknown), ""
 	}
 	status, reason = string(ready.Status), ready.Reason
-	if sandbox.Status.Phase == lifecycle.SandboxRunning && sandbox.Spec.DesiredState == lifecycle.DesiredStatePaused {
+	if sandbox.DeletionTimestamp == nil && sandbox.Status.Phase == lifecycle.SandboxRunning && sandbox.Spec.DesiredState == lifecycle.DesiredStatePaused {
 		if paused := apimeta.FindStatusCondition(sandbox.Status.Conditions, v1alpha1.ConditionPaused); paused != nil {
 			reason = paused.Reason
 		}

@@ -18,12 +18,12 @@ package sandboxsnapshot
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/meta/table"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/duration"
@@ -39,8 +39,8 @@ var _ rest.TableConvertor = TableConvertor{}
 
 var columns = []metav1.TableColumnDefinition{
 	{Name: "Name", Type: "string", Format: "name", Description: "Name of the snapshot."},
-	{Name: "Phase", Type: "string", Description: "Where the snapshot stands, in one word."},
-	{Name: "Sandbox_ID", Type: "string", Description: "The sandbox that the snapshot was made of."},
+	{Name: "Phase", Type: "string", Description: "Where the snapshot stands, in one word; Terminating while it is being deleted."},
+	{Name: "Sandbox", Type: "string", Description: "The sandbox that the snapshot was made of."},
 	{Name: "Age", Type: "string", Description: "Time since the snapshot was created."},
 	{Name: "Node", Type: "string", Priority: 1, Description: "The node that the commit ran on."},
 	{Name: "Size", Type: "string", Priority: 1, Description: "Compressed size of the layers that the snapshot added."},
@@ -67,7 +67,7 @@ func (TableConvertor) ConvertToTable(_ context.Context, obj, options runtime.Obj
 		snapshot := obj.(*lifecycle.SandboxSnapshot)
 		status := &snapshot.Status
 		return []any{
-			name, string(status.Phase), snapshot.Spec.SandboxName, age,
+			name, phase(snapshot), snapshot.Spec.SandboxName, age,
 			status.SourceNodeName, size(status.Containers), frozen(status.FrozenDuration),
 			took(status.StartTime, status.CompletionTime), images(status.Containers),
 		}, nil
@@ -75,22 +75,42 @@ func (TableConvertor) ConvertToTable(_ context.Context, obj, options runtime.Obj
 	return result, err
 }
 
+// phase is what kubectl shows of Pods, too, while they are being deleted.
+func phase(snapshot *lifecycle.SandboxSnapshot) string {
+	if snapshot.DeletionTimestamp != nil {
+		return "Terminating"
+	}
+	return string(snapshot.Status.Phase)
+}
+
 func size(containers []lifecycle.ContainerSnapshot) string {
 	var bytes int64
 	for _, container := range containers {
 		bytes += container.LayerBytes
 	}
-	if bytes == 0 {
+	return shown(bytes)
+}
+
+// shown is a number of bytes for people: two or three digits and a unit.
+func shown(bytes int64) string {
+	switch {
+	case bytes <= 0:
 		return ""
+	case bytes < 1<<10:
+		return fmt.Sprintf("%dB", bytes)
 	}
-	// Rounded up to whole Ki or Mi: a quantity that is not a multiple prints all its digits.
-	unit := int64(1)
-	for _, next := range []int64{1 << 10, 1 << 20} {
-		if bytes >= next {
-			unit = next
+	value := float64(bytes)
+	unit := ""
+	for _, next := range []string{"KiB", "MiB", "GiB", "TiB"} {
+		if value < 999.5 {
+			break
 		}
+		value, unit = value/1024, next
 	}
-	return resource.NewQuantity((bytes+unit-1)/unit*unit, resource.BinarySI).String()
+	if value < 9.95 {
+		return fmt.Sprintf("%.1f%s", value, unit)
+	}
+	return fmt.Sprintf("%.0f%s", value, unit)
 }
 
 func frozen(frozen *metav1.Duration) string {
