@@ -88,7 +88,7 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		return err
 	}
 	pace := images.NewPace()
-	registry := &images.Registry{Config: jobs.Config, Reader: host.GetAPIReader(), Pace: pace.Wait, Clock: clock.RealClock{}}
+	registry := &images.Registry{Config: jobs.Config, Reader: host.GetAPIReader(), Images: template, Pace: pace.Wait, Clock: clock.RealClock{}}
 	checker := &images.Checker{
 		Client:   mgr.GetClient(),
 		Live:     mgr.GetAPIReader(),

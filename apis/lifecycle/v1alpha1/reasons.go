@@ -132,7 +132,8 @@ const (
 const (
 	// ReasonImageAvailable: every image is in the registry.
 	ReasonImageAvailable = "ImageAvailable"
-	// ReasonImageNotChecked: the snapshot was made of images that are not this server's to read.
+	// ReasonImageNotChecked: the snapshot was made of images that are not this server's to read, or its
+	// images are not below the registry that this server has now.
 	ReasonImageNotChecked = "ImageNotChecked"
 	// ReasonImageIncomplete: the registry does not give out a layer of an image whose manifest it has.
 	ReasonImageIncomplete = "ImageIncomplete"

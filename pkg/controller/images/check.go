@@ -109,6 +109,8 @@ func (c *Checker) look(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) 
 // reasonOf is why the registry could not be asked.
 func reasonOf(err error) string {
 	switch reason := result.From(err).Reason; {
+	case errors.Is(err, errElsewhere):
+		return v1alpha1.ReasonImageNotChecked
 	case errors.Is(err, errBusy):
 		return v1alpha1.ReasonImageCheckFailed
 	case reason == result.RegistryUnavailable, reason == result.RegistryDenied, reason == result.PushSecretInvalid:

@@ -34,6 +34,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/metrics"
 )
 
@@ -45,12 +46,19 @@ const (
 	clientLifetime = time.Hour
 )
 
+// errElsewhere is what a reference gets that is not below --snapshot-registry. Snapshots from before the flag was changed
+// have one, and so may a status that somebody else than the server has written: nothing is sent to where it
+// says.
+var errElsewhere = errors.New("it is not below this server's --snapshot-registry, so it was not asked for")
+
 // Registry is the snapshot registry, reached with the credentials of commit Jobs as they are at
 // the time. A registry that does not answer is asked by one at a time.
 type Registry struct {
 	// Config names the credentials, which Reader reads in the host cluster, uncached.
 	Config commitjob.Config
 	Reader client.Reader
+	// Images says what of all registries is this one.
+	Images *naming.ImageTemplate
 	Clock  clock.PassiveClock
 	// Pace holds up the requests of Look; nil does not.
 	Pace func(context.Context) error
@@ -73,6 +81,9 @@ func (r *Registry) Delete(ctx context.Context, image, digest string) error {
 // Duplicate gives an image a second manifest under the tag target, with the annotations added,
 // and returns its digest.
 func (r *Registry) Duplicate(ctx context.Context, image, digest, target string, annotations map[string]string) (twin string, err error) {
+	if err := r.covers(image); err != nil {
+		return "", err
+	}
 	err = r.ask(ctx, "duplicate", target, func(ctx context.Context, c *registry.Client) error {
 		twin, err = c.Duplicate(ctx, image, digest, target, annotations)
 		return err
@@ -89,8 +100,18 @@ func (r *Registry) Look(ctx context.Context, image, digest string) (found regist
 	return found, err
 }
 
+func (r *Registry) covers(image string) error {
+	if r.Images.Below(image) {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", image, errElsewhere)
+}
+
 func (r *Registry) ask(ctx context.Context, operation, image string, question func(context.Context, *registry.Client) error) error {
 	host, _, _ := strings.Cut(image, "/")
+	if err := r.covers(image); err != nil {
+		return err
+	}
 	if r.Config.RegistryOfNode {
 		// Whatever answered here would be another one.
 		return result.Wrap(result.RegistryUnavailable, registry.ErrOutOfReach, "registry %s cannot be asked: %s", host, registry.ErrOutOfReach.Error())

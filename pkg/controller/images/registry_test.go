@@ -40,9 +40,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 )
 
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -102,9 +104,15 @@ func (h *house) push(t *testing.T, image string) (string, string) {
 }
 
 // newRegistry is the way to it, with the objects that hold credentials.
-func newRegistry(objects ...client.Object) (*Registry, *clocktesting.FakePassiveClock) {
+func newRegistry(t *testing.T, h *house, objects ...client.Object) (*Registry, *clocktesting.FakePassiveClock) {
+	t.Helper()
 	now := clocktesting.NewFakePassiveClock(epoch)
+	below, err := naming.ParseImageTemplate(h.host()+"/a", "")
+	if err != nil {
+		t.Fatal(err)
+	}
 	return &Registry{
+		Images: below,
 		Config: commitjob.Config{Namespace: "sandbox-system", RegistryInsecure: true},
 		Reader: fake.NewClientBuilder().WithScheme(scheme.Scheme).WithObjects(objects...).Build(),
 		Clock:  now,
@@ -113,7 +121,7 @@ func newRegistry(objects ...client.Object) (*Registry, *clocktesting.FakePassive
 
 func TestRegistry(t *testing.T) {
 	h := newHouse(t)
-	r, _ := newRegistry()
+	r, _ := newRegistry(t, h)
 	image, digest := h.push(t, "a/b:t")
 
 	twin, err := r.Duplicate(t.Context(), image, digest, h.host()+"/a/b:u", map[string]string{"uid": "1"})
@@ -139,7 +147,7 @@ func TestCredentialsAreThoseOfNow(t *testing.T) {
 		secret.Data = map[string][]byte{corev1.DockerConfigJsonKey: []byte(`{"auths":{"` + h.host() + `":{"username":"u","password":"` + password + `"}}}`)}
 	}
 	write("wrong")
-	r, _ := newRegistry(secret)
+	r, _ := newRegistry(t, h, secret)
 	r.Config.PushSecret = "push"
 	_, err := r.Look(t.Context(), image, digest)
 	if result.From(err).Reason != result.PushSecretInvalid || strings.Contains(err.Error(), "wrong") {
@@ -163,7 +171,7 @@ func TestCredentialsAreThoseOfNow(t *testing.T) {
 func TestAnOutageIsNotAskedAbout(t *testing.T) {
 	h := newHouse(t)
 	image, digest := h.push(t, "a/b:t")
-	r, now := newRegistry()
+	r, now := newRegistry(t, h)
 	exists := func() error {
 		_, err := r.Look(t.Context(), image, digest)
 		return err
@@ -189,7 +197,7 @@ func TestAnOutageIsNotAskedAbout(t *testing.T) {
 // Greetings and tokens count as well: what the registry sees is what is bounded.
 func TestTheRegistryIsNotAskedTooFast(t *testing.T) {
 	h := newHouse(t)
-	r, _ := newRegistry()
+	r, _ := newRegistry(t, h)
 	r.Pace = NewPace().Wait
 	begin, checks := time.Now(), 0
 	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
@@ -253,7 +261,7 @@ func TestOutages(t *testing.T) {
 // TestARegistryOfTheNodes is one at a loopback address: what answers here is another one.
 func TestARegistryOfTheNodes(t *testing.T) {
 	h := newHouse(t)
-	r, _ := newRegistry()
+	r, _ := newRegistry(t, h)
 	image, digest := h.push(t, "a/b:t")
 	r.Config.RegistryOfNode = true
 	asked := h.asked.Load()
@@ -266,5 +274,28 @@ func TestARegistryOfTheNodes(t *testing.T) {
 	}
 	if h.asked.Load() != asked {
 		t.Errorf("it was asked %d times", h.asked.Load()-asked)
+	}
+}
+
+// TestNobodyElseIsAsked: what a status says may be forged, or from before the registry was another.
+func TestNobodyElseIsAsked(t *testing.T) {
+	h, elsewhere := newHouse(t), newHouse(t)
+	r, _ := newRegistry(t, h)
+	mine, digest := h.push(t, "a/b:t")
+	for _, image := range []string{
+		elsewhere.host() + "/a/b:t", h.host() + "/other/b:t", h.host() + "/abc:t", h.host() + "/a/../other/b:t", "a/b:t", "", h.host(),
+	} {
+		before := h.asked.Load() + elsewhere.asked.Load()
+		_, look := r.Look(t.Context(), image, digest)
+		_, from := r.Duplicate(t.Context(), image, digest, h.host()+"/a/b:u", nil)
+		_, to := r.Duplicate(t.Context(), mine, digest, image, nil)
+		for what, err := range map[string]error{"Look": look, "Delete": r.Delete(t.Context(), image, digest), "Duplicate from there": from, "Duplicate to there": to} {
+			if !errors.Is(err, errElsewhere) || reasonOf(err) != v1alpha1.ReasonImageNotChecked {
+				t.Errorf("%s %q: %v", what, image, err)
+			}
+		}
+		if asked := h.asked.Load() + elsewhere.asked.Load(); asked != before {
+			t.Errorf("%q: somebody was asked %d times", image, asked-before)
+		}
 	}
 }

@@ -146,6 +146,17 @@ func (t *ImageTemplate) Configured() bool {
 	return t.registry != ""
 }
 
+// Below says whether an image lies in the registry that there is to push to, and below the path of it.
+func (t *ImageTemplate) Below(image string) bool {
+	rest, found := strings.CutPrefix(image, t.registry)
+	if !t.Configured() || !found || !strings.HasPrefix(rest, "/") && !strings.HasPrefix(rest, ":") {
+		return false
+	}
+	// Up and out again is none.
+	_, err := reference.ParseNormalizedNamed(image)
+	return err == nil
+}
+
 // OfNode says whether the registry's address is a loopback one: then it is each node's own, as
 // those are that local clusters (kind, minikube, MicroK8s) have. No Pod reaches it but on the
 // node's network.

@@ -132,6 +132,31 @@ func TestOfNode(t *testing.T) {
 	}
 }
 
+func TestBelow(t *testing.T) {
+	for registry, images := range map[string]map[string]bool{
+		"registry.example.com": {
+			"registry.example.com/team/demo-main:snap": true, "registry.example.com.evil.example/team/demo:snap": false,
+			"evil.example/registry.example.com/demo:snap": false, "registry.example.com": false, "": false, "registry.example.com/": false,
+		},
+		"registry.example.com:5000/sandboxes": {
+			"registry.example.com:5000/sandboxes/team/demo:snap": true, "registry.example.com:5000/sandboxes:snap": true,
+			"registry.example.com:5000/sandboxes-of-others/demo:snap": false, "registry.example.com:5000/other/demo:snap": false,
+			"registry.example.com:5000/sandboxes/../other/demo:snap": false, "registry.example.com/sandboxes/demo:snap": false,
+		},
+		"": {"/team/demo:snap": false, "busybox": false, "": false},
+	} {
+		template, err := ParseImageTemplate(registry, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for image, want := range images {
+			if got := template.Below(image); got != want {
+				t.Errorf("%q is below %q: %t", image, registry, got)
+			}
+		}
+	}
+}
+
 func TestTheLongestNames(t *testing.T) {
 	for template, fits := range map[string]bool{"": true, "{registry}/all:{namespace}-{sandbox}-{container}-{uid}": false} {
 		parsed, err := ParseImageTemplate("registry.example.com", template)

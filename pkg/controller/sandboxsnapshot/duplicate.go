@@ -71,6 +71,13 @@ func (r *Reconciler) duplicate(ctx context.Context, snapshot *v1alpha1.SandboxSn
 	if err != nil {
 		return err
 	}
+	for i := range chosen {
+		// A status is only as good as whoever could write it, and the server's account may read every tenant's images.
+		if chosen[i].ImageURI != r.reference(from, chosen[i].ContainerName) {
+			return refuse(v1alpha1.ReasonRegistryUnavailable, "container %s: its image %s in snapshot %s is not where this server would have pushed it: --snapshot-registry or "+
+				"--snapshot-image-template has changed since; resume the sandbox and make the snapshot then", chosen[i].ContainerName, chosen[i].ImageURI, from.Name)
+		}
+	}
 	if err := r.checks().checkPushSecret(ctx); err != nil {
 		return err
 	}

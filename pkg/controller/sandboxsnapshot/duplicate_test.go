@@ -37,22 +37,33 @@ func TestASnapshotOfAPausedSandbox(t *testing.T) {
 	for name, test := range map[string]struct {
 		containers []string
 		answers    error
+		forged     string // what a status says
 		want       string
 	}{
 		"all containers":   {want: succeeded},
 		"one of them":      {containers: []string{"main"}, want: succeeded},
 		"one never saved":  {containers: []string{"sidecar"}, want: "Failed Ready=False/ContainerNotFound Failed=True/ContainerNotFound"},
+		"another's image":  {forged: "registry.example.com/other/demo-main:snap-gen1-demogen1", want: "Failed Ready=False/RegistryUnavailable Failed=True/RegistryUnavailable"},
+		"another registry": {forged: "registry.attacker.example/default/demo-main:snap-gen1-demogen1", want: "Failed Ready=False/RegistryUnavailable Failed=True/RegistryUnavailable"},
 		"registry trouble": {answers: errors.New("it is full"), want: "Failed Ready=False/CommitJobFailed Failed=True/CommitJobFailed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			mine := snapshotOf("demo", "mine", func(s *v1alpha1.SandboxSnapshot) { s.Spec.Containers = test.containers })
-			f := newFixture(t, pausing("demo", paused), attemptOf("demo", saved), mine)
+			forged := func(s *v1alpha1.SandboxSnapshot) {
+				if test.forged != "" {
+					s.Status.Containers[0].ImageURI = test.forged
+				}
+			}
+			f := newFixture(t, pausing("demo", paused), attemptOf("demo", saved, forged), mine)
 			asked := &album{err: test.answers}
 			f.r.Registry = asked
 
 			snapshot := f.visits("mine")
 			f.is(snapshot, test.want)
 			f.hasJobs() // none: no data moves
+			if test.forged != "" && len(asked.asked) > 0 {
+				t.Errorf("the registry was asked to %q", asked.asked)
+			}
 			if test.want != succeeded {
 				return
 			}
