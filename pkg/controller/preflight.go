@@ -27,6 +27,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/answer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandbox"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
@@ -77,10 +78,10 @@ func (p *Preflight) Pause(ctx context.Context, pausing *v1alpha1.Sandbox) (cause
 	}
 	unknown = errors.Join(unknown, err)
 	// Quotas, policies and webhooks answer for themselves.
-	switch err := sandbox.CreateAttempt(ctx, p.own, pausing, client.DryRunAll); {
-	case err == nil, apierrors.IsAlreadyExists(err): // the controller takes the next name
-	case sandbox.Refuses(err):
-		note(v1alpha1.ReasonSnapshotRejected, err.Error())
+	switch err := sandbox.CreateAttempt(ctx, p.own, pausing, client.DryRunAll); answer.OfCreate(err) {
+	case answer.Done, answer.Ours: // the name is taken: the controller takes the next one
+	case answer.Final:
+		note(v1alpha1.ReasonSnapshotRejected, answer.Condition(err.Error()))
 	default:
 		unknown = errors.Join(unknown, err)
 	}

@@ -58,6 +58,12 @@ const (
 	ReasonTerminating = "Terminating"
 	// ReasonPodRejected: the Kubernetes API refuses the Pod of the template.
 	ReasonPodRejected = "PodRejected"
+	// ReasonPodNotCreated: the Kubernetes API, or a webhook that it asks, could not answer when the Pod
+	// was to be created.
+	ReasonPodNotCreated = "PodNotCreated"
+	// ReasonPodNotAdmitted: the node does not take the Pod: it has no room, or does not fit. Nothing
+	// of it has run.
+	ReasonPodNotAdmitted = "PodNotAdmitted"
 	// ReasonPodNameConflict: a Pod of that name exists that is not this sandbox's.
 	ReasonPodNameConflict = "PodNameConflict"
 	// ReasonContainersEnded: all containers of the Pod have ended and will not be restarted.

@@ -146,7 +146,7 @@ func TestWaits(t *testing.T) {
 		"as the API asks for":      {apierrors.NewTooManyRequests("x", 30), 1, 30 * time.Second, 36 * time.Second},
 		"longer than it asks for":  {apierrors.NewTooManyRequests("x", 1), 5, 16 * time.Second, 19200 * time.Millisecond},
 		"never as long as it asks": {apierrors.NewTooManyRequests("x", 86400), 1, LastWait, LastWait},
-		"our own":                  {apierrors.NewConflict(pods, "demo", nil), 7, 0, 0},
+		"a quota that is counted":  {apierrors.NewConflict(pods, "demo", nil), 1, time.Second, 1200 * time.Millisecond},
 		"none":                     {nil, 7, 0, 0},
 	} {
 		if got := Wait(test.err, test.failures); got < test.least || got > test.most {

@@ -37,21 +37,22 @@ const (
 func Backoff(failures int32) time.Duration { return double(FirstWait, failures) }
 
 // Wait is how long to wait after an error that was the last of so many failures in a row: as Backoff says where it is
-// Final; from a second on, or as long as the API asks for, where it is Passing; not at all where it is Ours.
+// Final; else from a second on, or as long as the API asks for. Nobody has to wait where it is Ours, but who cannot
+// tell (OfCreate) does not wait for longer.
 func Wait(err error, failures int32) time.Duration {
 	switch Of(err) {
+	case Done:
+		return 0
 	case Final:
 		return Backoff(failures)
-	case Passing:
-		wait := double(firstPassing, failures)
-		if asked, ok := apierrors.SuggestsClientDelay(err); ok {
-			wait = max(wait, time.Duration(asked)*time.Second)
-		}
-		// A webhook that is away is so for all; when it is back they must not come at once.
-		wait += time.Duration(rand.Float64() * spread * float64(wait)) //nolint:gosec // nobody gains by knowing it
-		return min(wait, LastWait)
 	}
-	return 0
+	wait := double(firstPassing, failures)
+	if asked, ok := apierrors.SuggestsClientDelay(err); ok {
+		wait = max(wait, time.Duration(asked)*time.Second)
+	}
+	// A webhook that is away is so for all; when it is back they must not come at once.
+	wait += time.Duration(rand.Float64() * spread * float64(wait)) //nolint:gosec // nobody gains by knowing it
+	return min(wait, LastWait)
 }
 
 func double(first time.Duration, failures int32) time.Duration {

@@ -28,6 +28,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/answer"
 )
 
 // A Pod without a controller is anybody's: ReplicaSets, DaemonSets and others take it for one of their
@@ -64,6 +65,7 @@ func (o *observed) adoption() (action, bool) {
 		"change the one or the other. The Pods of this sandbox are held by their Namespace from now on, so that nobody takes them", by)
 	if before := meta.FindStatusCondition(next.Conditions, v1alpha1.ConditionPodAdopted); before == nil || before.Message != message {
 		next.set(v1alpha1.ConditionPodAdopted, true, v1alpha1.ReasonPodAdopted, "%s", message)
+		next.noWait() // the next Pod is nobody's to take
 		return o.write(next, &note{warning: true, reason: v1alpha1.ReasonPodAdopted, message: message}), true
 	}
 	if o.pod != nil && o.pod.DeletionTimestamp == nil && !o.claimed {
@@ -79,10 +81,10 @@ func (r *Reconciler) claimPod(ctx context.Context, seen *observed) error {
 		return err
 	}
 	err := r.Host.Patch(ctx, pod, client.MergeFromWithOptions(seen.pod, client.MergeFromWithOptimisticLock{}))
-	switch {
-	case err == nil:
+	switch answer.Of(err) {
+	case answer.Done:
 		return nil
-	case Refuses(err):
+	case answer.Final, answer.Passing:
 		r.tell(seen.sandbox, &note{warning: true, reason: v1alpha1.ReasonPodAdopted, message: fmt.Sprintf("Pod %s cannot be taken back from %s: %v", pod.Name, adopter(seen.pod), err)})
 		return nil
 	}

@@ -18,15 +18,15 @@ package sandbox
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net/http"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/answer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 )
 
@@ -60,43 +60,29 @@ func CreateAttempt(ctx context.Context, own client.Client, sandbox *v1alpha1.San
 	return nil
 }
 
-// Refuses says whether an answer of the API speaks of what was asked, and not of the moment: of
-// a quota or an admission policy, for instance. Then another try at once is no use. A webhook
-// answers with any code that it likes, and one that cannot be called makes a 500.
-func Refuses(err error) bool {
-	answer := apierrors.APIStatus(nil)
-	if !errors.As(err, &answer) {
-		return false
-	}
-	switch code := answer.Status().Code; code {
-	case http.StatusUnauthorized, http.StatusRequestTimeout, http.StatusConflict, http.StatusTooManyRequests:
-		return false
-	default:
-		return code >= http.StatusBadRequest && code <= http.StatusInternalServerError
-	}
-}
-
 // createSnapshot makes the snapshot of the attempt under way. One that exists is looked at in
 // the next step: it is this attempt's, or its name is taken. Where the API refuses it nothing
 // has been frozen yet, and the sandbox runs on, as after any attempt that failed.
 func (r *Reconciler) createSnapshot(ctx context.Context, seen *observed) error {
 	sandbox := seen.sandbox
 	err := CreateAttempt(ctx, r.Client, sandbox)
-	switch {
-	case err == nil:
+	if err == nil {
 		r.tell(sandbox, &note{reason: v1alpha1.ReasonPausing, message: fmt.Sprintf("snapshot %s commits the root filesystems", Attempt(sandbox).Name)})
 		r.tryPod(ctx, sandbox)
-		fallthrough
-	case apierrors.IsAlreadyExists(err):
-		r.pauseHolds.forget(client.ObjectKeyFromObject(sandbox))
+	}
+	switch answer.OfCreate(err) {
+	case answer.Done:
 		return nil
-	case !Refuses(err):
+	case answer.Ours:
+		if apierrors.IsAlreadyExists(err) {
+			return nil
+		}
 		return err
 	}
-	failed := seen.attemptFailed(seen.next(), metav1.Condition{Reason: v1alpha1.ReasonSnapshotRejected, Message: err.Error()})
-	if err := r.write(ctx, sandbox, failed); err != nil {
-		return err
+	next := seen.next()
+	again := time.Duration(0)
+	if answer.Of(err) != answer.Final {
+		again = answer.Wait(err, next.FailedAttempts+1)
 	}
-	r.pauseHolds.holdAfter(sandbox, r.Clock.Now(), sandbox.Status.FailedAttempts)
-	return nil
+	return r.write(ctx, sandbox, seen.attemptFailedFor(next, metav1.Condition{Reason: v1alpha1.ReasonSnapshotRejected, Message: err.Error()}, again))
 }

@@ -21,16 +21,17 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/events"
-	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/answer"
 )
 
 var snapshotsResource = schema.GroupResource{Group: v1alpha1.GroupName, Resource: "sandboxsnapshots"}
@@ -68,9 +69,6 @@ func TestASnapshotThatIsRefused(t *testing.T) {
 	if f.snapshots() != "demo-gen3" {
 		t.Errorf("there are the snapshots %q", f.snapshots())
 	}
-	if left := f.r.pauseHolds.left(sandboxIn(""), f.clock.Now()); left > 0 {
-		t.Errorf("after its snapshot was created it is held for %s", left)
-	}
 }
 
 func TestAResumeEndsTheTriesOfARefusedPause(t *testing.T) {
@@ -83,38 +81,29 @@ func TestAResumeEndsTheTriesOfARefusedPause(t *testing.T) {
 	}
 }
 
-// TestATroubleOfTheMoment is left to the work queue: the attempt goes on.
+// TestATroubleOfTheMoment is told as well, and soon over.
 func TestATroubleOfTheMoment(t *testing.T) {
-	f := newFixture(t, sandboxIn(v1alpha1.SandboxPausing, wantsPaused, onPod, attempts(1)), podOf())
-	f.snapshotRefusal = apierrors.NewTooManyRequests("the quotas change too fast", 1)
-	if _, err := f.r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKey{Namespace: namespace, Name: name}}); !apierrors.IsTooManyRequests(err) {
-		t.Errorf("error %v", err)
-	}
-	f.snapshotRefusal = nil
-	f.visits("Pausing pod=demo/pod-1 attempts=1")
-}
-
-func TestRefuses(t *testing.T) {
-	for name, test := range map[string]struct {
-		err  error
-		want bool
-	}{
-		"a quota or a policy":                {apierrors.NewForbidden(snapshotsResource, "x", errors.New("exceeded quota")), true},
-		"what is invalid":                    {apierrors.NewInvalid(schema.GroupKind{}, "x", nil), true},
-		"a webhook with a code of its own":   {&apierrors.StatusError{ErrStatus: metav1.Status{Code: 418}}, true},
-		"a webhook that cannot be called":    {apierrors.NewInternalError(errors.New("failed calling webhook")), true},
-		"a namespace that is gone":           {apierrors.NewNotFound(schema.GroupResource{Resource: "namespaces"}, "x"), true},
-		"wrapped":                            {fmt.Errorf("create: %w", apierrors.NewForbidden(snapshotsResource, "x", nil)), true},
-		"another writer":                     {apierrors.NewConflict(snapshotsResource, "x", nil), false},
-		"too many requests":                  {apierrors.NewTooManyRequests("later", 1), false},
-		"a server that starts":               {apierrors.NewServiceUnavailable("not yet"), false},
-		"a timeout":                          {apierrors.NewTimeoutError("late", 1), false},
-		"no answer":                          {errors.New("connection refused"), false},
-		"a certificate that is being turned": {apierrors.NewUnauthorized("who?"), false},
+	for name, trouble := range map[string]error{
+		"asked too often":          apierrors.NewTooManyRequests("the quotas change too fast", 1),
+		"a quota others change":    apierrors.NewConflict(snapshotsResource, "demo-gen1", errors.New("the quota has changed")),
+		"a webhook that is away":   apierrors.NewInternalError(errors.New(`failed calling webhook "x": connection refused`)),
+		"a webhook that says 409":  &apierrors.StatusError{ErrStatus: metav1.Status{Code: 409, Message: "not today"}},
+		"a webhook that says much": &apierrors.StatusError{ErrStatus: metav1.Status{Code: 503, Message: strings.Repeat("x", 152_000)}},
 	} {
-		if got := Refuses(test.err); got != test.want {
-			t.Errorf("%s: %t", name, got)
-		}
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, sandboxIn(v1alpha1.SandboxPausing, wantsPaused, onPod, attempts(1)), podOf())
+			f.snapshotRefusal = trouble
+			result := f.visits("Running Ready=True/PodReady Paused=False/SnapshotRejected pod=demo/pod-1 attempts=1 failed=1")
+			if result.RequeueAfter < time.Second || result.RequeueAfter > 2*time.Second {
+				t.Errorf("visited again after %s", result.RequeueAfter)
+			}
+			if message := f.pausedMessage(); !strings.Contains(message, trouble.Error()[:9]) || !strings.Contains(message, "runs on") || len(message) > answer.MaxCondition {
+				t.Errorf("it says %d bytes: %.200q", len(message), message)
+			}
+			f.snapshotRefusal = nil
+			f.clock.SetTime(epoch.Add(2 * time.Second))
+			f.visits("Pausing Ready=False/Pausing Paused=False/Pausing pod=demo/pod-1 attempts=2 failed=1")
+		})
 	}
 }
 

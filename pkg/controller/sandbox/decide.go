@@ -25,6 +25,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/answer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/template"
 )
@@ -55,14 +56,15 @@ type observed struct {
 	// asked back at this visit.
 	taken   string
 	claimed bool
-	// held says that the last creation of the Pod was refused and its time has not come again.
-	held bool
+	// words are what the Pod that is gone has said of its end.
+	words string
+	// unblocked says that the name of the Pod is free again, which another's had.
+	unblocked bool
+	// named says that the Pod's name was written at this visit, and when there may be another: it may be created.
+	named bool
 	// looksAgain is how long the registry is not asked again about the images that a Pod cannot pull.
 	looksAgain time.Duration
-	// pauseHeld is how long the next attempt has to wait because the API refused the snapshot of
-	// the last one.
-	pauseHeld time.Duration
-	now       time.Time
+	now        time.Time
 }
 
 // verb is one thing that the controller does to the world.
@@ -92,6 +94,8 @@ type action struct {
 	asSeen bool
 	// event tells of a write, or of a deletion, once it has been done.
 	event *note
+	// creates says that the write is followed by the creation of the Pod.
+	creates bool
 	// after is when to look again though no watch tells of anything; zero: never.
 	after time.Duration
 }
@@ -102,13 +106,9 @@ type note struct {
 	reason, message string
 }
 
-const (
-	firstRetry = 10 * time.Second
-	lastRetry  = 5 * time.Minute
-	// removalGrace is what a Pod gets to end, in seconds, whose processes are frozen or nobody's
-	// concern any more. The kubelet makes two of it.
-	removalGrace = 1
-)
+// removalGrace is what a Pod gets to end, in seconds, whose processes are frozen or nobody's
+// concern any more. The kubelet makes two of it.
+const removalGrace = 1
 
 // decide is the sandbox's state machine: no I/O, one action at a time. The reconciler acts and
 // asks again.
@@ -137,13 +137,9 @@ func (o *observed) running() action {
 	view := o.view()
 	next := o.next()
 	if view.lost {
-		// Why is written down first: with the Pod it would be gone.
-		next.set(v1alpha1.ConditionReady, false, view.reason, "%s", view.message)
-		if write := o.write(next, nil); write.do != wait {
-			return write
-		}
-		return o.remove(nil)
+		return o.ended(next, view)
 	}
+	next.podLasts()
 	var event *note
 	if next.PodUID != "" && next.PodUID != o.pod.UID {
 		event = next.loseData(v1alpha1.ReasonPodLost, "Pod %s was replaced by one with UID %s", o.pod.Name, o.pod.UID)
@@ -163,7 +159,7 @@ func (o *observed) running() action {
 	if o.pod.DeletionTimestamp != nil {
 		return o.write(next, event)
 	}
-	if left := o.retryIn(); left > 0 {
+	if left := o.retryIn(); left > 0 && next.FailedAttempts > 0 {
 		again := o.write(next, event)
 		again.after = left
 		return again
@@ -173,18 +169,6 @@ func (o *observed) running() action {
 	next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonPausing, "the sandbox is being paused")
 	next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonPausing, "attempt %d commits the root filesystems", next.SnapshotAttempts)
 	return o.write(next, event)
-}
-
-// retryIn is how long the next attempt of a pause that failed has to wait.
-func (o *observed) retryIn() time.Duration {
-	if o.pauseHeld > 0 {
-		return o.pauseHeld
-	}
-	failed := o.sandbox.Status.FailedAttempts
-	if failed == 0 || !o.attemptIsOurs() || o.attempt.Status.CompletionTime == nil {
-		return 0
-	}
-	return o.attempt.Status.CompletionTime.Add(retryAfter(failed, reasonOf(o.attempt).Reason)).Sub(o.now)
 }
 
 // lasting are the reasons that stay until somebody changes the sandbox, its files or the server: an attempt
@@ -202,18 +186,9 @@ const lastingFactor = 6
 // retryAfter is the wait after so many failed attempts, the last one for that reason.
 func retryAfter(failed int32, reason string) time.Duration {
 	if lasting[reason] {
-		return lastingFactor * backoff(failed)
+		return lastingFactor * answer.Backoff(failed)
 	}
-	return backoff(failed)
-}
-
-// backoff is the wait after so many failed attempts.
-func backoff(failed int32) time.Duration {
-	delay := firstRetry
-	for i := int32(1); i < failed && delay < lastRetry; i++ {
-		delay *= 2
-	}
-	return min(delay, lastRetry)
+	return answer.Backoff(failed)
 }
 
 func (o *observed) paused() action {

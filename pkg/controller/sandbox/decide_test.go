@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
@@ -47,6 +48,9 @@ func summary(status *v1alpha1.SandboxStatus) string {
 	}
 	if status.FailedAttempts > 0 {
 		words = append(words, fmt.Sprintf("failed=%d", status.FailedAttempts))
+	}
+	if status.FailedPods > 0 {
+		words = append(words, fmt.Sprintf("failedPods=%d", status.FailedPods))
 	}
 	return strings.Join(words, " ")
 }
@@ -87,14 +91,14 @@ func TestDecide(t *testing.T) {
 			sees: observation(sandboxIn(pending)),
 			do:   writeStatus, status: "Pending pod=demo", then: createPod},
 		{name: "pending: the Pod is created once its name is written",
-			sees: observation(sandboxIn(pending, creates)),
+			sees: observation(sandboxIn(pending, creates), nameWritten),
 			do:   createPod},
 		{name: "a phase that was never set is Pending",
-			sees: observation(sandboxIn("", creates)),
+			sees: observation(sandboxIn("", creates), nameWritten),
 			do:   createPod},
 		{name: "pending: a Pod that was refused waits for its time",
-			sees: observation(sandboxIn(pending), held),
-			do:   writeStatus, status: "Pending", then: wait},
+			sees: observation(sandboxIn(pending, retries(time.Minute)), after(40*time.Second)),
+			do:   wait, after: 20 * time.Second},
 		{name: "pending: the Pod starts",
 			sees: observation(sandboxIn(pending, creates), sees(podOf(pendingPod))),
 			do:   writeStatus, status: "Pending Ready=False/PodPending pod=demo/pod-1", then: wait},
@@ -116,6 +120,36 @@ func TestDecide(t *testing.T) {
 		{name: "pending: the Pod that went away is created anew",
 			sees: observation(sandboxIn(pending, onPod)),
 			do:   writeStatus, status: "Pending pod=demo", then: createPod},
+		{name: "pending: and it is said where the Pod was seen before",
+			sees: observation(sandboxIn(pending, onPod, says(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonPodPending))),
+			do:   writeStatus, status: "Pending Ready=False/PodLost pod=demo", then: createPod, event: v1alpha1.ReasonPodLost},
+		{name: "pending: the Pod that went away is not created anew at once",
+			sees: observation(sandboxIn(pending, onPod, says(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonPodPending), retries(10*time.Second)), after(time.Second)),
+			do:   writeStatus, status: "Pending Ready=False/PodLost", then: wait, event: v1alpha1.ReasonPodLost, after: 9 * time.Second},
+		{name: "pending: nobody has seen the Pod, and it is not created once more",
+			sees: observation(sandboxIn(pending, creates, retries(10*time.Second)), after(time.Second)),
+			do:   writeStatus, status: "Pending Ready=False/PodLost", then: wait, event: v1alpha1.ReasonPodLost, after: 9 * time.Second},
+		{name: "pending: an edit of the spec ends the wait",
+			sees: observation(sandboxIn(pending, retries(10*time.Second), failedPods(7), edited), after(time.Second)),
+			do:   writeStatus, status: "Pending pod=demo", then: createPod},
+		{name: "pending: so does the end of the Pod that was in the way",
+			sees: observation(sandboxIn(pending, retries(10*time.Second)), after(time.Second), unblocked),
+			do:   writeStatus, status: "Pending pod=demo failedPods=1", then: createPod},
+		{name: "pending: its time has come, and the next will wait for longer",
+			sees: observation(sandboxIn(pending, retries(10*time.Second), failedPods(2)), after(10*time.Second)),
+			do:   writeStatus, status: "Pending pod=demo failedPods=3", then: createPod},
+		{name: "pending: no wait is longer than half an hour, whatever the clock was",
+			sees: observation(sandboxIn(pending, retries(1000*time.Hour)), after(0)),
+			do:   wait, after: 30 * time.Minute},
+		{name: "pending: a Pod that its node does not take stays until there may be another",
+			sees: observation(sandboxIn(pending, onPod, retries(10*time.Second)), sees(podOf(notAdmitted)), after(time.Second)),
+			do:   writeStatus, status: "Pending Ready=False/PodNotAdmitted pod=demo/pod-1", then: wait, event: v1alpha1.ReasonPodNotAdmitted, after: 9 * time.Second},
+		{name: "pending: a Pod that its node has not taken is removed when its time has come",
+			sees: observation(sandboxIn(pending, onPod, retries(10*time.Second), says(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonPodNotAdmitted)), sees(podOf(notAdmitted)), after(10*time.Second)),
+			do:   deletePod},
+		{name: "pending: a Pod that its node has not taken is gone, and why is still said",
+			sees: observation(sandboxIn(pending, onPod, retries(10*time.Second), says(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonPodNotAdmitted)), after(11*time.Second)),
+			do:   writeStatus, status: "Pending Ready=False/PodNotAdmitted pod=demo failedPods=1", then: createPod},
 		{name: "pending: a Pod of other files is removed",
 			sees: observation(sandboxIn(pending, creates), sees(podOf(restored("demo-gen1")))),
 			do:   deletePod, grace: shortGrace},
@@ -154,8 +188,8 @@ func TestDecide(t *testing.T) {
 			sees: observation(sandboxIn(resuming, saved("demo-gen1"), saysMissing), comesFrom(snapshotIn(succeed, notInRegistry)), unchecked),
 			do:   checkImages},
 		{name: "resuming: a Pod that waits for its time asks nobody",
-			sees: observation(sandboxIn(resuming, saved("demo-gen1")), comesFrom(snapshotIn(succeed, inRegistry)), unchecked, held),
-			do:   writeStatus, status: "Resuming saved=demo-gen1"},
+			sees: observation(sandboxIn(resuming, saved("demo-gen1"), retries(time.Minute)), comesFrom(snapshotIn(succeed, inRegistry)), unchecked, after(0)),
+			do:   wait, after: time.Minute},
 		{name: "resuming: from the template nobody is asked",
 			sees: observation(sandboxIn(resuming)),
 			do:   writeStatus, status: "Resuming pod=demo", then: createPod},
@@ -251,6 +285,21 @@ func TestDecide(t *testing.T) {
 		{name: "running: the Pod was evicted, which is written down before it is removed",
 			sees: observation(sandboxIn(running, onPod), sees(podOf(evictedPod))),
 			do:   writeStatus, status: "Running Ready=False/PodLost pod=demo/pod-1", then: deletePod},
+		{name: "running: a Pod that was lost soon is not created anew at once",
+			sees: observation(sandboxIn(running, onPod, retries(10*time.Second)), after(time.Second)),
+			do:   writeStatus, status: "Pending Ready=False/PodLost Paused=False/Running DataLost=True/PodLost", then: wait, event: v1alpha1.ReasonPodLost},
+		{name: "running: a Pod that was lost after a while is created anew at once",
+			sees: observation(sandboxIn(running, onPod, retries(10*time.Second))),
+			do:   writeStatus, status: "Pending Ready=False/Pending Paused=False/Running DataLost=True/PodLost", then: createPod, event: v1alpha1.ReasonPodLost},
+		{name: "running: a Pod that was lost while a pause waits for its next try waits as Pods do",
+			sees: observation(sandboxIn(running, onPod, wantsPaused, saved("demo-gen1"), failedPause, failures(3), retries(10*time.Minute)), after(time.Second)),
+			do:   writeStatus, status: "Failed Ready=False/FilesLost Paused=False/FilesLost DataLost=True/PodLost saved=demo-gen1", then: wait, event: v1alpha1.ReasonPodLost},
+		{name: "running: the Pod has lasted, and those before it count no more",
+			sees: observation(sandboxIn(running, onPod, retries(10*time.Second), failedPods(3)), sees(podOf())),
+			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running pod=demo/pod-1", then: wait},
+		{name: "running: a Pod of which nothing ran that is kept is no loss",
+			sees: observation(sandboxIn(running, onPod), sawNothingRun),
+			do:   writeStatus, status: "Pending Ready=False/Pending Paused=False/Running", then: createPod},
 		{name: "running: a container was tried to start again and again, and never ran",
 			sees: observation(sandboxIn(running, onPod), sees(podOf(notReadyPod, cannotStart))),
 			do:   writeStatus, status: "Running Ready=False/PodNotReady Paused=False/Running pod=demo/pod-1", then: wait},
@@ -328,16 +377,16 @@ func TestDecide(t *testing.T) {
 			sees: observation(sandboxIn(running, onPod, heldByLoss, lostDataBy, attempts(1), failures(1)), sees(podOf())),
 			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running DataLost=True/PodLost pod=demo/pod-1 attempts=1", then: wait},
 		{name: "running: the next try waits longer where it must fail again",
-			sees: observation(sandboxIn(running, wantsPaused, onPod, failedPause, attempts(1), failures(1)), sees(podOf()), sees(snapshotIn(broken, failedFor(v1alpha1.ReasonFilesNotSupported))), after(40*time.Second)),
+			sees: observation(sandboxIn(running, wantsPaused, onPod, failedPause, attempts(1), failures(1), retries(time.Minute)), sees(podOf()), sees(snapshotIn(broken, failedFor(v1alpha1.ReasonFilesNotSupported))), after(40*time.Second)),
 			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/RegistryUnavailable pod=demo/pod-1 attempts=1 failed=1", after: 20 * time.Second, then: wait},
 		{name: "running: the next try waits",
-			sees: observation(sandboxIn(running, wantsPaused, onPod, failedPause, attempts(1), failures(1)), sees(podOf()), sees(snapshotIn(broken)), after(4*time.Second)),
+			sees: observation(sandboxIn(running, wantsPaused, onPod, failedPause, attempts(1), failures(1), retries(10*time.Second)), sees(podOf()), sees(snapshotIn(broken)), after(4*time.Second)),
 			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/RegistryUnavailable pod=demo/pod-1 attempts=1 failed=1", then: wait, after: 6 * time.Second},
 		{name: "running: the next try begins",
-			sees: observation(sandboxIn(running, wantsPaused, onPod, failedPause, attempts(1), failures(1)), sees(podOf()), sees(snapshotIn(broken)), after(10*time.Second)),
+			sees: observation(sandboxIn(running, wantsPaused, onPod, failedPause, attempts(1), failures(1), retries(10*time.Second)), sees(podOf()), sees(snapshotIn(broken)), after(10*time.Second)),
 			do:   writeStatus, status: "Pausing Ready=False/Pausing Paused=False/Pausing pod=demo/pod-1 attempts=2 failed=1"},
 		{name: "running: the next try waits where the API refused the last one's snapshot",
-			sees: observation(sandboxIn(running, wantsPaused, onPod, failedPause, attempts(1), failures(1)), sees(podOf()), pauseHeld(7*time.Second)),
+			sees: observation(sandboxIn(running, wantsPaused, onPod, failedPause, attempts(1), failures(1), retries(7*time.Second)), sees(podOf()), after(0)),
 			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/RegistryUnavailable pod=demo/pod-1 attempts=1 failed=1", then: wait, after: 7 * time.Second},
 		{name: "running: the next try begins at once where the last one's snapshot is gone",
 			sees: observation(sandboxIn(running, wantsPaused, onPod, failedPause, attempts(1), failures(1)), sees(podOf())),
@@ -603,6 +652,7 @@ func generations(t *testing.T, status *v1alpha1.SandboxStatus, want int64) {
 func settled(t *testing.T, o observed, next action) verb {
 	t.Helper()
 	for range 4 {
+		o.named = next.creates
 		o.sandbox = o.sandbox.DeepCopy()
 		o.sandbox.Status = *next.status
 		if next = decide(o); next.do != writeStatus {

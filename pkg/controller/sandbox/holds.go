@@ -23,20 +23,21 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/answer"
 )
 
-// holds are the sandboxes that the API refused something, and when each may try again. They are kept in
-// memory: after a restart every sandbox tries at once.
+// holds are sandboxes for which something was done a short while ago, and when it may be done again. They are kept in
+// memory: after a restart it is done once more.
 type holds struct {
 	mutex sync.Mutex
 	held  map[client.ObjectKey]hold
 }
 
 type hold struct {
-	until    time.Time
-	failures int32
-	// generation and request are those of the sandbox that was refused: an edit of its spec or
-	// another pause or resume tries again at once.
+	until time.Time
+	count int32
+	// generation and request are those that it was done for: nobody waits after an edit of the spec, or another pause
+	// or resume.
 	generation int64
 	request    time.Time
 }
@@ -44,37 +45,12 @@ type hold struct {
 func (h *holds) hold(sandbox *v1alpha1.Sandbox, now time.Time) {
 	h.mutex.Lock()
 	defer h.mutex.Unlock()
-	failures := h.held[client.ObjectKeyFromObject(sandbox)].failures + 1
-	h.set(sandbox, now, failures)
-}
-
-// holdAfter is hold for a sandbox whose status counts the failures.
-func (h *holds) holdAfter(sandbox *v1alpha1.Sandbox, now time.Time, failures int32) {
-	h.mutex.Lock()
-	defer h.mutex.Unlock()
-	h.set(sandbox, now, failures)
-}
-
-// made waits for the next Pod of a sandbox longer each time that the one before did not live long: whatever ends
-// them, a kubelet that has no room or a controller that has too many, would end the next at once as well.
-// Nobody waits whose last one was asked for by another request or another spec, or who was left alone for a while.
-func (h *holds) made(sandbox *v1alpha1.Sandbox, now time.Time) {
-	h.mutex.Lock()
-	defer h.mutex.Unlock()
-	failures := int32(1)
-	before, known := h.held[client.ObjectKeyFromObject(sandbox)]
-	if known && before.generation == sandbox.Generation && before.request.Equal(requested(sandbox)) && now.Sub(before.until) < lastRetry {
-		failures = before.failures + 1
-	}
-	h.set(sandbox, now, failures)
-}
-
-func (h *holds) set(sandbox *v1alpha1.Sandbox, now time.Time, failures int32) {
 	if h.held == nil {
 		h.held = map[client.ObjectKey]hold{}
 	}
+	count := h.held[client.ObjectKeyFromObject(sandbox)].count + 1
 	h.held[client.ObjectKeyFromObject(sandbox)] = hold{
-		until: now.Add(backoff(failures)), failures: failures, generation: sandbox.Generation, request: requested(sandbox),
+		until: now.Add(answer.Backoff(count)), count: count, generation: sandbox.Generation, request: requested(sandbox),
 	}
 }
 
@@ -87,16 +63,6 @@ func (h *holds) left(sandbox *v1alpha1.Sandbox, now time.Time) time.Duration {
 		return 0
 	}
 	return held.until.Sub(now)
-}
-
-// retry ends the wait, and keeps the count of failures.
-func (h *holds) retry(key client.ObjectKey) {
-	h.mutex.Lock()
-	defer h.mutex.Unlock()
-	if held, ok := h.held[key]; ok {
-		held.until = time.Time{}
-		h.held[key] = held
-	}
 }
 
 func (h *holds) forget(key client.ObjectKey) {

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
@@ -30,16 +31,17 @@ func (o *observed) lost(next *nextStatus, saved *v1alpha1.SandboxSnapshot) actio
 	if !o.mayHaveFiles() {
 		return o.neverRan(next)
 	}
-	gone := fmt.Sprintf("Pod %s was lost", next.PodName)
-	if ready := meta.FindStatusCondition(next.Conditions, v1alpha1.ConditionReady); ready != nil && (ready.Reason == v1alpha1.ReasonPodLost || ready.Reason == v1alpha1.ReasonPodTerminating) {
-		gone += " (" + ready.Message + ")" // as it was seen last
-	}
+	gone := fmt.Sprintf("Pod %s was lost%s", next.PodName, o.lastWords())
+	next.podEnds()
 	next.forgetPod()
 	age := "there is no snapshot, all its files are gone"
 	if saved != nil && next.SnapshotName != "" && saved.Status.CompletionTime != nil {
 		age = fmt.Sprintf("it falls back on snapshot %s, made %s before", next.SnapshotName, o.now.Sub(saved.Status.CompletionTime.Time).Round(time.Second))
 	} else if next.SnapshotName != "" {
 		age = fmt.Sprintf("it falls back on snapshot %s", next.SnapshotName)
+	}
+	if before := meta.FindStatusCondition(next.Conditions, v1alpha1.ConditionDataLost); before != nil && before.Status == metav1.ConditionTrue {
+		age += fmt.Sprintf("; this is not the first loss since the last pause: the first was seen at %s", before.LastTransitionTime.UTC().Format(time.RFC3339))
 	}
 	event := next.loseData(v1alpha1.ReasonPodLost, "%s: %s", gone, age)
 	switch {
@@ -64,11 +66,21 @@ func (o *observed) lost(next *nextStatus, saved *v1alpha1.SandboxSnapshot) actio
 		next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonNoSnapshot, "%s", message)
 		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonNoSnapshot, "%s", message)
 	}
+	o.awaitNext(next, gone)
 	return o.write(next, event)
+}
+
+// awaitNext says why there is no Pod, and when there will be one, where that takes a while.
+func (o *observed) awaitNext(next *nextStatus, gone string) {
+	if starts := next.Phase == v1alpha1.SandboxPending || next.Phase == v1alpha1.SandboxResuming; starts && next.RetryTime != nil && next.RetryTime.After(o.now) {
+		next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonPodLost, "%s; %s", gone, next.again())
+	}
 }
 
 // neverRan goes on after a Pod of which no container ever ran whose files a pause keeps: nothing is lost with it.
 func (o *observed) neverRan(next *nextStatus) action {
+	gone := fmt.Sprintf("Pod %s went away before it ran%s", next.PodName, o.lastWords())
+	next.podEnds()
 	next.forgetPod()
 	next.FailedAttempts = 0
 	switch {
@@ -81,6 +93,7 @@ func (o *observed) neverRan(next *nextStatus) action {
 		next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonPending, "the Pod went away before it ran and is created anew")
 		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonRunning, "the sandbox is not paused")
 	}
+	o.awaitNext(next, gone)
 	return o.write(next, nil)
 }
 

@@ -27,6 +27,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/answer"
 )
 
 // nextStatus is the status that a decision arrives at.
@@ -37,7 +38,11 @@ type nextStatus struct {
 }
 
 func (o *observed) next() *nextStatus {
-	return &nextStatus{SandboxStatus: o.sandbox.Status.DeepCopy(), generation: o.sandbox.Generation, now: o.now}
+	next := &nextStatus{SandboxStatus: o.sandbox.Status.DeepCopy(), generation: o.sandbox.Generation, now: o.now}
+	if o.edited() {
+		next.noWait()
+	}
+	return next
 }
 
 // write is the action that stores the status, or none where it is stored already.
@@ -57,7 +62,7 @@ func (n *nextStatus) set(kind string, is bool, reason, format string, args ...an
 	if is {
 		status = metav1.ConditionTrue
 	}
-	condition := metav1.Condition{Type: kind, Status: status, Reason: reason, Message: fmt.Sprintf(format, args...), ObservedGeneration: n.generation}
+	condition := metav1.Condition{Type: kind, Status: status, Reason: reason, Message: answer.Condition(fmt.Sprintf(format, args...)), ObservedGeneration: n.generation}
 	if before := meta.FindStatusCondition(n.Conditions, kind); before == nil || before.Status != status {
 		condition.LastTransitionTime = metav1.NewTime(n.now)
 	}
@@ -96,7 +101,7 @@ func (n *nextStatus) resuming() {
 
 // loseData says that files are gone, and returns an event where that is news.
 func (n *nextStatus) loseData(reason, format string, args ...any) *note {
-	message := fmt.Sprintf(format, args...)
+	message := answer.Condition(fmt.Sprintf(format, args...))
 	before := meta.FindStatusCondition(n.Conditions, v1alpha1.ConditionDataLost)
 	if before != nil && before.Status == metav1.ConditionTrue && before.Reason == reason && before.Message == message {
 		return nil

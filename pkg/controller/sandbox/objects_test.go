@@ -154,6 +154,11 @@ func evictedPod(p *corev1.Pod) {
 	p.Status.Phase, p.Status.Reason, p.Status.Message = corev1.PodFailed, "Evicted", "the node was low on memory"
 }
 
+// notAdmitted: the kubelet has no room for the Pod.
+func notAdmitted(p *corev1.Pod) {
+	p.Status = corev1.PodStatus{Phase: corev1.PodFailed, Reason: "OutOfcpu", Message: "Pod was rejected: Node didn't have enough resource: cpu, requested: 64000, used: 250, capacity: 2000"}
+}
+
 func terminating(grace int64) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
 		p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &metav1.Time{Time: epoch}, &grace
@@ -351,7 +356,25 @@ func thawed(o *observed) { o.thawed = true }
 
 func hasKill(how killing) func(*observed) { return func(o *observed) { o.killing = how } }
 
-func held(o *observed) { o.held = true }
+// retries: what failed last waits until then, and the spec has not been edited since.
+func retries(in time.Duration) func(*v1alpha1.Sandbox) {
+	return func(s *v1alpha1.Sandbox) {
+		s.Status.RetryTime = &metav1.MicroTime{Time: epoch.Add(in)}
+		s.Status.ObservedGeneration = s.Generation
+	}
+}
+
+// failedPods: so many Pods in a row have not lasted before the last one.
+func failedPods(n int32) func(*v1alpha1.Sandbox) {
+	return func(s *v1alpha1.Sandbox) { s.Status.FailedPods = n }
+}
+
+func edited(s *v1alpha1.Sandbox) { s.Generation++ }
+
+func unblocked(o *observed) { o.unblocked = true }
+
+// nameWritten: the Pod's name was written at this visit.
+func nameWritten(o *observed) { o.named = true }
 
 // asked: the registry was asked about the image of the Pod that is there.
 func asked(ago time.Duration) func(*observed) {
@@ -362,10 +385,6 @@ func fresh(o *observed) { o.fresh = true }
 
 // sawNothingRun: the Pod podUID was seen, and no container of it ever ran.
 func sawNothingRun(o *observed) { o.runs = firstRuns{uid: podUID, since: map[string]int32{}} }
-
-func pauseHeld(d time.Duration) func(*observed) {
-	return func(o *observed) { o.pauseHeld = d }
-}
 
 func after(d time.Duration) func(*observed) {
 	return func(o *observed) { o.now = epoch.Add(d) }

@@ -162,6 +162,7 @@ func (o *observed) finishPause(next *nextStatus) action {
 	}
 	next.forgetPod()
 	next.FailedAttempts = 0
+	next.noWait()
 	next.keepData()
 	event := &note{reason: v1alpha1.ReasonPaused, message: fmt.Sprintf("saved in snapshot %s; Pod %s is gone", next.SnapshotName, o.sandbox.Name)}
 	if o.attempt != nil && o.attempt.Name == next.SnapshotName && len(o.attempt.Status.Warnings) > 0 {
@@ -177,7 +178,16 @@ func (o *observed) finishPause(next *nextStatus) action {
 
 // attemptFailed lets the sandbox run on: the snapshot says Failed only when nothing is frozen.
 func (o *observed) attemptFailed(next *nextStatus, why metav1.Condition) action {
+	return o.attemptFailedFor(next, why, 0)
+}
+
+// attemptFailedFor is attemptFailed with the wait before the next attempt; zero: as is usual for that reason.
+func (o *observed) attemptFailedFor(next *nextStatus, why metav1.Condition, again time.Duration) action {
 	next.FailedAttempts++
+	if again == 0 {
+		again = retryAfter(next.FailedAttempts, why.Reason)
+	}
+	next.wait(again)
 	if reset := next.noticeReset(o.resets()); reset != nil {
 		return o.heldByLoss(next, reset)
 	}
@@ -188,7 +198,7 @@ func (o *observed) attemptFailed(next *nextStatus, why metav1.Condition) action 
 		until = "; it will fail as well until that is changed"
 	}
 	next.set(v1alpha1.ConditionPaused, false, why.Reason, "attempt %d failed: %s; the sandbox runs on, the next attempt follows in %s, or at once with another pause%s",
-		next.SnapshotAttempts, why.Message, retryAfter(next.FailedAttempts, why.Reason), until)
+		next.SnapshotAttempts, why.Message, again.Round(time.Second), until)
 	return o.write(next, &note{warning: true, reason: v1alpha1.EventPauseRetry, message: fmt.Sprintf("%s: %s", why.Reason, why.Message)})
 }
 

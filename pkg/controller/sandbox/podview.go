@@ -18,10 +18,13 @@ package sandbox
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
 
@@ -40,14 +43,14 @@ func viewPod(pod *corev1.Pod) podView {
 	view := podView{}
 	switch pod.Status.Phase {
 	case corev1.PodSucceeded, corev1.PodFailed:
-		if why := evicted(pod); why != "" {
-			return podView{lost: true, reason: v1alpha1.ReasonPodLost, message: why}
+		if reason, why := evicted(pod); why != "" {
+			return podView{lost: true, reason: reason, message: why}
 		}
 		// One that is deleted before it ran ends as Failed, and has written nothing. One that ended by
 		// itself is left to whoever made its template, though nothing of it ever ran.
 		view.started = pod.DeletionTimestamp == nil || !neverRan(pod)
 		view.reason = v1alpha1.ReasonContainersEnded
-		view.message = "all containers have ended; a pause keeps their files"
+		view.message = "all containers have ended" + endings(pod) + "; a pause keeps their files"
 	case corev1.PodRunning:
 		view.started = true
 		view.reason, view.message = v1alpha1.ReasonPodNotReady, notReady(pod)
@@ -68,23 +71,48 @@ func viewPod(pod *corev1.Pod) podView {
 		} else if by := adopter(pod); by != "" {
 			view.message += ": " + by + " has taken it for one of its own"
 		}
+		if why := silent(pod); why != "" {
+			view.message += "; " + why
+		}
 	}
 	return view
 }
 
-// evicted says why a failed Pod was ended from outside; empty where its containers ended by
+// evicted says why a failed Pod was ended from outside, or never begun; empty where its containers ended by
 // themselves.
-func evicted(pod *corev1.Pod) string {
+func evicted(pod *corev1.Pod) (reason, why string) {
+	said := pod.Status.Reason + ": " + pod.Status.Message
 	if why := disruption(pod); why != "" {
-		return "the Pod was ended: " + why
+		if pod.Status.Reason != "" && pod.Status.Message != "" {
+			why = said // which says more: how much of what was used
+		}
+		return v1alpha1.ReasonPodLost, "the Pod was ended: " + why
 	}
-	if pod.Status.Reason != "" && pod.Status.Reason != "DeadlineExceeded" {
-		// Evicted, NodeShutdown, NodeAffinity, OutOfcpu …: set by the kubelet, and never when
-		// containers end by themselves. A Pod that ran into the activeDeadlineSeconds of its
-		// own template has ended as its owner wanted.
-		return fmt.Sprintf("the Pod was ended: %s: %s", pod.Status.Reason, pod.Status.Message)
+	switch pod.Status.Reason {
+	case "", "DeadlineExceeded":
+		// The kubelet sets a reason where it ends a Pod, and never when containers end by themselves. A Pod that ran
+		// into the activeDeadlineSeconds of its own template has ended as its owner wanted.
+		return "", ""
 	}
-	return ""
+	if neverRan(pod) {
+		// OutOfcpu, NodeAffinity, TopologyAffinityError, UnexpectedAdmissionError …
+		return v1alpha1.ReasonPodNotAdmitted, fmt.Sprintf("node %s does not take the Pod: %s", pod.Spec.NodeName, said)
+	}
+	return v1alpha1.ReasonPodLost, "the Pod was ended: " + said // Evicted, NodeShutdown, Terminated …
+}
+
+// endings are how the containers have ended, in brackets, where the Pod says it.
+func endings(pod *corev1.Pod) string {
+	var all []string
+	for _, status := range contents.Statuses(pod) {
+		if ended := status.State.Terminated; ended != nil {
+			all = append(all, status.Name+": "+howEnded(ended))
+		}
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(all, "; ") + ")"
 }
 
 // disruption is why others end the Pod, empty where they do not say that they do.
@@ -104,7 +132,42 @@ func notReady(pod *corev1.Pod) string {
 			return fmt.Sprintf("container %s waits: %s: %s", status.Name, waiting.Reason, waiting.Message)
 		}
 	}
+	if why := silent(pod); why != "" {
+		return why
+	}
+	for _, condition := range pod.Status.Conditions {
+		if condition.Type != corev1.PodReady || condition.Status == corev1.ConditionTrue {
+			continue
+		}
+		if condition.Reason != "" && condition.Reason != "ContainersNotReady" {
+			return fmt.Sprintf("the Pod runs and is not ready: %s: %s", condition.Reason, condition.Message)
+		}
+	}
 	return "the Pod runs and is not ready yet"
+}
+
+// silent says that the node of a Pod has gone silent, since when. The control plane sets such a Pod's Ready condition to
+// False and leaves the rest; the kubelet would give a reason.
+// https://github.com/kubernetes/kubernetes/blob/v1.37.0/pkg/controller/util/node/controller_utils.go (MarkPodsNotReady)
+func silent(pod *corev1.Pod) string {
+	for _, condition := range pod.Status.Conditions {
+		ended := slices.ContainsFunc(pod.Status.ContainerStatuses, func(status corev1.ContainerStatus) bool { return !status.Ready })
+		if condition.Type == corev1.PodReady && condition.Status != corev1.ConditionTrue && condition.Reason == "" &&
+			len(pod.Status.ContainerStatuses) > 0 && !ended && !condition.LastTransitionTime.IsZero() {
+			return fmt.Sprintf("node %s has not been heard of since %s", pod.Spec.NodeName, condition.LastTransitionTime.UTC().Format(time.RFC3339))
+		}
+	}
+	return ""
+}
+
+// wordsOf are what a Pod says of why it ends, or may end soon; empty where it says nothing.
+func wordsOf(pod *corev1.Pod) string {
+	view := viewPod(pod)
+	switch {
+	case view.lost, pod.DeletionTimestamp != nil && (disruption(pod) != "" || adopter(pod) != ""):
+		return view.message
+	}
+	return silent(pod)
 }
 
 // pullProblems are the kubelet's reasons of a container that waits for an image it may not get.

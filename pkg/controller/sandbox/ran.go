@@ -44,6 +44,8 @@ type seenPod struct {
 	taken string
 	// resets are those of all its containers.
 	resets []reset
+	// words are what it has said of its end.
+	words string
 }
 
 // first is the restart count with which the container ran for the first time, and whether it has. A
@@ -146,22 +148,24 @@ func (m *ranMemory) see(pod *corev1.Pod) {
 		}
 	}
 	seen.resets = resetsOf(pod, seen.firstRuns, nil)
+	seen.words = wordsOf(pod)
 	m.pods[key] = seen
 }
 
-// of is what is known of the runs of the Pod that the sandbox's status tells of, and of its restarts in place, and who
-// took the last one for its own, whether that was told of or not.
-func (m *ranMemory) of(sandbox *v1alpha1.Sandbox) (known firstRuns, resets []reset, taken string) {
+// of is what is known of the Pod that the sandbox's status tells of, and who took the last one for its own, whether that
+// was told of or not.
+func (m *ranMemory) of(sandbox *v1alpha1.Sandbox) seenPod {
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
 	seen := m.pods[client.ObjectKeyFromObject(sandbox)]
 	if seen.sandbox != sandbox.UID {
-		return firstRuns{}, nil, ""
+		return seenPod{}
 	}
-	if seen.uid == sandbox.Status.PodUID {
-		known, resets = firstRuns{uid: seen.uid, since: maps.Clone(seen.since)}, seen.resets
+	if seen.uid != sandbox.Status.PodUID {
+		return seenPod{taken: seen.taken}
 	}
-	return known, resets, seen.taken
+	seen.since = maps.Clone(seen.since)
+	return seen
 }
 
 func (m *ranMemory) forget(key client.ObjectKey) {

@@ -69,13 +69,11 @@ type Reconciler struct {
 	Recorder events.EventRecorder
 	Clock    clock.PassiveClock
 
-	// holds are of sandboxes whose Pod was refused, pauseHolds of those whose snapshot was, and remakes of
-	// those whose Pod was made a short while ago. looks are of those whose Pod cannot pull an image: the registry was
-	// asked about it a short while ago.
-	holds, pauseHolds, remakes, looks holds
-	kills                             *kills
-	ran                               ranMemory
-	trials                            atomic.Int32
+	// looks are of sandboxes whose Pod cannot pull an image: the registry was asked about it a short while ago.
+	looks  holds
+	kills  *kills
+	ran    ranMemory
+	trials atomic.Int32
 }
 
 // Reconcile decides and acts until there is nothing to do but to wait. Each step decides on
@@ -87,9 +85,6 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	sandbox := &v1alpha1.Sandbox{}
 	if err := r.Live.Get(ctx, req.NamespacedName, sandbox); err != nil {
 		if apierrors.IsNotFound(err) {
-			r.holds.forget(req.NamespacedName)
-			r.pauseHolds.forget(req.NamespacedName)
-			r.remakes.forget(req.NamespacedName)
 			r.looks.forget(req.NamespacedName)
 			r.kills.forget(req.NamespacedName)
 			r.ran.forget(req.NamespacedName)
@@ -101,7 +96,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return r.finalize(ctx, sandbox)
 	}
 
-	thawed, checked, fresh, claimed := false, false, false, false
+	thawed, checked, fresh, claimed, named := false, false, false, false, false
 	for range maxSteps {
 		pod, err := r.pod(ctx, sandbox, fresh)
 		if err != nil {
@@ -111,7 +106,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		if err != nil {
 			return ctrl.Result{}, err
 		}
-		seen.thawed, seen.checked, seen.fresh, seen.claimed = thawed, checked, fresh, claimed
+		seen.thawed, seen.checked, seen.fresh, seen.claimed, seen.named = thawed, checked, fresh, claimed, named
 		next := decide(*seen)
 		switch next.do {
 		case wait:
@@ -123,6 +118,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			if next.after > 0 {
 				return ctrl.Result{RequeueAfter: next.after}, nil
 			}
+			named = next.creates
 		case checkImages:
 			r.Images.CheckForResume(ctx, seen.from)
 			checked = true
@@ -137,8 +133,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			}
 			claimed = true
 		case createPod:
-			if done, err := r.createPod(ctx, seen); err != nil || !done {
-				return ctrl.Result{RequeueAfter: backstop}, err
+			if done, result, err := r.createPod(ctx, seen); err != nil || !done {
+				return result, err
 			}
 		case deletePod:
 			if err := r.deletePod(ctx, seen.pod, next); err != nil {
@@ -179,13 +175,6 @@ func (r *Reconciler) reportStray(ctx context.Context, key client.ObjectKey) erro
 
 // rest ends a visit. Only a sandbox on its way needs the backstop.
 func (r *Reconciler) rest(ctx context.Context, sandbox *v1alpha1.Sandbox, after time.Duration) (ctrl.Result, error) {
-	now := r.Clock.Now()
-	if until := r.holds.left(sandbox, now); until > 0 {
-		return ctrl.Result{RequeueAfter: until}, nil
-	}
-	if until := r.remakes.left(sandbox, now); until > 0 && after == 0 && awaitsPod(sandbox) {
-		return ctrl.Result{RequeueAfter: until}, nil
-	}
 	if prunes(sandbox) {
 		if err := r.prune(ctx, sandbox); err != nil {
 			return ctrl.Result{}, err
@@ -244,13 +233,19 @@ func (r *Reconciler) idle(ctx context.Context, key client.ObjectKey) (bool, ctrl
 // observe reads the snapshots that matter to a sandbox, from a cache or past it.
 func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1alpha1.Sandbox, pod *corev1.Pod) (*observed, error) {
 	now := r.Clock.Now()
-	seen := &observed{sandbox: sandbox, pod: pod, now: now, held: r.holds.left(sandbox, now) > 0 || r.remakes.left(sandbox, now) > 0, pauseHeld: r.pauseHolds.left(sandbox, now), looksAgain: r.looks.left(sandbox, now)}
+	seen := &observed{sandbox: sandbox, pod: pod, now: now, looksAgain: r.looks.left(sandbox, now)}
 	if pod != nil {
 		r.ran.see(pod)
 	}
-	seen.runs, seen.lastResets, seen.taken = r.ran.of(sandbox)
+	known := r.ran.of(sandbox)
+	seen.runs, seen.lastResets, seen.taken, seen.words = known.firstRuns, known.resets, known.taken, known.words
 	var err error
 	status := &sandbox.Status
+	if pod == nil && blocked(status) {
+		if seen.unblocked, err = r.nameIsFree(ctx, sandbox); err != nil {
+			return nil, err
+		}
+	}
 	if status.SnapshotAttempts > 0 && (status.Phase == v1alpha1.SandboxPausing || status.FailedAttempts > 0) {
 		if seen.attempt, err = r.snapshot(ctx, own, sandbox.Namespace, naming.PauseSnapshot(sandbox.Name, status.SnapshotAttempts)); err != nil {
 			return nil, err
@@ -317,6 +312,16 @@ func (r *Reconciler) cachedPod(ctx context.Context, sandbox *v1alpha1.Sandbox) (
 	return nil, false, nil
 }
 
+// nameIsFree says whether there is no Pod of the sandbox's name, also none of another.
+func (r *Reconciler) nameIsFree(ctx context.Context, sandbox *v1alpha1.Sandbox) (bool, error) {
+	key := client.ObjectKeyFromObject(sandbox)
+	err := r.HostLive.Get(ctx, key, &corev1.Pod{})
+	if client.IgnoreNotFound(err) != nil {
+		return false, fmt.Errorf("read Pod %s: %w", key, err)
+	}
+	return err != nil, nil
+}
+
 func ours(pod *corev1.Pod, sandbox *v1alpha1.Sandbox) bool {
 	return pod.Labels[v1alpha1.LabelSandboxUID] == string(sandbox.UID)
 }
@@ -341,9 +346,6 @@ func (r *Reconciler) write(ctx context.Context, sandbox *v1alpha1.Sandbox, next 
 	}
 	if next.event != nil {
 		r.tell(sandbox, next.event)
-		if next.event.reason == v1alpha1.ReasonPodAdopted {
-			r.remakes.forget(client.ObjectKeyFromObject(sandbox)) // the next is nobody's to take
-		}
 	}
 	return nil
 }
@@ -363,59 +365,6 @@ func (r *Reconciler) tell(sandbox *v1alpha1.Sandbox, event *note) {
 		kind = corev1.EventTypeWarning
 	}
 	r.Recorder.Eventf(sandbox, nil, kind, event.reason, "Reconcile", "%s", event.message)
-}
-
-// createPod says whether the Pod is there. Where the API refuses it, the template is unlocked
-// and the next try waits, unless the sandbox changes before.
-func (r *Reconciler) createPod(ctx context.Context, seen *observed) (bool, error) {
-	sandbox := seen.sandbox
-	pod, err := newPod(sandbox, seen.from, r.PullSecret)
-	if err != nil {
-		return false, r.refused(ctx, seen, v1alpha1.ReasonPodRejected, err.Error())
-	}
-	if meta.IsStatusConditionTrue(sandbox.Status.Conditions, v1alpha1.ConditionPodAdopted) {
-		if err := r.holdByNamespace(ctx, pod); err != nil {
-			return false, err
-		}
-	}
-	switch err := r.Host.Create(ctx, pod); {
-	case err == nil:
-		r.holds.forget(client.ObjectKeyFromObject(sandbox))
-		r.remakes.made(sandbox, r.Clock.Now())
-		source := "the template"
-		if seen.from != nil {
-			source = "snapshot " + seen.from.Name
-		}
-		r.tell(sandbox, &note{reason: v1alpha1.EventPodCreated, message: fmt.Sprintf("created Pod %s from %s", pod.Name, source)})
-		return false, nil // the Pod's own events bring the next visit
-	case apierrors.IsAlreadyExists(err):
-		mine, err := r.pod(ctx, sandbox, false)
-		if err != nil {
-			return false, err
-		}
-		if mine == nil {
-			return false, r.refused(ctx, seen, v1alpha1.ReasonPodNameConflict,
-				fmt.Sprintf("a Pod named %s exists and is not this sandbox's: delete it, or choose another name for the sandbox", pod.Name))
-		}
-		return true, nil
-	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsBadRequest(err):
-		return false, r.refused(ctx, seen, v1alpha1.ReasonPodRejected, err.Error())
-	default:
-		return false, fmt.Errorf("create Pod %s/%s: %w", pod.Namespace, pod.Name, err)
-	}
-}
-
-func (r *Reconciler) refused(ctx context.Context, seen *observed, reason, message string) error {
-	next := seen.next()
-	next.forgetPod()
-	next.set(v1alpha1.ConditionReady, false, reason, "%s", message)
-	if act := seen.write(next, &note{warning: true, reason: reason, message: message}); act.do == writeStatus {
-		if err := r.write(ctx, seen.sandbox, act); err != nil {
-			return err
-		}
-	}
-	r.holds.hold(seen.sandbox, r.Clock.Now())
-	return nil
 }
 
 func (r *Reconciler) deletePod(ctx context.Context, pod *corev1.Pod, how action) error {

@@ -53,6 +53,8 @@ type fixture struct {
 	// refusal is what the creation of a Pod answers.
 	refusal error
 	created int
+	// admits is what webhooks make of a Pod that is created.
+	admits func(*corev1.Pod)
 	// registry is what it says about images; nil: it has them all.
 	registry func(*v1alpha1.SandboxSnapshot)
 	asked    int
@@ -185,6 +187,9 @@ func newFixture(t *testing.T, objects ...client.Object) *fixture {
 				return f.refusal
 			}
 			object.SetUID(types.UID(fmt.Sprintf("made-%d", f.created)))
+			if f.admits != nil {
+				f.admits(object.(*corev1.Pod))
+			}
 			return c.Create(ctx, object, options...)
 		},
 	}).Build()
@@ -283,6 +288,7 @@ func TestAPodThatIsRefused(t *testing.T) {
 				t.Errorf("tried %d times, and again after %s", f.created, result.RequeueAfter)
 			}
 			f.clock.SetTime(epoch.Add(firstRetry))
+			refused += " failedPods=1"
 			f.visits(refused)
 			if result := f.visits(refused); f.created != 2 || result.RequeueAfter != 2*firstRetry {
 				t.Errorf("tried %d times, and again after %s", f.created, result.RequeueAfter)
@@ -396,7 +402,7 @@ func TestAPodWhoseImageIsGone(t *testing.T) {
 		t.Errorf("looks again after %s", result.RequeueAfter)
 	}
 	f.registry = inRegistry
-	f.visits("Resuming Ready=False/PodPending pod=demo saved=demo-gen1")
+	f.visits("Resuming Ready=False/PodPending pod=demo saved=demo-gen1 failedPods=1")
 	if f.created != 2 {
 		t.Errorf("%d Pods were made", f.created)
 	}
@@ -448,7 +454,7 @@ func TestANameThatIsTaken(t *testing.T) {
 }
 
 func TestAPauseThatFailsForDays(t *testing.T) {
-	objects := []client.Object{sandboxIn(v1alpha1.SandboxRunning, wantsPaused, onPod, failedPause, lostDataBy, attempts(4), failures(4)), podOf()}
+	objects := []client.Object{sandboxIn(v1alpha1.SandboxRunning, wantsPaused, onPod, failedPause, lostDataBy, attempts(4), failures(4), retries(80*time.Second)), podOf()}
 	for n := range 4 {
 		objects = append(objects, snapshotIn(v1alpha1.SnapshotFailed, named(fmt.Sprintf("demo-gen%d", n+1))))
 	}

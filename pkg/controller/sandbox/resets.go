@@ -104,6 +104,10 @@ func ending(status *corev1.ContainerStatus) string {
 	if last == nil {
 		return "how it ended is not known"
 	}
+	return howEnded(last)
+}
+
+func howEnded(last *corev1.ContainerStateTerminated) string {
 	words := fmt.Sprintf("%s, exit code %d", last.Reason, last.ExitCode)
 	if last.Reason == "" {
 		words = fmt.Sprintf("exit code %d", last.ExitCode)

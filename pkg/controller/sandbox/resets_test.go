@@ -91,7 +91,7 @@ func TestWhoMayHaveFiles(t *testing.T) {
 			sandbox := sandboxIn(v1alpha1.SandboxRunning, onPod, func(s *v1alpha1.Sandbox) { s.Spec.Snapshot.Containers = test.named })
 			memory := ranMemory{}
 			memory.see(pod)
-			runs, _, _ := memory.of(sandbox)
+			runs := memory.of(sandbox).firstRuns
 			for how, o := range map[string]*observed{
 				"the Pod is there": {sandbox: sandbox, pod: pod},
 				"the Pod is gone":  {sandbox: sandbox, runs: runs},
@@ -162,8 +162,7 @@ func TestRuns(t *testing.T) {
 	look := func(statuses ...corev1.ContainerStatus) firstRuns {
 		pod := podOf(func(p *corev1.Pod) { p.Status.ContainerStatuses = statuses })
 		memory.see(pod)
-		known, _, _ := memory.of(sandboxIn("", onPod))
-		return known
+		return memory.of(sandboxIn("", onPod)).firstRuns
 	}
 	none := func(runs firstRuns, pod types.UID) bool { return runs.uid == pod && len(runs.since) == 0 }
 	if runs := look(container("a", 0, waits)); !none(runs, podUID) {
@@ -179,7 +178,7 @@ func TestRuns(t *testing.T) {
 		t.Errorf("as it starts no more: %+v", runs)
 	}
 	memory.forget(client.ObjectKeyFromObject(podOf()))
-	if runs, _, _ := memory.of(sandboxIn("", onPod)); none(runs, podUID) {
+	if runs := memory.of(sandboxIn("", onPod)).firstRuns; none(runs, podUID) {
 		t.Error("what was never looked at counts as never run")
 	}
 }

@@ -91,8 +91,6 @@ func (r *Reconciler) served(object client.Object) []reconcile.Request {
 	key := client.ObjectKey{Namespace: object.GetNamespace(), Name: labels[v1alpha1.LabelSandbox]}
 	switch labels[v1alpha1.LabelComponent] {
 	case "":
-		// A Pod that went away may have been the one in the way.
-		r.holds.retry(key)
 	case commitjob.ComponentUnpause:
 		key.Namespace = object.GetAnnotations()[v1alpha1.AnnotationNamespace]
 	default:

@@ -78,7 +78,6 @@ func (r *Reconciler) finalize(ctx context.Context, sandbox *v1alpha1.Sandbox) (c
 	if err := finalizer.Remove(ctx, r.Client, sandbox, v1alpha1.SandboxFinalizer); err != nil {
 		return ctrl.Result{}, err
 	}
-	r.holds.forget(client.ObjectKeyFromObject(sandbox))
 	return ctrl.Result{}, nil
 }
 

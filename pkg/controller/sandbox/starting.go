@@ -56,12 +56,7 @@ func (o *observed) starting() action {
 	}
 	view := o.view()
 	if view.lost {
-		// Why is written down first: with the Pod it would be gone.
-		next.set(v1alpha1.ConditionReady, false, view.reason, "%s", view.message)
-		if write := o.write(next, nil); write.do != wait {
-			return write
-		}
-		return o.remove(nil)
+		return o.ended(next, view)
 	}
 	if !view.started {
 		if act, is := o.pulling(next, view); is {
@@ -102,9 +97,12 @@ func (o *observed) creating(next *nextStatus) action {
 		next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonSnapshotNotFound, "%s", message)
 		return o.write(next, &note{warning: true, reason: v1alpha1.ReasonSnapshotNotFound, message: message})
 	}
-	if o.held {
+	told := o.podGone(next)
+	if left := o.retryIn(); left > 0 && !o.named {
 		next.forgetPod()
-		return o.write(next, nil)
+		waits := o.write(next, told)
+		waits.after = left
+		return waits
 	}
 	if o.from != nil && !o.checked {
 		return action{do: checkImages}
@@ -117,13 +115,15 @@ func (o *observed) creating(next *nextStatus) action {
 		again.after = imageRetry
 		return again
 	}
-	if next.PodName == "" || next.PodUID != "" {
-		next.forgetPod()
+	if !o.named {
+		next.countPod()
 		next.PodName = o.sandbox.Name
 		if before := meta.FindStatusCondition(next.Conditions, v1alpha1.ConditionReady); before != nil && before.Reason == v1alpha1.ReasonImageUnavailable {
 			next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonPodPending, "the images of snapshot %s are there again, the Pod is being started", next.SnapshotName)
 		}
-		return o.write(next, nil)
+		named := o.write(next, told)
+		named.creates = true
+		return named
 	}
 	return action{do: createPod}
 }

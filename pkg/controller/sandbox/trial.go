@@ -22,11 +22,11 @@ import (
 	"strings"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/answer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/template"
 )
@@ -71,10 +71,10 @@ func (t *Trial) create(ctx context.Context, pausing *v1alpha1.Sandbox, from *v1a
 		return err
 	}
 	err = t.Host.Create(ctx, pod, client.DryRunAll)
-	if err == nil || apierrors.IsAlreadyExists(err) || !Refuses(err) {
-		return nil
+	if answer.OfCreate(err) == answer.Final {
+		return err
 	}
-	return err
+	return nil
 }
 
 // snapshot is what the attempt will be once it has succeeded, but for the digests.

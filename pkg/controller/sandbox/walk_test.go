@@ -128,10 +128,10 @@ func (w *world) check() {
 
 // visit is the controller's: decide and do until there is nothing to do but to wait.
 func (w *world) visit() {
-	thawed, checked, fresh, claimed := false, false, false, false
+	thawed, checked, fresh, claimed, named := false, false, false, false, false
 	for range maxSteps {
 		seen := w.observe()
-		seen.thawed, seen.checked, seen.fresh, seen.claimed = thawed, checked, fresh, claimed
+		seen.thawed, seen.checked, seen.fresh, seen.claimed, seen.named = thawed, checked, fresh, claimed, named
 		next := decide(*seen)
 		if next.do != wait {
 			w.note("controller: %s", next.do)
@@ -148,6 +148,7 @@ func (w *world) visit() {
 			if next.after > 0 {
 				return
 			}
+			named = next.creates
 			if w.chance(10) {
 				w.note("controller: crashes")
 				return

@@ -57,6 +57,9 @@ type world struct {
 	// unnotedSince is what DataLost said then.
 	unnoted      bool
 	unnotedSince string
+	// made is when the last Pod was made, asked that somebody has asked for something since, which ends all waits.
+	made  time.Time
+	asked bool
 	// resets are what the watch has shown of the last Pod.
 	resets []reset
 
@@ -79,6 +82,10 @@ func (w *world) createPod() {
 	if w.sandbox.Status.PodName == "" {
 		w.fail("creates a Pod before its name is written")
 	}
+	if w.now.Sub(w.made) < firstRetry && !w.asked {
+		w.fail("makes a Pod %s after the last one", w.now.Sub(w.made))
+	}
+	w.made, w.asked = w.now, false
 	from := w.sandbox.Status.SnapshotName
 	w.base = w.content[from]
 	if w.base < w.last && !w.gaveUp && !meta.IsStatusConditionTrue(w.sandbox.Status.Conditions, v1alpha1.ConditionDataLost) {
@@ -384,6 +391,7 @@ func (w *world) verb(what string, do func(status *v1alpha1.SandboxStatus, paused
 	}
 	noted := w.pausedReason() == v1alpha1.ReasonFilesLost || w.dataLost() != w.unnotedSince
 	if do(&w.sandbox.Status, reason) {
+		w.sandbox.Status.FailedPods, w.sandbox.Status.RetryTime, w.asked = 0, nil, true
 		w.unnoted = w.unnoted && !noted && w.sandbox.Spec.DesiredState == v1alpha1.DesiredStatePaused
 		w.note("%s: %s", what, summary(&w.sandbox.Status))
 	}
@@ -405,6 +413,7 @@ func (w *world) want(state v1alpha1.SandboxDesiredState) {
 	if w.sandbox.Spec.DesiredState != state {
 		w.sandbox.Spec.DesiredState = state
 		w.sandbox.Generation++
+		w.asked = true
 	}
 }
 
@@ -459,6 +468,7 @@ func (w *world) adopt() {
 	if w.pod != nil && len(w.pod.OwnerReferences) == 0 && w.chance(4) {
 		w.pod = w.pod.DeepCopy()
 		takenBy("ReplicaSet", "web")(w.pod)
+		w.asked = true // the next is nobody's to take
 		w.note("adopted")
 	}
 }

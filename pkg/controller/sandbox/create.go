@@ -1,0 +1,117 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/answer"
+)
+
+// createTimeout bounds the creation of a Pod: a little longer than a kube-apiserver gives its webhooks. The client
+// waits by itself where an answer asks for that, which one of a webhook may do for a day.
+const createTimeout = 70 * time.Second
+
+// createPod says whether the Pod is there by now. Whatever becomes of it otherwise is told, unlocks the
+// template, and the next try waits, unless the sandbox changes before.
+func (r *Reconciler) createPod(ctx context.Context, seen *observed) (done bool, result ctrl.Result, err error) {
+	sandbox := seen.sandbox
+	pod, err := newPod(sandbox, seen.from, r.PullSecret)
+	if err != nil {
+		return r.refused(ctx, seen, v1alpha1.ReasonPodRejected, err.Error(), seen.backoff())
+	}
+	if meta.IsStatusConditionTrue(sandbox.Status.Conditions, v1alpha1.ConditionPodAdopted) {
+		if err := r.holdByNamespace(ctx, pod); err != nil {
+			return false, ctrl.Result{}, err
+		}
+	}
+	asked := pod.DeepCopy()
+	limited, cancel := context.WithTimeoutCause(ctx, createTimeout, fmt.Errorf("no answer came within %s", createTimeout))
+	defer cancel()
+	err = r.Host.Create(limited, pod)
+	if apierrors.IsAlreadyExists(err) {
+		mine, err := r.pod(ctx, sandbox, false)
+		if err != nil {
+			return false, ctrl.Result{}, err
+		}
+		if mine == nil {
+			return r.refused(ctx, seen, v1alpha1.ReasonPodNameConflict,
+				fmt.Sprintf("a Pod named %s exists and is not this sandbox's: delete it, or choose another name for the sandbox", asked.Name), seen.backoff())
+		}
+		return true, ctrl.Result{}, nil
+	}
+	switch answer.OfCreate(err) {
+	case answer.Done:
+	case answer.Final:
+		return r.refused(ctx, seen, v1alpha1.ReasonPodRejected, err.Error(), seen.backoff())
+	case answer.Passing:
+		return r.refused(ctx, seen, v1alpha1.ReasonPodNotCreated, fmt.Sprintf("the Pod could not be created, which is tried again: %v", err), answer.Wait(err, sandbox.Status.FailedPods+1))
+	default:
+		return false, ctrl.Result{}, fmt.Errorf("create Pod %s/%s: %w", asked.Namespace, asked.Name, err)
+	}
+	if lost := stripped(asked, pod); lost != "" {
+		// Without it nobody would know whose Pod that is, or which files it has.
+		if err := r.deletePod(ctx, pod, action{grace: ptr.To[int64](removalGrace)}); err != nil {
+			return false, ctrl.Result{}, err
+		}
+		return r.refused(ctx, seen, v1alpha1.ReasonPodRejected, fmt.Sprintf(
+			"the Pod was created without its %s, and is removed: a mutating webhook or policy of the cluster takes that away; except the Pods of sandboxes from it", lost), seen.backoff())
+	}
+	source := "the template"
+	if seen.from != nil {
+		source = "snapshot " + seen.from.Name
+	}
+	r.tell(sandbox, &note{reason: v1alpha1.EventPodCreated, message: fmt.Sprintf("created Pod %s from %s", pod.Name, source)})
+	return false, ctrl.Result{RequeueAfter: backstop}, nil // the Pod's own events bring the next visit
+}
+
+// backoff is the wait after the Pod that is being created.
+func (o *observed) backoff() time.Duration { return answer.Backoff(o.sandbox.Status.FailedPods + 1) }
+
+// stripped is what we gave to a Pod to know it by, and it has not got.
+func stripped(asked, made *corev1.Pod) string {
+	for _, key := range []string{v1alpha1.LabelSandbox, v1alpha1.LabelSandboxUID} {
+		if made.Labels[key] != asked.Labels[key] {
+			return "label " + key
+		}
+	}
+	if key := v1alpha1.AnnotationRestoredFrom; made.Annotations[key] != asked.Annotations[key] {
+		return "annotation " + key
+	}
+	return ""
+}
+
+func (r *Reconciler) refused(ctx context.Context, seen *observed, reason, message string, again time.Duration) (bool, ctrl.Result, error) {
+	next := seen.next()
+	next.forgetPod()
+	next.wait(again)
+	next.set(v1alpha1.ConditionReady, false, reason, "%s", message)
+	act := seen.write(next, &note{warning: true, reason: reason, message: message})
+	if act.do == wait {
+		return false, ctrl.Result{RequeueAfter: again}, nil
+	}
+	return false, ctrl.Result{RequeueAfter: again}, r.write(ctx, seen.sandbox, act)
+}
