@@ -208,6 +208,11 @@ type ContainerSnapshot struct {
 	// with its image's: that takes as long as the image is large, keeps times to the second only,
 	// and of extended attributes only capabilities.
 	Differ SnapshotDiffer
+
+	// resources are those limits and requests of the container that were others than its template's,
+	// because it was resized in place. A resume of the same sandbox gives them to the container
+	// again, unless its resources in the template have been changed since.
+	Resources *corev1.ResourceRequirements
 }
 
 // SnapshotDiffer is what finds the changes of a container.

@@ -415,10 +415,18 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_ContainerSnapshot(ref comm
 							Enum:        []interface{}{"Containerd", "Overlay"},
 						},
 					},
+					"resources": {
+						SchemaProps: spec.SchemaProps{
+							Description: "resources are those limits and requests of the container that were others than its template's, because it was resized in place. A resume of the same sandbox gives them to the container again, unless its resources in the template have been changed since.",
+							Ref:         ref(v1.ResourceRequirements{}.OpenAPIModelName()),
+						},
+					},
 				},
 				Required: []string{"containerName"},
 			},
 		},
+		Dependencies: []string{
+			v1.ResourceRequirements{}.OpenAPIModelName()},
 	}
 }
 

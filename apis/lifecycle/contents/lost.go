@@ -89,9 +89,9 @@ var NotKept = []Lost{
 		Why:  "they run once more in the next Pod",
 		Seen: "made anew",
 	}, {
-		What: "what was changed in the Pod and not in the template: resources resized in place, images that were patched, labels",
+		What: "what was changed in the Pod and not in the template: images that were patched, labels, annotations, resources of the Pod as a whole and of containers that are not kept",
 		Why:  "the next Pod is made from the template",
-		Seen: "what the template says; for resources a dry run warns, and the snapshot says `ResourcesChanged` (`TestWhatAPodLoses`). A sandbox that is paused can have its template edited",
+		Seen: "what the template says; for resources a dry run warns, and the snapshot says `ResourcesChanged` (`TestWhatAPodLoses`). A sandbox that is paused can have its template edited. Containers that are kept come back [as they were resized](usage.md#more-memory-while-it-runs) (`TestAResizeSurvivesAPause`)",
 	}, {
 		What: "times of access and of inode changes, creation times",
 		Why:  "no image carries them",
@@ -193,33 +193,16 @@ func OfPod(pod *corev1.Pod, template *corev1.PodSpec, committed []string) []v1al
 			lose(status.Name, "the files of debug container %q are not in the snapshot")
 		}
 	}
-	live := Containers(&pod.Spec)
 	for _, container := range Containers(template) {
-		at := slices.IndexFunc(live, func(c *corev1.Container) bool { return c.Name == container.Name })
-		if at < 0 {
-			continue
-		}
-		if change := resized(&container.Resources, &live[at].Resources); change != "" {
+		// What is committed brings its resources along.
+		if had := Resized(container, pod); had != nil && !slices.Contains(committed, container.Name) {
 			warnings = append(warnings, v1alpha1.SnapshotWarning{Reason: v1alpha1.ReasonResourcesChanged, ContainerName: container.Name,
-				Message: fmt.Sprintf("the resources of container %q were changed in its Pod, and the next one has the template's: %s", container.Name, change)})
+				Message: fmt.Sprintf("container %q was resized in its Pod and is not in the snapshot, so the next one has the template's resources: %s", container.Name, changes(&container.Resources, had))})
 		}
+	}
+	if had := resizedPod(pod, template); len(had.Limits)+len(had.Requests) > 0 {
+		warnings = append(warnings, v1alpha1.SnapshotWarning{Reason: v1alpha1.ReasonResourcesChanged,
+			Message: fmt.Sprintf("the Pod was resized as a whole, and the next one has the template's resources: %s", changes(template.Resources, had))})
 	}
 	return warnings
-}
-
-// resized says in what the resources of a running container are others than those of its template.
-// What the template leaves open the next Pod gets in the way that this one did (LimitRange).
-func resized(template, live *corev1.ResourceRequirements) string {
-	var changes []string
-	compare := func(what string, template, live corev1.ResourceList) {
-		for name, quantity := range template {
-			if now, has := live[name]; has && now.Cmp(quantity) != 0 {
-				changes = append(changes, fmt.Sprintf("%s.%s is %s, the template says %s", what, name, now.String(), quantity.String()))
-			}
-		}
-	}
-	compare("limits", template.Limits, live.Limits)
-	compare("requests", template.Requests, live.Requests)
-	slices.Sort(changes)
-	return strings.Join(changes, "; ")
 }

@@ -83,6 +83,7 @@ func TestWhatAPodLoses(t *testing.T) {
 		return corev1.ResourceRequirements{Limits: list}
 	}
 	template := &corev1.PodSpec{
+		Resources:      ptr.To(needs("1Gi", "")),
 		InitContainers: []corev1.Container{{Name: "init"}, {Name: "ide", RestartPolicy: always}},
 		Containers:     []corev1.Container{{Name: "main", Resources: needs("64Mi", "")}, {Name: "side"}},
 	}
@@ -116,9 +117,17 @@ func TestWhatAPodLoses(t *testing.T) {
 		"a debug container, and one that never ran": {podOf(func(p *corev1.Pod) {
 			p.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: "debugger-1", ContainerID: "containerd://d"}, {Name: "debugger-2"}}
 		}), all, []v1alpha1.SnapshotWarning{lost("debugger-1", `the files of debug container "debugger-1" are not in the snapshot`)}},
-		"a resize in place": {podOf(func(p *corev1.Pod) { p.Spec.Containers[0].Resources = needs("128Mi", "2") }), all, []v1alpha1.SnapshotWarning{{
-			Reason: v1alpha1.ReasonResourcesChanged, ContainerName: "main",
-			Message: `the resources of container "main" were changed in its Pod, and the next one has the template's: limits.memory is 128Mi, the template says 64Mi`,
+		"a resize in place of what is kept": {podOf(func(p *corev1.Pod) { p.Spec.Containers[0].Resources = needs("128Mi", "2") }), all, nil},
+		"a resize in place of what is not": {podOf(func(p *corev1.Pod) { p.Spec.Containers[0].Resources = needs("128Mi", "2") }), []string{"ide", "side"}, []v1alpha1.SnapshotWarning{
+			lost("main", `the files of container "main" are not in the snapshot: it is not among those that are to be kept`),
+			{
+				Reason: v1alpha1.ReasonResourcesChanged, ContainerName: "main",
+				Message: `container "main" was resized in its Pod and is not in the snapshot, so the next one has the template's resources: limits.memory is 128Mi, the template says 64Mi`,
+			},
+		}},
+		"a resize of the Pod as a whole": {podOf(func(p *corev1.Pod) { p.Spec.Resources = ptr.To(needs("2Gi", "")) }), all, []v1alpha1.SnapshotWarning{{
+			Reason:  v1alpha1.ReasonResourcesChanged,
+			Message: `the Pod was resized as a whole, and the next one has the template's resources: limits.memory is 2Gi, the template says 1Gi`,
 		}}},
 		"the same in other words, and defaults of the namespace": {podOf(func(p *corev1.Pod) {
 			p.Spec.Containers[0].Resources, p.Spec.Containers[1].Resources = needs("65536Ki", "1"), needs("1Gi", "1")

@@ -217,8 +217,8 @@ const (
 	ReasonMountNotKept = "MountNotKept"
 	// ReasonContainerNotKept: a container's files are not in the snapshot.
 	ReasonContainerNotKept = "ContainerNotKept"
-	// ReasonResourcesChanged: a container's resources are others than the template's, which the next
-	// Pod gets.
+	// ReasonResourcesChanged: the resources of the Pod, or of a container that the snapshot does not hold, are others than
+	// the template's, which the next Pod gets.
 	ReasonResourcesChanged = "ResourcesChanged"
 	// ReasonBaseRebuilt: the image that a container was created from was gone, and what is below its
 	// files was made again from what the node still had.

@@ -253,6 +253,12 @@ type ContainerSnapshot struct {
 	// and of extended attributes only capabilities.
 	// +optional
 	Differ SnapshotDiffer `json:"differ,omitempty"`
+
+	// resources are those limits and requests of the container that were others than its template's,
+	// because it was resized in place. A resume of the same sandbox gives them to the container
+	// again, unless its resources in the template have been changed since.
+	// +optional
+	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
 }
 
 // SnapshotDiffer is what finds the changes of a container.

@@ -22,6 +22,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
@@ -77,6 +78,7 @@ func newPod(sandbox *v1alpha1.Sandbox, from *v1alpha1.SandboxSnapshot, pullSecre
 			return nil, fmt.Errorf("snapshot %s: %w", from.Name, err)
 		}
 	}
+	keepResources(&pod.Spec, sandbox, from)
 	if pullSecret != "" && !slices.ContainsFunc(pod.Spec.ImagePullSecrets, func(ref corev1.LocalObjectReference) bool { return ref.Name == pullSecret }) {
 		pod.Spec.ImagePullSecrets = append(pod.Spec.ImagePullSecrets, corev1.LocalObjectReference{Name: pullSecret})
 	}
@@ -124,6 +126,23 @@ func useImage(pod *corev1.PodSpec, saved *v1alpha1.ContainerSnapshot) error {
 		container.ImagePullPolicy = corev1.PullIfNotPresent
 	}
 	return nil
+}
+
+// keepResources gives the containers of a sandbox's own snapshot what they had when it was made, where they had been resized in
+// place. A template wins that says otherwise now than then: somebody has written that since; so does that of a clone.
+func keepResources(pod *corev1.PodSpec, sandbox *v1alpha1.Sandbox, from *v1alpha1.SandboxSnapshot) {
+	if from.Status.Template == nil || sandbox.Spec.Template != nil && from.Status.SandboxUID != sandbox.UID {
+		return
+	}
+	then := contents.Containers(&from.Status.Template.Spec)
+	for _, container := range contents.Containers(pod) {
+		had := slices.IndexFunc(from.Status.Containers, func(c v1alpha1.ContainerSnapshot) bool { return c.ContainerName == container.Name })
+		of := slices.IndexFunc(then, func(c *corev1.Container) bool { return c.Name == container.Name })
+		if had < 0 || of < 0 || from.Status.Containers[had].Resources == nil || !apiequality.Semantic.DeepEqual(then[of].Resources, container.Resources) {
+			continue
+		}
+		contents.Resize(container, from.Status.Containers[had].Resources)
+	}
 }
 
 func nodeOf(sandbox *v1alpha1.Sandbox, from *v1alpha1.SandboxSnapshot) string {

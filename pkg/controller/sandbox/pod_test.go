@@ -23,6 +23,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
@@ -220,5 +221,51 @@ func TestATemplateWithNoneOfTheSavedContainers(t *testing.T) {
 	}
 	if _, err := newPod(renamed("other"), nil, ""); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestAResizeSurvivesAPause: the next Pod's containers have what those of the paused one had, unless somebody has changed the
+// template since, or it is another sandbox's.
+func TestAResizeSurvivesAPause(t *testing.T) {
+	memory := func(limit string) corev1.ResourceRequirements {
+		return corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(limit)}}
+	}
+	says := func(limit string) func(*v1alpha1.Sandbox) {
+		return withTemplate(func(template *corev1.PodTemplateSpec) { template.Spec.Containers[0].Resources = memory(limit) })
+	}
+	from := snapshotIn(v1alpha1.SnapshotSucceed, func(s *v1alpha1.SandboxSnapshot) {
+		s.Status.Template, s.Status.SandboxUID = sandboxIn("", says("64Mi")).Spec.Template, sandboxIn("").UID
+		s.Status.Containers = []v1alpha1.ContainerSnapshot{{ContainerName: "main", ImageURI: "registry:5000/demo/demo-main:snap-gen1", ImageDigest: digest, Resources: ptr.To(memory("128Mi"))}}
+	})
+	own := func(s *v1alpha1.Sandbox) {}
+	for _, test := range []struct {
+		name, template string
+		from           *v1alpha1.SandboxSnapshot
+		change         func(*v1alpha1.Sandbox)
+		want           string
+	}{
+		{"it was resized", "64Mi", from, own, "128Mi"},
+		{"the template says the same in other words", "65536Ki", from, own, "128Mi"},
+		{"somebody has changed the template since", "96Mi", from, own, "96Mi"},
+		{"it starts from its template", "64Mi", nil, own, "64Mi"},
+		{"a clone with a template of its own", "64Mi", from, func(s *v1alpha1.Sandbox) { s.UID = "clone" }, "64Mi"},
+		{"a clone without", "", from, func(s *v1alpha1.Sandbox) { s.UID, s.Spec.Template = "clone", nil }, "128Mi"},
+		{"it was not resized", "64Mi", snapshotIn(v1alpha1.SnapshotSucceed, func(s *v1alpha1.SandboxSnapshot) {
+			s.Status.Template, s.Status.SandboxUID = from.Status.Template, from.Status.SandboxUID
+		}), own, "64Mi"},
+		{"an older snapshot without a template", "64Mi", snapshotIn(v1alpha1.SnapshotSucceed, func(s *v1alpha1.SandboxSnapshot) {
+			s.Status.SandboxUID, s.Status.Containers = from.Status.SandboxUID, from.Status.Containers
+		}), own, "64Mi"},
+	} {
+		sandbox := sandboxIn(v1alpha1.SandboxResuming, func(s *v1alpha1.Sandbox) {
+			if test.template != "" {
+				says(test.template)(s)
+			}
+			test.change(s)
+		})
+		want := resource.MustParse(test.want)
+		if got := made(t, sandbox, test.from, "").Spec.Containers[0].Resources.Limits[corev1.ResourceMemory]; got.Cmp(want) != 0 {
+			t.Errorf("%s: the Pod has %s, want %s", test.name, got.String(), test.want)
+		}
 	}
 }

@@ -135,6 +135,7 @@ func (c *Checks) look(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, s
 	if errs = append(errs, problems...); len(errs) > 0 {
 		return nil, errs
 	}
+	keepResources(containers, sandbox, pod)
 	return &commitjob.Source{PodName: pod.Name, PodUID: pod.UID, NodeName: pod.Spec.NodeName, Containers: containers, Bears: commitjob.Bears(pod),
 		PullSecrets: pullSecretsOf(pod, c.ResumePullSecret), Warnings: notKept(pod, sandbox, containers)}, nil
 }
@@ -262,6 +263,18 @@ func chooseContainers(snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sand
 		return nil, problems
 	}
 	return chosen, nil
+}
+
+// keepResources notes how the containers were resized, where they were.
+func keepResources(containers []v1alpha1.ContainerSnapshot, sandbox *v1alpha1.Sandbox, pod *corev1.Pod) {
+	if sandbox.Spec.Template == nil {
+		return
+	}
+	for _, container := range contents.Containers(&sandbox.Spec.Template.Spec) {
+		if at := slices.IndexFunc(containers, func(c v1alpha1.ContainerSnapshot) bool { return c.ContainerName == container.Name }); at >= 0 {
+			containers[at].Resources = contents.Resized(container, pod)
+		}
+	}
 }
 
 func containerID(pod *corev1.Pod, name string) (string, error) {

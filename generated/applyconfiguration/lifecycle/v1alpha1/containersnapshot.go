@@ -20,6 +20,7 @@ package v1alpha1
 
 import (
 	lifecyclev1alpha1 "github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	v1 "k8s.io/api/core/v1"
 )
 
 // ContainerSnapshotApplyConfiguration represents a declarative configuration of the ContainerSnapshot type for use
@@ -47,6 +48,10 @@ type ContainerSnapshotApplyConfiguration struct {
 	// with its image's: that takes as long as the image is large, keeps times to the second only,
 	// and of extended attributes only capabilities.
 	Differ *lifecyclev1alpha1.SnapshotDiffer `json:"differ,omitempty"`
+	// resources are those limits and requests of the container that were others than its template's,
+	// because it was resized in place. A resume of the same sandbox gives them to the container
+	// again, unless its resources in the template have been changed since.
+	Resources *v1.ResourceRequirements `json:"resources,omitempty"`
 }
 
 // ContainerSnapshotApplyConfiguration constructs a declarative configuration of the ContainerSnapshot type for use with
@@ -108,5 +113,13 @@ func (b *ContainerSnapshotApplyConfiguration) WithLayers(value int32) *Container
 // If called multiple times, the Differ field is set to the value of the last call.
 func (b *ContainerSnapshotApplyConfiguration) WithDiffer(value lifecyclev1alpha1.SnapshotDiffer) *ContainerSnapshotApplyConfiguration {
 	b.Differ = &value
+	return b
+}
+
+// WithResources sets the Resources field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Resources field is set to the value of the last call.
+func (b *ContainerSnapshotApplyConfiguration) WithResources(value v1.ResourceRequirements) *ContainerSnapshotApplyConfiguration {
+	b.Resources = &value
 	return b
 }
