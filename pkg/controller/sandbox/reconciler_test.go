@@ -473,6 +473,7 @@ func TestDeletion(t *testing.T) {
 	leaves := func(s *v1alpha1.Sandbox) { s.DeletionTimestamp = &metav1.Time{Time: epoch} }
 	orphans := func(s *v1alpha1.Sandbox) { s.Finalizers = append(s.Finalizers, metav1.FinalizerOrphanDependents) }
 	held := func(s *v1alpha1.SandboxSnapshot) { s.Finalizers = []string{v1alpha1.SnapshotFinalizer} }
+	nobodys := func(s *v1alpha1.SandboxSnapshot) { s.OwnerReferences = nil } // as the collector leaves it
 	others := podOf(func(p *corev1.Pod) { p.Labels = nil })
 	tests := map[string]struct {
 		sandbox *v1alpha1.Sandbox
@@ -488,6 +489,7 @@ func TestDeletion(t *testing.T) {
 		"its snapshots go":              {sandboxIn(v1alpha1.SandboxPaused, leaves), []client.Object{snapshotIn(v1alpha1.SnapshotSucceed, held)}, "gone", "gone", "", false},
 		"a user's snapshot stays":       {sandboxIn(v1alpha1.SandboxPaused, leaves), []client.Object{snapshotIn(v1alpha1.SnapshotSucceed, notOurs)}, "gone", "gone", "demo-gen1", false},
 		"its snapshots stay as orphans": {sandboxIn(v1alpha1.SandboxPaused, leaves, orphans), []client.Object{snapshotIn(v1alpha1.SnapshotSucceed)}, "Paused", "Paused", "demo-gen1", false},
+		"what was orphaned stays":       {sandboxIn(v1alpha1.SandboxPaused, leaves), []client.Object{snapshotIn(v1alpha1.SnapshotSucceed, nobodys)}, "gone", "gone", "demo-gen1", false},
 		"a commit under way goes first": {sandboxIn(v1alpha1.SandboxPausing, leaves), []client.Object{podOf(), snapshotIn(v1alpha1.SnapshotCommitting, held)}, "Pausing Ready=False/Terminating", "Pausing Ready=False/Terminating", "", false},
 	}
 	for name, test := range tests {

@@ -52,8 +52,9 @@ func (r *Reconciler) finalize(ctx context.Context, sandbox *v1alpha1.Sandbox) (c
 	for i := range snapshots {
 		unfinished := !finished(&snapshots[i])
 		busy = busy || unfinished
-		// kubectl delete --cascade=orphan keeps the snapshots, but not a commit under way.
-		if orphan && !unfinished {
+		// kubectl delete --cascade=orphan keeps the snapshots, but not a commit under way. Its finalizer is gone when
+		// the collector has taken their owner from them, which may be before the Pod is.
+		if !unfinished && (orphan || !metav1.IsControlledBy(&snapshots[i], sandbox)) {
 			continue
 		}
 		if err := r.deleteSnapshot(ctx, &snapshots[i]); err != nil {
