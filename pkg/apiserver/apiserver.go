@@ -95,7 +95,7 @@ func (c CompletedConfig) New() (*Server, error) {
 		Authorizer:     c.genericConfig.Authorization.Authorizer,
 		Preflight:      c.extraConfig.Preflight,
 		Clock:          c.extraConfig.Clock,
-	}.NewAPIGroup(resumableWatches{c.genericConfig.RESTOptionsGetter})
+	}.NewAPIGroup(writesInTurn(resumableWatches{c.genericConfig.RESTOptionsGetter}))
 	if err != nil {
 		return nil, err
 	}

@@ -87,12 +87,11 @@ func New(config Config) (*SandboxStorage, error) {
 	statusStore.UpdateStrategy = statusStrategy
 	statusStore.ResetFieldsStrategy = statusStrategy
 
-	turns := newTurns()
-	pause, err := newVerbStore("pause", store, sandbox.NewPauseStrategy(strategy), turns, config)
+	pause, err := newVerbStore("pause", store, sandbox.NewPauseStrategy(strategy), config)
 	if err != nil {
 		return nil, err
 	}
-	resume, err := newVerbStore("resume", store, sandbox.NewResumeStrategy(strategy), turns, config)
+	resume, err := newVerbStore("resume", store, sandbox.NewResumeStrategy(strategy), config)
 	if err != nil {
 		return nil, err
 	}

@@ -26,7 +26,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-	"k8s.io/apiserver/pkg/endpoints/request"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/util/dryrun"
@@ -176,12 +175,10 @@ type verb struct {
 	name         string
 	store        *genericregistry.Store
 	fieldManager *managedfields.FieldManager
-	// turns are those of all verbs: they change the same objects.
-	turns *turns
-	clock clock.PassiveClock
+	clock        clock.PassiveClock
 }
 
-func newVerbStore(name string, parent *genericregistry.Store, strategy sandbox.VerbStrategy, turns *turns, config Config) (*verb, error) {
+func newVerbStore(name string, parent *genericregistry.Store, strategy sandbox.VerbStrategy, config Config) (*verb, error) {
 	store := *parent
 	store.UpdateStrategy = strategy
 	store.ResetFieldsStrategy = nil
@@ -198,7 +195,7 @@ func newVerbStore(name string, parent *genericregistry.Store, strategy sandbox.V
 	if err != nil {
 		return nil, fmt.Errorf("making the field manager of sandboxes/%s: %w", name, err)
 	}
-	return &verb{name: name, store: &store, fieldManager: fieldManager, turns: turns, clock: config.Clock}, nil
+	return &verb{name: name, store: &store, fieldManager: fieldManager, clock: config.Clock}, nil
 }
 
 // decision turns a stored sandbox into what it shall be. It is called again whenever another
@@ -223,11 +220,6 @@ func (v *verb) apply(ctx context.Context, name string, preconditions *metav1.Obj
 			return v.fieldManager.UpdateNoErrors(old, next, manager), nil
 		},
 	}}
-	done, err := v.turns.take(ctx, request.NamespaceValue(ctx)+"/"+name)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
 	result, _, err := v.store.Update(ctx, name, update, rest.ValidateAllObjectFunc, rest.ValidateAllObjectUpdateFunc, false, &metav1.UpdateOptions{
 		DryRun:          options.DryRun,
 		FieldManager:    options.FieldManager,

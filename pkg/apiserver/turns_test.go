@@ -14,19 +14,20 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package storage
+package apiserver
 
 import (
 	"context"
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 func TestTurns(t *testing.T) {
-	turns := newTurns()
+	turns := newTurns(time.Hour)
 	unguarded := map[string]int{}
 	var callers sync.WaitGroup
 	for range 100 {
@@ -60,7 +61,7 @@ func TestTurns(t *testing.T) {
 		t.Fatal(err)
 	}
 	if other, err := turns.take(context.Background(), "ns/b"); err != nil {
-		t.Errorf("another sandbox waits: %v", err)
+		t.Errorf("another object waits: %v", err)
 	} else {
 		other()
 	}
@@ -73,4 +74,30 @@ func TestTurns(t *testing.T) {
 	if len(turns.queues) != 0 {
 		t.Errorf("left behind: %v", turns.queues)
 	}
+}
+
+func TestATurnThatTakesTooLongIsOver(t *testing.T) {
+	turns := newTurns(10 * time.Millisecond)
+	slow, err := turns.take(context.Background(), "ns/a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As somebody whose webhook does not answer.
+	next, err := turns.take(context.Background(), "ns/a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow()
+	next()
+	if len(turns.queues) != 0 {
+		t.Errorf("left behind: %v", turns.queues)
+	}
+	last, err := turns.take(context.Background(), "ns/a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if free := len(turns.queues["ns/a"].turn); free != 0 {
+		t.Errorf("%d others have their turn at the same time", free)
+	}
+	last()
 }

@@ -14,20 +14,24 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-package storage
+package apiserver
 
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
-// turns lets the verbs of one sandbox be decided one after the other. The store would have all of
-// them try at once, and all but one try again: for a hundred callers thousands of transactions, until
-// the last ones run out of time. The controller and other replicas are still met there.
+// turns lets the writers of one object go one after the other, in the order in which they came. Other
+// replicas are still met in etcd, which decides.
 type turns struct {
+	// longest is when a turn is over though its writer is not done.
+	longest time.Duration
+
 	mu     sync.Mutex
 	queues map[string]*queue
 }
@@ -39,21 +43,33 @@ type queue struct {
 	callers int
 }
 
-func newTurns() *turns { return &turns{queues: map[string]*queue{}} }
+func newTurns(longest time.Duration) *turns {
+	return &turns{longest: longest, queues: map[string]*queue{}}
+}
 
-// take waits for the caller's turn, as long as its request lasts. The turn ends with the call of done.
+// take waits for the caller's turn, as long as its request lasts. The turn ends with the call of done,
+// or when it has lasted too long.
 func (t *turns) take(ctx context.Context, key string) (done func(), err error) {
 	q := t.enter(key)
 	select {
 	case <-q.turn:
+		end := sync.OnceFunc(func() { q.turn <- struct{}{} })
+		timer := time.AfterFunc(t.longest, end)
 		return func() {
-			q.turn <- struct{}{}
+			timer.Stop()
+			end()
 			t.leave(key, q)
 		}, nil
 	case <-ctx.Done():
 		t.leave(key, q)
-		return nil, apierrors.NewTimeoutError(fmt.Sprintf("other requests for %s took too long; try again", key), 1)
+		return nil, apierrors.NewTimeoutError(fmt.Sprintf("other requests for %s took too long; try again", objectName(key)), 1)
 	}
+}
+
+// objectName is the namespace and the name in a key of the store.
+func objectName(key string) string {
+	parts := strings.Split(key, "/")
+	return strings.Join(parts[max(0, len(parts)-2):], "/")
 }
 
 func (t *turns) enter(key string) *queue {
