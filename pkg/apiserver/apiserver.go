@@ -40,6 +40,8 @@ type Config struct {
 type ExtraConfig struct {
 	// Preflight answers dry runs of a pause. Nil: they look at the sandbox alone.
 	Preflight sandboxstorage.Preflight
+	// Room knows whether the store takes more. Nil: only etcd does, when it refuses.
+	Room Room
 	// Clock tells the time of conditions and requests. Nil: the real one.
 	Clock clock.PassiveClock
 }
@@ -95,7 +97,7 @@ func (c CompletedConfig) New() (*Server, error) {
 		Authorizer:     c.genericConfig.Authorization.Authorizer,
 		Preflight:      c.extraConfig.Preflight,
 		Clock:          c.extraConfig.Clock,
-	}.NewAPIGroup(writesInTurn(resumableWatches{c.genericConfig.RESTOptionsGetter}))
+	}.NewAPIGroup(refusesWhenFull(writesInTurn(resumableWatches{c.genericConfig.RESTOptionsGetter}), c.extraConfig.Room))
 	if err != nil {
 		return nil, err
 	}

@@ -25,27 +25,48 @@ import (
 	"path/filepath"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/storage/datadir"
+	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/server/room"
 )
 
 const (
 	// maxSocketPath is the size of sun_path less its closing zero; see unix(7).
 	maxSocketPath = 107
-	// etcdQuota bounds the database: the largest that etcd recommends.
-	etcdQuota = 8 << 30
 	// etcdHistory is how far back a watch can resume: as long as the kube-apiserver's.
 	etcdHistory = "5m"
 	// etcdStartTimeout is ample for replaying a large log on a slow disk.
 	etcdStartTimeout = 2 * time.Minute
+	// etcdLogEntries is after how many entries its log can be cut. An entry holds a whole object,
+	// up to 1.5 MB. What etcd keeps by default, 10,000 entries on the disk and 5,000 in memory, is for
+	// members that are behind, and there are none.
+	etcdLogEntries = 100
+	// etcdLogKept is how many of them stay in memory: zero would be the default.
+	etcdLogKept = 1
+	// etcdLogFiles is how many files of the log are kept, those included that are needed.
+	etcdLogFiles = 2
+	// etcdPurgeEvery is how often those that are not needed are deleted. etcd itself does so every
+	// half minute, in which eight clients write hundreds of megabytes.
+	etcdPurgeEvery = 2 * time.Second
 )
+
+func init() {
+	wal.SegmentSizeBytes = room.Segment
+}
 
 // embeddedEtcd is an etcd of one member inside this process, reached through a Unix socket. It
 // opens no port: whoever may enter its directory may use it.
 type embeddedEtcd struct {
 	etcd *embed.Etcd
 	lock *os.File
+	// quota is how much its database may hold.
+	quota int64
 	// logLevel is what etcd says before stop: after, it reports the end of its own listeners as
 	// errors.
 	logLevel zap.AtomicLevel
@@ -64,8 +85,9 @@ func validateDataDir(dataDir string) []error {
 	return nil
 }
 
-// startEtcd starts the etcd of a data directory and waits until it answers.
-func startEtcd(ctx context.Context, dataDir string) (_ *embeddedEtcd, err error) {
+// startEtcd starts the etcd of a data directory and waits until it answers. Without a quota its
+// database may hold what the volume allows.
+func startEtcd(ctx context.Context, dataDir string, quota int64) (_ *embeddedEtcd, err error) {
 	if err := os.MkdirAll(dataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the data directory: %w", err)
 	}
@@ -89,7 +111,20 @@ func startEtcd(ctx context.Context, dataDir string) (_ *embeddedEtcd, err error)
 	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("removing the old socket: %w", err)
 	}
-	config := etcdConfig(dataDir, socket)
+	switch freed, err := room.Free(dataDir, etcdDir(dataDir)); {
+	case err != nil:
+		return nil, err
+	case freed:
+		klog.InfoS("The volume of the store is full; the start has deleted the ballast and what else it could", "directory", dataDir)
+	}
+	if quota == 0 {
+		volume, err := room.ReadVolume(dataDir)
+		if err != nil {
+			return nil, err
+		}
+		quota = room.Quota(volume.Total)
+	}
+	config := etcdConfig(dataDir, socket, quota)
 	logger, logLevel, err := etcdLogger()
 	if err != nil {
 		return nil, err
@@ -113,10 +148,30 @@ func startEtcd(ctx context.Context, dataDir string) (_ *embeddedEtcd, err error)
 		etcd.Close()
 		return nil, err
 	}
-	return &embeddedEtcd{etcd: etcd, lock: lock, logLevel: logLevel}, nil
+	started := &embeddedEtcd{etcd: etcd, lock: lock, logLevel: logLevel, quota: quota}
+	started.purgeLog()
+	return started, nil
 }
 
-func etcdConfig(dataDir, socket string) *embed.Config {
+// purgeLog has files of the log deleted soon after nothing in them is needed any more, which their
+// locks say. etcd waits for its end before it closes the log, and with that its locks.
+func (e *embeddedEtcd) purgeLog() {
+	server := e.etcd.Server
+	server.GoAttach(func() {
+		done, failed := fileutil.PurgeFileWithDoneNotify(quiet(), datadir.ToWALDir(e.etcd.Config().Dir), "wal",
+			etcdLogFiles, etcdPurgeEvery, server.StoppingNotify())
+		<-done
+		select {
+		case err := <-failed:
+			klog.ErrorS(err, "Old files of the store's log are not deleted any more, until the next start")
+		default:
+		}
+	})
+}
+
+func etcdDir(dataDir string) string { return filepath.Join(dataDir, "etcd") }
+
+func etcdConfig(dataDir, socket string, quota int64) *embed.Config {
 	client := url.URL{Scheme: "unix", Path: socket}
 	// Nobody ever calls the only member, but it needs an address that stays the same wherever the
 	// directory is mounted.
@@ -124,14 +179,18 @@ func etcdConfig(dataDir, socket string) *embed.Config {
 
 	config := embed.NewConfig()
 	config.Name = "sandbox-apiserver"
-	config.Dir = filepath.Join(dataDir, "etcd")
+	config.Dir = etcdDir(dataDir)
 	config.ListenPeerUrls = nil
 	config.AdvertisePeerUrls = []url.URL{peer}
 	config.ListenClientUrls = []url.URL{client}
 	config.AdvertiseClientUrls = []url.URL{client}
 	config.InitialCluster = config.InitialClusterFromName(config.Name)
 	config.EnableGRPCGateway = false
-	config.QuotaBackendBytes = etcdQuota
+	config.QuotaBackendBytes = room.Bound(quota)
+	config.SnapshotCount = etcdLogEntries
+	config.SnapshotCatchUpEntries = etcdLogKept
+	// purgeLog does it. Snapshots, a few kilobytes each, stay five: the newest may not be whole.
+	config.MaxWalFiles = 0
 	config.AutoCompactionMode = embed.CompactorModePeriodic
 	config.AutoCompactionRetention = etcdHistory
 	return config

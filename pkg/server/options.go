@@ -62,6 +62,9 @@ type Options struct {
 
 	// DataDir holds the embedded etcd, unless --etcd-servers names a cluster.
 	DataDir string
+	// StoreQuota is how many bytes the database of the embedded etcd may hold. Zero: what its volume
+	// allows.
+	StoreQuota resource.QuantityValue
 	// AcceptNewStorage takes the store as it is, whatever the ConfigMap knows.
 	AcceptNewStorage bool
 	// ServingCertSecret is the Secret of the server's namespace that holds its certificate.
@@ -220,6 +223,9 @@ func (o *Options) addSnapshotFlags(fs *pflag.FlagSet) {
 func (o *Options) addStorageFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.DataDir, "data-dir", o.DataDir,
 		"Directory of the embedded etcd, which runs unless --etcd-servers names a cluster. One replica only.")
+	fs.Var(&o.StoreQuota, "store-quota",
+		"How many bytes the database of the embedded etcd may hold before writes that make it larger are refused (4Gi, say). "+
+			"0: three fifths of its volume, less what its log takes, up to 8Gi.")
 	fs.BoolVar(&o.AcceptNewStorage, "accept-new-storage", o.AcceptNewStorage, fmt.Sprintf(
 		"Take the store as it is, even where the ConfigMap %s knows another. Pods of sandboxes that the store does not know are reported, never deleted.",
 		StoreConfigMapName))

@@ -35,6 +35,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver/scheme"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/server/room"
 )
 
 // Server is the whole program, started by Run.
@@ -45,6 +46,8 @@ type Server struct {
 	// etcd is nil where the store is a cluster of its own.
 	etcd *embeddedEtcd
 	gate *storeGate
+	// keeper keeps house in etcd. Nil where that is a cluster of its own.
+	keeper *room.Keeper
 	// identity is nil where any store will do.
 	identity    *storeIdentity
 	controllers *controllers
@@ -72,10 +75,11 @@ func New(ctx context.Context, options *Options) (_ *Server, err error) {
 		}
 	}()
 	if options.embedsEtcd() {
-		if s.etcd, err = startEtcd(ctx, options.DataDir); err != nil {
+		if s.etcd, err = startEtcd(ctx, options.DataDir, options.StoreQuota.Value()); err != nil {
 			return nil, err
 		}
 		options.Recommended.Etcd.StorageConfig.Transport.ServerList = []string{s.etcd.endpoint()}
+		s.keeper = s.etcd.keeper(options.DataDir, options.Recommended.Etcd.StorageConfig.Prefix)
 	}
 
 	generic, err := s.genericConfig()
@@ -89,7 +93,11 @@ func New(ctx context.Context, options *Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.generic, err = (&apiserver.Config{GenericConfig: generic, ExtraConfig: apiserver.ExtraConfig{Preflight: preflight}}).Complete().New()
+	extra := apiserver.ExtraConfig{Preflight: preflight}
+	if s.keeper != nil {
+		extra.Room = s.keeper
+	}
+	s.generic, err = (&apiserver.Config{GenericConfig: generic, ExtraConfig: extra}).Complete().New()
 	if err != nil {
 		return nil, err
 	}
@@ -229,6 +237,9 @@ func (s *Server) connectHost(config *genericapiserver.RecommendedConfig) error {
 		acceptNew: o.AcceptNewStorage,
 		gate:      s.gate,
 	}
+	if s.keeper != nil {
+		s.keeper.Tell = s.identity.tell
+	}
 	return nil
 }
 
@@ -250,7 +261,10 @@ func (s *Server) addHooks() error {
 	work := &background{}
 	work.ctx, work.cancel = context.WithCancel(context.Background())
 	if err := s.generic.AddPostStartHook("sandbox-controllers", func(genericapiserver.PostStartHookContext) error {
-		// A hook that has not returned keeps the server from being ready: both go on by themselves.
+		// A hook that has not returned keeps the server from being ready: all go on by themselves.
+		if s.keeper != nil {
+			work.running.Go(func() { s.keeper.Run(work.ctx) })
+		}
 		if s.identity != nil {
 			work.running.Go(func() { s.identity.confirm(work.ctx) })
 		}

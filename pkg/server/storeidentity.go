@@ -40,6 +40,9 @@ import (
 // storeIDKey is where the ConfigMap keeps the ID.
 const storeIDKey = "storeID"
 
+// reasonNotAccepted is the reason of the event about a store that is not served.
+const reasonNotAccepted = "StoreNotAccepted"
+
 // Bounds of the check: of one attempt, and of the pause between two.
 const (
 	identityAttempt = 10 * time.Second
@@ -100,7 +103,7 @@ func (s *storeIdentity) confirm(ctx context.Context) {
 			if message != told {
 				told = message
 				klog.ErrorS(nil, "Not serving the API", "reason", message)
-				s.tell(ctx, message)
+				s.tell(ctx, reasonNotAccepted, message)
 			}
 			return false, nil
 		}
@@ -193,7 +196,7 @@ func (s *storeIdentity) createInEtcd(ctx context.Context, id string) error {
 }
 
 // tell leaves an event where an operator looks for it.
-func (s *storeIdentity) tell(ctx context.Context, message string) {
+func (s *storeIdentity) tell(ctx context.Context, reason, message string) {
 	now := metav1.Now()
 	event := &corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: StoreConfigMapName + ".", Namespace: s.namespace},
@@ -201,7 +204,7 @@ func (s *storeIdentity) tell(ctx context.Context, message string) {
 			APIVersion: "v1", Kind: "ConfigMap", Namespace: s.namespace, Name: StoreConfigMapName,
 		},
 		Type:           corev1.EventTypeWarning,
-		Reason:         "StoreNotAccepted",
+		Reason:         reason,
 		Message:        message,
 		Source:         corev1.EventSource{Component: ServiceName},
 		FirstTimestamp: now,

@@ -28,6 +28,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/server/room"
 )
 
 // Complete fills in what follows from the rest.
@@ -152,6 +153,9 @@ func (o *Options) Validate() error {
 	}
 	if o.KubeAPIQPS <= 0 {
 		complain("--kube-api-qps must be more than 0, and is %v", o.KubeAPIQPS)
+	}
+	if quota := o.StoreQuota.Value(); quota != 0 && quota < room.MinQuota {
+		complain("--store-quota must be at least %d bytes, and is %s; 0 is what the volume allows", room.MinQuota, o.StoreQuota.String())
 	}
 	if o.embedsEtcd() {
 		errs = append(errs, validateDataDir(o.DataDir)...)

@@ -43,22 +43,7 @@ import (
 // ownServer is a server for one test, with options of its own.
 func ownServer(t *testing.T, change func(*server.Options)) *fixture {
 	t.Helper()
-	// Not t.TempDir: the path of a Unix socket must be short.
-	dir, err := os.MkdirTemp("", "sbx")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	own, err := start(dir, change)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := own.stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	return fixtureOn(t, own)
+	return serverIn(t, shortTempDir(t), change)
 }
 
 // admitting is the server of all tests of admission: one whose plugins ask a cluster in memory.
