@@ -116,9 +116,9 @@ e2e: $(CLUSTER) ## Run the end-to-end tests on the local cluster; starts it and 
 	hack/e2e.sh
 
 .PHONY: bench
-bench: bench-commit bench-verbs bench-scale ## Measure: all benchmarks, their numbers in .bench
+bench: bench-commit bench-verbs bench-scale bench-store ## Measure: all benchmarks, their numbers in .bench
 
-# The commit whose image-committer is measured beside this checkout's: make bench-commit BASELINE=v1.0
+# The commit whose programs are measured beside this checkout's: make bench-commit BASELINE=v1.0
 BASELINE ?=
 export BASELINE
 
@@ -135,6 +135,10 @@ bench-scale: build $(CLUSTER) ## Measure what a pause and a resume cost among 10
 	@$(CLUSTER) build --dir $(CLUSTER_DIR)
 	@go build -o bin/bench-scale ./test/bench/scale
 	@bin/bench-scale --bin $(CLUSTER_DIR)/bin $(BENCH_FLAGS)
+
+.PHONY: bench-store
+bench-store: ## Measure what patches of one large sandbox cost the server and its store; beside another build with BASELINE=COMMIT
+	@hack/bench-store.sh
 
 .PHONY: e2e-nightly
 e2e-nightly: $(CLUSTER) ## What takes long, many times: trees, writers, hostile content, cycles, 1 GB (needs root; COUNT=… says how many times)
