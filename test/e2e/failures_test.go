@@ -200,3 +200,33 @@ func TestARejectedPodIsToldAndTheSandboxRecoversWhenItsTemplateIsMended(t *testi
 	r.edit("demo", func(s *v1alpha1.Sandbox) { cpu(s, "10m") })
 	r.awaitReady("demo")
 }
+
+// A Pod that its node does not take is not made again and again, the kubelet's words are told, and it comes about once the
+// template is mended.
+func TestAPodThatItsNodeDoesNotTakeWaitsAndSaysWhy(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	cpu := func(s *v1alpha1.Sandbox, request string) {
+		s.Spec.Template.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(request)}
+	}
+	node := r.start("other").Status.NodeName
+	r.create("demo", func(s *v1alpha1.Sandbox) {
+		s.Spec.Template.Spec.NodeName = node // past the scheduler, which would see that there is no room
+		cpu(s, "1000")
+	})
+	waits := r.awaitReason("demo", v1alpha1.ConditionReady, v1alpha1.ReasonPodNotAdmitted)
+	if message := messageOf(waits.Status.Conditions, v1alpha1.ConditionReady); !strings.Contains(message, "OutOfcpu") || !strings.Contains(message, "the next one is made at") {
+		t.Errorf("with a Pod that its node does not take the sandbox says %q", message)
+	}
+	pod, err := r.kube.CoreV1().Pods(r.namespace).Get(t.Context(), "demo", metav1.GetOptions{})
+	if err != nil || pod.Status.Reason != "OutOfcpu" || waits.Status.RetryTime == nil || waits.Status.RetryTime.Sub(pod.CreationTimestamp.Time) < 9*time.Second {
+		t.Errorf("while it waits there is %v (error %v), and the next comes at %v", pod, err, waits.Status.RetryTime)
+	}
+	next := r.await("demo", "with its next Pod", func(s *v1alpha1.Sandbox) bool { return s.Status.FailedPods > 0 && s.Status.PodUID != "" })
+	again, err := r.kube.CoreV1().Pods(r.namespace).Get(t.Context(), "demo", metav1.GetOptions{})
+	if err != nil || again.CreationTimestamp.Sub(pod.CreationTimestamp.Time) < 9*time.Second {
+		t.Errorf("the next Pod came after %s (error %v); the sandbox: %s", again.CreationTimestamp.Sub(pod.CreationTimestamp.Time), err, describe(next))
+	}
+	r.edit("demo", func(s *v1alpha1.Sandbox) { cpu(s, "1m") })
+	r.awaitReady("demo")
+}

@@ -251,3 +251,28 @@ func TestAnEvictionIsToldWithItsCause(t *testing.T) {
 		t.Errorf("evicted for its limit, the sandbox says %q", message)
 	}
 }
+
+func TestAContainerThatRunsOutOfMemorySaysSo(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	out := func(policy corev1.RestartPolicy) func(*v1alpha1.Sandbox) {
+		return func(s *v1alpha1.Sandbox) {
+			s.Spec.Template.Spec.RestartPolicy = policy
+			main := &s.Spec.Template.Spec.Containers[0]
+			main.Command = []string{"sh", "-c", "while [ ! -e /root/enough ]; do sleep 0.2; done; exec tail /dev/zero"} // which keeps what it has read
+			main.Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("32Mi")}
+		}
+	}
+	r.start("again", out(corev1.RestartPolicyAlways))
+	r.start("once", out(corev1.RestartPolicyNever))
+	r.sh("again", "touch /root/enough")
+	r.sh("once", "touch /root/enough")
+	again := r.awaitReset("again", "since the sandbox was started")
+	if message := messageOf(again.Status.Conditions, v1alpha1.ConditionDataLost); !strings.Contains(message, "OOMKilled, exit code 137") {
+		t.Errorf("restarted, the sandbox says %q", message)
+	}
+	once := r.awaitReason("once", v1alpha1.ConditionReady, v1alpha1.ReasonContainersEnded)
+	if message := messageOf(once.Status.Conditions, v1alpha1.ConditionReady); !strings.Contains(message, "main: OOMKilled, exit code 137") {
+		t.Errorf("ended, the sandbox says %q", message)
+	}
+}

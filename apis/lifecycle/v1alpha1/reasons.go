@@ -231,6 +231,9 @@ const (
 const (
 	// EventPodCreated: the sandbox's Pod was created.
 	EventPodCreated = "PodCreated"
+	// EventReconcileFailed: what comes next for a sandbox fails again and again, because an API does not
+	// do what it is asked; the message has its answer.
+	EventReconcileFailed = "ReconcileFailed"
 	// EventPauseRetry: a pause failed and will be tried again.
 	EventPauseRetry = "PauseFailed"
 	// EventResumeWouldBeRefused: a pause has begun, and the API would refuse the Pod that its resume creates.

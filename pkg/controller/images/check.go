@@ -34,6 +34,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/answer"
 )
 
 // resumePatience is how long a resume waits for the registry's answer. It goes on without one: the
@@ -121,6 +122,7 @@ func reasonOf(err error) string {
 
 // record writes what was found, where it is news, into the snapshot as it is by now.
 func (c *Checker) record(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, found metav1.Condition) error {
+	found.Message = answer.Condition(found.Message) // the registry's words may be many
 	var before *metav1.Condition
 	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
 		before = meta.FindStatusCondition(snapshot.Status.Conditions, found.Type).DeepCopy()

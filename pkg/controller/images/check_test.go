@@ -37,6 +37,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/answer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
 )
 
@@ -292,5 +293,17 @@ func TestPace(t *testing.T) {
 	}
 	if err := p.Wait(ctx); !errors.Is(err, errBusy) {
 		t.Errorf("out of time it fails with %v", err)
+	}
+}
+
+// A registry, or a proxy before it, may answer with a page; the status could not be written with it.
+func TestALongAnswerIsCut(t *testing.T) {
+	f := newFixture(t, snapshotIn(v1alpha1.SnapshotSucceed))
+	f.shelf.fails["main"] = errors.New("502 Bad Gateway: <html>" + strings.Repeat("x", 152_000))
+	if _, err := f.checker.Check(t.Context(), f.snapshot()); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.condition(); len(got.Message) > answer.MaxCondition || !strings.Contains(got.Message, "502 Bad Gateway") {
+		t.Errorf("%d bytes: %.100q", len(got.Message), got.Message)
 	}
 }

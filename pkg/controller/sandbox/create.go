@@ -43,15 +43,7 @@ func (r *Reconciler) createPod(ctx context.Context, seen *observed) (done bool, 
 	if err != nil {
 		return r.refused(ctx, seen, v1alpha1.ReasonPodRejected, err.Error(), seen.backoff())
 	}
-	if meta.IsStatusConditionTrue(sandbox.Status.Conditions, v1alpha1.ConditionPodAdopted) {
-		if err := r.holdByNamespace(ctx, pod); err != nil {
-			return false, ctrl.Result{}, err
-		}
-	}
-	asked := pod.DeepCopy()
-	limited, cancel := context.WithTimeoutCause(ctx, createTimeout, fmt.Errorf("no answer came within %s", createTimeout))
-	defer cancel()
-	err = r.Host.Create(limited, pod)
+	asked, err := r.ask(ctx, sandbox, pod)
 	if apierrors.IsAlreadyExists(err) {
 		mine, err := r.pod(ctx, sandbox, false)
 		if err != nil {
@@ -88,6 +80,19 @@ func (r *Reconciler) createPod(ctx context.Context, seen *observed) (done bool, 
 	return false, ctrl.Result{RequeueAfter: backstop}, nil // the Pod's own events bring the next visit
 }
 
+// ask creates a Pod, which becomes what the API made of it, and returns what was asked for.
+func (r *Reconciler) ask(ctx context.Context, sandbox *v1alpha1.Sandbox, pod *corev1.Pod) (asked *corev1.Pod, err error) {
+	if meta.IsStatusConditionTrue(sandbox.Status.Conditions, v1alpha1.ConditionPodAdopted) {
+		if err := r.holdByNamespace(ctx, pod); err != nil {
+			return pod, err
+		}
+	}
+	asked = pod.DeepCopy()
+	ctx, cancel := context.WithTimeoutCause(ctx, createTimeout, fmt.Errorf("no answer came within %s", createTimeout))
+	defer cancel()
+	return asked, r.Host.Create(ctx, pod)
+}
+
 // backoff is the wait after the Pod that is being created.
 func (o *observed) backoff() time.Duration { return answer.Backoff(o.sandbox.Status.FailedPods + 1) }
 
@@ -104,12 +109,17 @@ func stripped(asked, made *corev1.Pod) string {
 	return ""
 }
 
-func (r *Reconciler) refused(ctx context.Context, seen *observed, reason, message string, again time.Duration) (bool, ctrl.Result, error) {
-	next := seen.next()
+// refused tells that the Pod is not there, unlocks the template, and waits.
+func (o *observed) refused(reason, message string, again time.Duration) action {
+	next := o.next()
 	next.forgetPod()
 	next.wait(again)
 	next.set(v1alpha1.ConditionReady, false, reason, "%s", message)
-	act := seen.write(next, &note{warning: true, reason: reason, message: message})
+	return o.write(next, &note{warning: true, reason: reason, message: message})
+}
+
+func (r *Reconciler) refused(ctx context.Context, seen *observed, reason, message string, again time.Duration) (bool, ctrl.Result, error) {
+	act := seen.refused(reason, message, again)
 	if act.do == wait {
 		return false, ctrl.Result{RequeueAfter: again}, nil
 	}

@@ -73,6 +73,7 @@ type Reconciler struct {
 	looks  holds
 	kills  *kills
 	ran    ranMemory
+	faults faults
 	trials atomic.Int32
 }
 

@@ -61,7 +61,7 @@ func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueu
 			func(_ context.Context, job *batchv1.Job) []reconcile.Request { return r.served(job) }))).
 		WatchesRawSource(source.Channel(r.kills.ended, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: limiter}).
-		Complete(conflict.Repeat(r))
+		Complete(conflict.Repeat(r.telling()))
 }
 
 // concerned are the sandbox that a snapshot is made of, and those that are to come from it.
