@@ -171,7 +171,7 @@ cat <<EOF
 The cluster and the sandbox are yours now:
   export KUBECONFIG=$(realpath "${cluster}/kubeconfig") PATH=$(realpath "${cluster}/bin"):\$PATH
   kubectl exec -it demo -- sh
-  kubectl create --raw ${sandbox}/pause -f /dev/null
+  kubectl create --raw ${sandbox}/pause -f /dev/null >/dev/null
   kubectl get sbx,sbxsnap --watch
 End it: make cluster-down
 EOF

@@ -13,7 +13,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 usage='usage: hack/deploy.sh apply|render|delete
 
   apply    install, or bring up to date, and wait until the API answers
-  render   write the manifests to standard output; only for REGISTRY=…
+  render   write the manifests to standard output. Needs kubectl, and no cluster; images that the registry does not have
+           (yet) are named by their tags, and without REGISTRY as in an example
   delete   remove all of it; refuses while there are sandboxes, because their Pods would be left behind (FORCE=true does not)
 
 for a cluster of your own:
@@ -59,6 +60,22 @@ choose_cluster() {
     containerd_root=${CONTAINERD_ROOT}
 }
 
+# Sets server_image and committer_image for manifests to read: by digest where the registry has them, else by tag, which it
+# says.
+name_images() {
+    local tag=${TAG:-$(hack/version.sh)}
+    if [[ -z ${registry} ]]; then
+        registry=registry.example.com/sandbox
+        say "deploy: without REGISTRY=… the images are named ${registry}/…:${tag}, as an example."
+    elif find_images; then
+        return
+    else
+        say "deploy: the images are named by their tags, for their digests are not to be had (above is why). Once \`make push REGISTRY=${registry}\` has put them there, render again: policies and rollbacks want digests."
+    fi
+    server_image=${registry}/sandbox-apiserver:${tag}
+    committer_image=${registry}/image-committer:${tag}
+}
+
 # Builds the images and imports them into the local cluster, or looks them up in the registry. Sets server_image,
 # server_digest and committer_image.
 find_images() {
@@ -66,7 +83,7 @@ find_images() {
     if [[ -n ${registry} ]]; then
         local flags=(-registry "${registry}" -tag "${TAG:-$(hack/version.sh)}")
         [[ ${REGISTRY_INSECURE:-} != true ]] || flags+=(-insecure)
-        references=$(go run ./hack/images resolve "${flags[@]}")
+        references=$(go run ./hack/images resolve "${flags[@]}") || return
         server_image=$(grep '/sandbox-apiserver:' <<<"${references}")
         committer_image=$(grep '/image-committer:' <<<"${references}")
         return
@@ -130,7 +147,7 @@ write_kustomization() {
         echo "  patch: |"
         [[ -z ${registry} ]] || echo "    - {op: replace, path: /spec/template/spec/containers/0/image, value: \"${server_image}\"}"
         # A local image keeps its tag from build to build: its digest is what makes the Pod's template differ.
-        echo "    - {op: add, path: /spec/template/metadata/annotations, value: {lifecycle.opensandbox.io/image-digest: \"${server_image##*@}\"}}"
+        [[ ${server_image} != *@* ]] || echo "    - {op: add, path: /spec/template/metadata/annotations, value: {lifecycle.opensandbox.io/image-digest: \"${server_image##*@}\"}}"
         flag_patch "${flags[@]}"
         if [[ -n ${reads} ]]; then
             echo "- target: {kind: Role, name: sandbox-apiserver, namespace: ${namespace}}"
@@ -216,9 +233,9 @@ case ${1:-} in
 apply) apply ;;
 delete) delete ;;
 render)
-    [[ -n ${registry} ]] || die "render is for a cluster of your own: name REGISTRY=…"
+    command -v kubectl >/dev/null || die "kubectl is not in the PATH: it puts the manifests together"
     out=bin/deploy
-    find_images
+    name_images
     write_kustomization
     kubectl kustomize "${out}"
     ;;
