@@ -17,197 +17,25 @@ limitations under the License.
 package artifacts
 
 import (
+	"context"
+	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
-	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/plugin/cel"
 	"k8s.io/apiserver/pkg/admission/plugin/policy/validating"
+	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/cel/environment"
-
-	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
 )
-
-const (
-	committer = "registry.example.com/image-committer@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-	// theServer is the account that base/serviceaccounts.yaml makes.
-	theServer = "system:serviceaccount:sandbox-system:sandbox-apiserver"
-)
-
-// TestPoliciesTakeWhatTheServerMakes, with and without what a node keeps for a resume.
-func TestPoliciesTakeWhatTheServerMakes(t *testing.T) {
-	judge := newJudge(t, "sandbox-commit-pods")
-	made := jobs(t)
-	proxied := made["pause"].DeepCopy()
-	proxied.Spec.Template.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "HTTPS_PROXY", Value: "http://proxy:3128"}, {Name: "NO_PROXY", Value: ".svc"}}
-	made["pause by a proxy"] = proxied
-	for name, job := range made {
-		pod := podOf(job)
-		if said := judge.create(t, "pods", "Pod", pod); said != "" {
-			t.Errorf("the Pod of %s is refused: %s", name, said)
-		}
-		if said := judge.create(t, "jobs", "Job", job); said != "" {
-			t.Errorf("the Job of %s is refused: %s", name, said)
-		}
-	}
-}
-
-func TestPoliciesRefuse(t *testing.T) {
-	judge := newJudge(t, "sandbox-commit-pods")
-	for name, test := range map[string]struct {
-		change func(pod *corev1.Pod)
-		says   string
-	}{
-		"another image beside a commit": {func(p *corev1.Pod) { p.Spec.Containers[1].Image = "busybox" }, committer},
-		"a third container":             {func(p *corev1.Pod) { p.Spec.Containers = append(p.Spec.Containers, p.Spec.Containers[1]) }, "one container"},
-		"a first container":             {func(p *corev1.Pod) { p.Spec.InitContainers = p.Spec.Containers[:1] }, "one container"},
-		"another program":               {func(p *corev1.Pod) { p.Spec.Containers[1].Args[0] = "kill" }, "one container"},
-		"another name":                  {func(p *corev1.Pod) { p.Spec.Containers[1].Name = "other" }, "one container"},
-		"another command":               {func(p *corev1.Pod) { p.Spec.Containers[1].Command = []string{"sh"} }, "arguments alone"},
-		"a variable": {func(p *corev1.Pod) {
-			p.Spec.Containers[1].Env = append(p.Spec.Containers[1].Env, corev1.EnvVar{Name: "GODEBUG", Value: "x"})
-		}, "arguments alone"},
-		"a proxy out of a Secret": {func(p *corev1.Pod) {
-			p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "HTTPS_PROXY", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{Key: "x"}}}}
-		}, "arguments alone"},
-		"the node's network": {func(p *corev1.Pod) { p.Spec.HostNetwork = true }, "host-network"},
-		"the node's memory":  {func(p *corev1.Pod) { p.Spec.HostIPC = true }, "memory"},
-		"another field":      {func(p *corev1.Pod) { p.Spec.Containers[1].Env[0].ValueFrom.FieldRef.FieldPath = "metadata.labels" }, "arguments alone"},
-		"variables": {func(p *corev1.Pod) {
-			p.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{Prefix: "x"}}
-		}, "arguments alone"},
-		"writing": {func(p *corev1.Pod) { p.Spec.Containers[1].VolumeMounts[0].ReadOnly = false }, "read-only"},
-		"another hook": {func(p *corev1.Pod) {
-			p.Spec.Containers[1].Lifecycle.PostStart.Exec.Command = []string{"/image-committer", "commit"}
-		}, "arguments alone"},
-		"a hook that asks somebody": {func(p *corev1.Pod) {
-			p.Spec.Containers[1].Lifecycle.PostStart = &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{Host: "example.com"}}
-		}, "arguments alone"},
-		"a hook at the end":    {func(p *corev1.Pod) { p.Spec.Containers[1].Lifecycle.PreStop = p.Spec.Containers[1].Lifecycle.PostStart }, "arguments alone"},
-		"a hook of the commit": {func(p *corev1.Pod) { p.Spec.Containers[0].Lifecycle = p.Spec.Containers[1].Lifecycle }, "arguments alone"},
-		"a kill by the commit": {func(p *corev1.Pod) {
-			p.Spec.Containers[0].SecurityContext.Capabilities.Add = []corev1.Capability{"KILL"}
-		}, "capabilities"},
-		"the node's processes without being a commit": {func(p *corev1.Pod) {
-			p.Spec.Volumes, p.Spec.ServiceAccountName = nil, ""
-		}, "processes"},
-		"writing elsewhere than to cgroups": {func(p *corev1.Pod) {
-			for i, v := range p.Spec.Volumes {
-				if v.Name == "cgroup" {
-					p.Spec.Volumes[i].HostPath.Path = "/sys/fs"
-				}
-			}
-		}, "read-only"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			pod := podOf(jobs(t)["pause"])
-			test.change(pod)
-			if said := judge.create(t, "pods", "Pod", pod); !strings.Contains(said, test.says) {
-				t.Errorf("it says %q, and not %q", said, test.says)
-			}
-		})
-	}
-}
-
-// TestTheNodesNetwork may be used by commits alone, and where the ConfigMap says so.
-func TestTheNodesNetwork(t *testing.T) {
-	judge := newJudge(t, "sandbox-commit-pods")
-	commit := podOf(jobs(t)["pause"])
-	commit.Spec.HostNetwork = true
-	other := &corev1.Pod{Spec: corev1.PodSpec{HostNetwork: true, Containers: []corev1.Container{{Name: "a", Image: "busybox"}}}}
-	if said := judge.create(t, "pods", "Pod", commit); !strings.Contains(said, "host-network") {
-		t.Errorf("a commit on the node's network: %q", said)
-	}
-	judge.params.(*corev1.ConfigMap).Data["host-network"] = "true"
-	if said := judge.create(t, "pods", "Pod", commit); said != "" {
-		t.Errorf("a commit that may use the node's network: %q", said)
-	}
-	if said := judge.create(t, "pods", "Pod", other); !strings.Contains(said, "host-network") {
-		t.Errorf("another Pod on the node's network: %q", said)
-	}
-}
-
-// TestNobodyButTheServerExecs, and that only to kill.
-func TestNobodyButTheServerExecs(t *testing.T) {
-	judge := newJudge(t, "sandbox-no-exec")
-	kill := corev1.PodExecOptions{Container: "kill", Command: []string{"/image-committer", "kill", "--pod-uid=pod-1"}, Stdout: true, Stderr: true}
-	for name, test := range map[string]struct {
-		who    string
-		change func(*corev1.PodExecOptions)
-		taken  bool
-	}{
-		"the server kills":             {who: theServer, taken: true},
-		"an administrator":             {who: "admin"},
-		"a server elsewhere":           {who: "system:serviceaccount:default:sandbox-apiserver"},
-		"in the commit":                {who: theServer, change: func(o *corev1.PodExecOptions) { o.Container = "image-committer" }},
-		"in whichever comes first":     {who: theServer, change: func(o *corev1.PodExecOptions) { o.Container = "" }},
-		"a commit":                     {who: theServer, change: func(o *corev1.PodExecOptions) { o.Command = []string{"/image-committer", "commit"} }},
-		"another program":              {who: theServer, change: func(o *corev1.PodExecOptions) { o.Command = []string{"sh", "kill"} }},
-		"nothing in particular":        {who: theServer, change: func(o *corev1.PodExecOptions) { o.Command = nil }},
-		"something that it is to read": {who: theServer, change: func(o *corev1.PodExecOptions) { o.Stdin = true }},
-	} {
-		t.Run(name, func(t *testing.T) {
-			options := kill
-			if test.change != nil {
-				test.change(&options)
-			}
-			if said := judge.connect(t, test.who, "exec", "PodExecOptions", &options); (said == "") != test.taken {
-				t.Errorf("it says %q", said)
-			}
-		})
-	}
-	for subresource, options := range map[string]runtime.Object{
-		"attach":      &corev1.PodAttachOptions{Container: "kill"},
-		"portforward": &corev1.PodPortForwardOptions{Ports: []int32{1}},
-	} {
-		kind := map[string]string{"attach": "PodAttachOptions", "portforward": "PodPortForwardOptions"}[subresource]
-		if said := judge.connect(t, theServer, subresource, kind, options); !strings.Contains(said, "owns its node") {
-			t.Errorf("%s: it says %q", subresource, said)
-		}
-	}
-}
-
-// jobs are those that the server makes.
-func jobs(t *testing.T) map[string]*batchv1.Job {
-	t.Helper()
-	made := map[string]*batchv1.Job{}
-	for _, cache := range []int64{0, 1000} {
-		config := &commitjob.Config{
-			Namespace: "sandbox-system", Image: committer, Timeout: time.Minute, PushSecret: "push", RegistryCA: "ca", ResumeCache: cache,
-			ContainerdSocket: "/run/containerd/containerd.sock", ContainerdRoot: "/var/lib/containerd",
-		}
-		named := func(kind string) string {
-			if cache > 0 {
-				return kind + " for a resume cache"
-			}
-			return kind
-		}
-		snapshot := &v1alpha1.SandboxSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "demo-gen1", UID: "1"}}
-		for kind, leaveFrozen := range map[string]bool{"pause": true, "snapshot": false} {
-			job, err := config.Commit(snapshot, &commitjob.Source{}, leaveFrozen)
-			if err != nil {
-				t.Fatal(err)
-			}
-			made[named(kind)] = job
-		}
-		made[named("unpause")], made[named("uncache")] = config.Unpause(snapshot, &commitjob.Source{}), config.Uncache(snapshot, &commitjob.Source{})
-	}
-	return made
-}
-
-func podOf(job *batchv1.Job) *corev1.Pod {
-	return &corev1.Pod{Spec: *job.Spec.Template.Spec.DeepCopy()}
-}
 
 // judge judges by a policy as kube-apiserver does (compilePolicy of its pkg/admission/plugin/policy/validating).
 type judge struct {
@@ -215,9 +43,21 @@ type judge struct {
 	params runtime.Object
 }
 
-func newJudge(t *testing.T, name string) *judge {
+// asked is a request that a policy judges.
+type asked struct {
+	who         string
+	may         []string // further rights of who, each "verb resource" or "verb resource name"
+	operation   admission.Operation
+	resource    schema.GroupVersionResource
+	subresource string
+	kind        schema.GroupVersionKind
+	namespace   string
+	object, old runtime.Object
+}
+
+func newJudge(t *testing.T, folder, name string) *judge {
 	t.Helper()
-	for _, m := range manifests(t, "policies") {
+	for _, m := range manifests(t, folder) {
 		if m.Kind != "ValidatingAdmissionPolicy" || m.Name != name {
 			continue
 		}
@@ -241,8 +81,16 @@ func newJudge(t *testing.T, name string) *judge {
 				messages[i] = &validating.MessageExpressionCondition{MessageExpression: v.MessageExpression}
 			}
 		}
+		var matcher matchconditions.Matcher
+		if matches := policy.Spec.MatchConditions; len(matches) > 0 {
+			var accessors []cel.ExpressionAccessor
+			for i := range matches {
+				accessors = append(accessors, (*matchconditions.MatchCondition)(&matches[i]))
+			}
+			matcher = matchconditions.NewMatcher(compiler.CompileCondition(accessors, declared, environment.NewExpressions), policy.Spec.FailurePolicy, "policy", "validate", name)
+		}
 		j := &judge{Validator: validating.NewValidator(
-			compiler.CompileCondition(conditions, declared, environment.NewExpressions), nil,
+			compiler.CompileCondition(conditions, declared, environment.NewExpressions), matcher,
 			compiler.CompileCondition(nil, declared, environment.NewExpressions),
 			compiler.CompileCondition(messages, cel.OptionalVariableDeclarations{HasParams: declared.HasParams}, environment.NewExpressions),
 			policy.Spec.FailurePolicy, nil)}
@@ -255,28 +103,50 @@ func newJudge(t *testing.T, name string) *judge {
 	return nil
 }
 
-// create returns what it says of a new object, empty where it takes it.
+// create returns what it says of a new object in the server's namespace, empty where it takes it.
 func (j *judge) create(t *testing.T, resource, kind string, object runtime.Object) string {
 	t.Helper()
 	group := map[string]string{"Job": "batch"}[kind]
-	return j.say(t, admission.Create, "admin", schema.GroupVersionResource{Group: group, Version: "v1", Resource: resource}, "", schema.GroupVersionKind{Group: group, Version: "v1", Kind: kind}, object)
+	return j.say(t, asked{
+		who: "admin", operation: admission.Create, namespace: "sandbox-system", object: object,
+		resource: schema.GroupVersionResource{Group: group, Version: "v1", Resource: resource},
+		kind:     schema.GroupVersionKind{Group: group, Version: "v1", Kind: kind},
+	})
 }
 
-// connect returns what it says of somebody who connects to a Pod.
+// connect returns what it says of somebody who connects to a Pod of the server's namespace.
 func (j *judge) connect(t *testing.T, who, subresource, kind string, options runtime.Object) string {
 	t.Helper()
-	return j.say(t, admission.Connect, who, corev1.SchemeGroupVersion.WithResource("pods"), subresource, corev1.SchemeGroupVersion.WithKind(kind), options)
+	return j.say(t, asked{
+		who: who, operation: admission.Connect, namespace: "sandbox-system", object: options, subresource: subresource,
+		resource: corev1.SchemeGroupVersion.WithResource("pods"), kind: corev1.SchemeGroupVersion.WithKind(kind),
+	})
 }
 
-func (j *judge) say(t *testing.T, operation admission.Operation, who string, resource schema.GroupVersionResource, subresource string, kind schema.GroupVersionKind, object runtime.Object) string {
+// say returns what it says of a request, empty where it takes it.
+func (j *judge) say(t *testing.T, of asked) string {
 	t.Helper()
-	attributes := &admission.VersionedAttributes{
-		Attributes: admission.NewAttributesRecord(object, nil, kind, "sandbox-system", "x", resource, subresource, operation, nil, false, &user.DefaultInfo{Name: who}),
+	name := "x"
+	for _, object := range []runtime.Object{of.old, of.object} {
+		if accessor, err := apimeta.Accessor(object); err == nil && accessor.GetName() != "" {
+			name = accessor.GetName()
+		}
 	}
-	attributes.VersionedKind = kind
-	attributes.VersionedObject.Set(object)
+	attributes := &admission.VersionedAttributes{
+		Attributes: admission.NewAttributesRecord(of.object, of.old, of.kind, of.namespace, name, of.resource, of.subresource, of.operation, nil, false, &user.DefaultInfo{Name: of.who}),
+	}
+	attributes.VersionedKind = of.kind
+	attributes.VersionedObject.Set(of.object)
+	attributes.VersionedOldObject.Set(of.old)
+	rights := authorizer.AuthorizerFunc(func(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+		right := a.GetVerb() + " " + a.GetResource()
+		if slices.Contains(of.may, right) || slices.Contains(of.may, right+" "+a.GetName()) {
+			return authorizer.DecisionAllow, "", nil
+		}
+		return authorizer.DecisionNoOpinion, "", nil
+	})
 	var said []string
-	for _, decision := range j.Validate(t.Context(), resource, attributes, j.params, nil, celconfig.RuntimeCELCostBudget, nil).Decisions {
+	for _, decision := range j.Validate(t.Context(), of.resource, attributes, j.params, nil, celconfig.RuntimeCELCostBudget, rights).Decisions {
 		switch decision.Evaluation {
 		case validating.EvalDeny:
 			said = append(said, decision.Message)

@@ -144,6 +144,8 @@ func TestPoliciesOfTheServersNamespace(t *testing.T) {
 		})
 	})
 
+	t.Run("what the server may run", func(t *testing.T) { podsOfTheServersAccount(t, c) })
+
 	t.Run("who may run what", func(t *testing.T) {
 		const server = "system:serviceaccount:" + systemNamespace + ":sandbox-apiserver"
 		kill := []string{"/image-committer", "kill"}
