@@ -67,6 +67,7 @@ func (r *Reconciler) createSnapshot(ctx context.Context, seen *observed) error {
 	sandbox := seen.sandbox
 	err := CreateAttempt(ctx, r.Client, sandbox)
 	if err == nil {
+		r.attempts.hold(sandbox, Attempt(sandbox).Name, r.Clock.Now())
 		r.tell(sandbox, &note{reason: v1alpha1.ReasonPausing, message: fmt.Sprintf("snapshot %s commits the root filesystems", Attempt(sandbox).Name)})
 		r.tryPod(ctx, sandbox)
 	}

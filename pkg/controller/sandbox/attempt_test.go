@@ -145,3 +145,35 @@ func (f *fixture) pausedMessage() string {
 	}
 	return meta.FindStatusCondition(sandbox.Status.Conditions, v1alpha1.ConditionPaused).Message
 }
+
+// Somebody may delete each snapshot of a pause as soon as it is there.
+func TestASnapshotIsNotMadeTwiceWithoutAWait(t *testing.T) {
+	f := newFixture(t, sandboxIn(v1alpha1.SandboxPausing, wantsPaused, onPod, attempts(1)), podOf())
+	made := 0
+	vanishes := func() {
+		t.Helper()
+		for range 60 {
+			f.visit()
+			attempt := f.snapshots()
+			if attempt == "" {
+				continue
+			}
+			made++
+			if err := f.own.Delete(t.Context(), &v1alpha1.SandboxSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: attempt}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i, wait := range []time.Duration{10 * time.Second, 20 * time.Second, 40 * time.Second} {
+		vanishes()
+		if _, result := f.visit(); made != i+1 || result.RequeueAfter != wait {
+			t.Fatalf("%d snapshots were made, and the next visit is in %s, want %d and %s", made, result.RequeueAfter, i+1, wait)
+		}
+		f.clock.SetTime(f.clock.Now().Add(wait))
+	}
+	f.pausesAgain()
+	vanishes()
+	if made != 4 {
+		t.Errorf("%d snapshots were made after another pause, want 4", made)
+	}
+}

@@ -62,6 +62,8 @@ type observed struct {
 	unblocked bool
 	// named says that the Pod's name was written at this visit, and when there may be another: it may be created.
 	named bool
+	// attemptHeld is how long the snapshot of the attempt, which was created and is gone, is not created again.
+	attemptHeld time.Duration
 	// looksAgain is how long the registry is not asked again about the images that a Pod cannot pull.
 	looksAgain time.Duration
 	now        time.Time

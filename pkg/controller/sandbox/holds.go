@@ -34,6 +34,8 @@ type holds struct {
 }
 
 type hold struct {
+	// of is what it was done for, where there is more than one such thing one after the other; count how often it was.
+	of    string
 	until time.Time
 	count int32
 	// generation and request are those that it was done for: nobody waits after an edit of the spec, or another pause
@@ -42,24 +44,27 @@ type hold struct {
 	request    time.Time
 }
 
-func (h *holds) hold(sandbox *v1alpha1.Sandbox, now time.Time) {
+func (h *holds) hold(sandbox *v1alpha1.Sandbox, of string, now time.Time) {
 	h.mutex.Lock()
 	defer h.mutex.Unlock()
 	if h.held == nil {
 		h.held = map[client.ObjectKey]hold{}
 	}
-	count := h.held[client.ObjectKeyFromObject(sandbox)].count + 1
+	count := int32(1)
+	if before := h.held[client.ObjectKeyFromObject(sandbox)]; before.of == of {
+		count = before.count + 1
+	}
 	h.held[client.ObjectKeyFromObject(sandbox)] = hold{
-		until: now.Add(answer.Backoff(count)), count: count, generation: sandbox.Generation, request: requested(sandbox),
+		of: of, until: now.Add(answer.Backoff(count)), count: count, generation: sandbox.Generation, request: requested(sandbox),
 	}
 }
 
 // left is how long the sandbox has to wait, zero or less where it has not.
-func (h *holds) left(sandbox *v1alpha1.Sandbox, now time.Time) time.Duration {
+func (h *holds) left(sandbox *v1alpha1.Sandbox, of string, now time.Time) time.Duration {
 	h.mutex.Lock()
 	defer h.mutex.Unlock()
 	held, ok := h.held[client.ObjectKeyFromObject(sandbox)]
-	if !ok || held.generation != sandbox.Generation || !held.request.Equal(requested(sandbox)) {
+	if !ok || held.of != of || held.generation != sandbox.Generation || !held.request.Equal(requested(sandbox)) {
 		return 0
 	}
 	return held.until.Sub(now)

@@ -32,19 +32,22 @@ func TestHolds(t *testing.T) {
 	now := epoch
 	left := func(want time.Duration, when string) {
 		t.Helper()
-		if got := h.left(sandbox, now); got != want {
+		if got := h.left(sandbox, "a", now); got != want {
 			t.Errorf("%s: %s left, want %s", when, got, want)
 		}
 	}
 	left(0, "never done")
-	h.hold(sandbox, now)
+	h.hold(sandbox, "a", now)
 	left(10*time.Second, "done")
 	now = now.Add(9 * time.Second)
 	left(time.Second, "later")
 	now = now.Add(time.Second)
 	left(0, "its time has come")
-	h.hold(sandbox, now)
+	h.hold(sandbox, "a", now)
 	left(20*time.Second, "done again")
+	if got := h.left(sandbox, "b", now); got != 0 {
+		t.Errorf("something else waits for %s", got)
+	}
 	sandbox.Generation++
 	left(0, "its spec has changed")
 	sandbox.Generation--
@@ -52,6 +55,9 @@ func TestHolds(t *testing.T) {
 	sandbox.Status.LastRequestTime = &asked
 	left(0, "asked for again")
 	h.forget(client.ObjectKeyFromObject(sandbox))
-	h.hold(sandbox, now)
+	h.hold(sandbox, "a", now)
 	left(10*time.Second, "done the next time")
+	h.hold(sandbox, "b", now)
+	h.hold(sandbox, "a", now)
+	left(10*time.Second, "done after something else")
 }

@@ -371,6 +371,10 @@ func failedPods(n int32) func(*v1alpha1.Sandbox) {
 
 func edited(s *v1alpha1.Sandbox) { s.Generation++ }
 
+func attemptHeld(d time.Duration) func(*observed) {
+	return func(o *observed) { o.attemptHeld = d }
+}
+
 func unblocked(o *observed) { o.unblocked = true }
 
 // nameWritten: the Pod's name was written at this visit.

@@ -59,6 +59,12 @@ func (o *observed) pausing() action {
 		if reset := next.noticeReset(o.resets()); reset != nil {
 			return o.heldByLoss(next, reset)
 		}
+		if o.attemptHeld > 0 {
+			next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonPausing, "somebody has deleted the snapshot of attempt %d before it was made; it is created once more after a while", next.SnapshotAttempts)
+			waits := o.write(next, nil)
+			waits.after = o.attemptHeld
+			return waits
+		}
 		return action{do: createSnapshot}
 	case !o.attemptIsOurs() && canceling:
 		return o.canceled(next)

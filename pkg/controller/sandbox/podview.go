@@ -104,6 +104,9 @@ func evicted(pod *corev1.Pod) (reason, why string) {
 // endings are how the containers have ended, in brackets, where the Pod says it.
 func endings(pod *corev1.Pod) string {
 	var all []string
+	if pod.Status.Reason != "" {
+		all = append(all, pod.Status.Reason+": "+pod.Status.Message)
+	}
 	for _, status := range contents.Statuses(pod) {
 		if ended := status.State.Terminated; ended != nil {
 			all = append(all, status.Name+": "+howEnded(ended))

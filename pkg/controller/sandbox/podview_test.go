@@ -161,9 +161,13 @@ func TestPodsTellWhyTheyEnd(t *testing.T) {
 		"its node speaks":            {podOf(unready), v1alpha1.ReasonPodNotReady, "the Pod runs and is not ready yet", ""},
 		"a readiness gate":           {podOf(gateClosed), v1alpha1.ReasonPodNotReady, "is not ready: ReadinessGatesNotReady: the status of pod readiness gate x", ""},
 		"out of memory, and no more": {podOf(outOfMemory), v1alpha1.ReasonContainersEnded, "all containers have ended (main: OOMKilled, exit code 137, 2026-01-02T03:04:05Z)", ""},
-		"its node has no room":       {podOf(notAdmitted), v1alpha1.ReasonPodNotAdmitted, "node node-1 does not take the Pod: OutOfcpu: Pod was rejected", "OutOfcpu"},
-		"somebody deletes it":        {podOf(terminating(30)), v1alpha1.ReasonPodTerminating, "the Pod is being deleted", ""},
-		"it is well":                 {podOf(), v1alpha1.ReasonPodReady, "the Pod is ready", ""},
+		"its own deadline": {podOf(inPhase(corev1.PodFailed, "DeadlineExceeded"), func(p *corev1.Pod) {
+			p.Status.Message = "Pod was active on the node longer than the specified deadline"
+		}),
+			v1alpha1.ReasonContainersEnded, "all containers have ended (DeadlineExceeded: Pod was active on the node longer than", ""},
+		"its node has no room": {podOf(notAdmitted), v1alpha1.ReasonPodNotAdmitted, "node node-1 does not take the Pod: OutOfcpu: Pod was rejected", "OutOfcpu"},
+		"somebody deletes it":  {podOf(terminating(30)), v1alpha1.ReasonPodTerminating, "the Pod is being deleted", ""},
+		"it is well":           {podOf(), v1alpha1.ReasonPodReady, "the Pod is ready", ""},
 	} {
 		got, words := viewPod(test.pod), wordsOf(test.pod)
 		if got.reason != test.reason || !strings.Contains(got.message, test.message) {

@@ -70,11 +70,12 @@ type Reconciler struct {
 	Clock    clock.PassiveClock
 
 	// looks are of sandboxes whose Pod cannot pull an image: the registry was asked about it a short while ago.
-	looks  holds
-	kills  *kills
-	ran    ranMemory
-	faults faults
-	trials atomic.Int32
+	// attempts are of those whose pause's snapshot was created a short while ago: somebody may delete it again and again.
+	looks, attempts holds
+	kills           *kills
+	ran             ranMemory
+	faults          faults
+	trials          atomic.Int32
 }
 
 // Reconcile decides and acts until there is nothing to do but to wait. Each step decides on
@@ -87,6 +88,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := r.Live.Get(ctx, req.NamespacedName, sandbox); err != nil {
 		if apierrors.IsNotFound(err) {
 			r.looks.forget(req.NamespacedName)
+			r.attempts.forget(req.NamespacedName)
 			r.kills.forget(req.NamespacedName)
 			r.ran.forget(req.NamespacedName)
 			return ctrl.Result{}, r.reportStray(ctx, req.NamespacedName)
@@ -124,7 +126,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			r.Images.CheckForResume(ctx, seen.from)
 			checked = true
 			if seen.pod != nil {
-				r.looks.hold(sandbox, r.Clock.Now())
+				r.looks.hold(sandbox, "", r.Clock.Now())
 			}
 		case readPod:
 			fresh = true
@@ -234,7 +236,8 @@ func (r *Reconciler) idle(ctx context.Context, key client.ObjectKey) (bool, ctrl
 // observe reads the snapshots that matter to a sandbox, from a cache or past it.
 func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1alpha1.Sandbox, pod *corev1.Pod) (*observed, error) {
 	now := r.Clock.Now()
-	seen := &observed{sandbox: sandbox, pod: pod, now: now, looksAgain: r.looks.left(sandbox, now)}
+	seen := &observed{sandbox: sandbox, pod: pod, now: now, looksAgain: r.looks.left(sandbox, "", now),
+		attemptHeld: r.attempts.left(sandbox, Attempt(sandbox).Name, now)}
 	if pod != nil {
 		r.ran.see(pod)
 	}

@@ -37,8 +37,8 @@ const (
 	// podLasts is how long a Pod has to live, beyond the wait for the next one, until it counts as one that lasts:
 	// what kubelets say of containers as well.
 	podLasts = 2 * answer.LastWait
-	// maxWait bounds all waits, whatever a status says: the clock that it was written by may have been wrong.
-	maxWait = lastingFactor * answer.LastWait
+	// maxWait is longer than any wait: where a status tells of a longer one, the clock that it was written by was wrong.
+	maxWait = lastingFactor*answer.LastWait + time.Minute
 )
 
 // retryIn is how long the next Pod, or while it runs the next attempt of a pause that failed, has to wait. Zero or
@@ -48,7 +48,11 @@ func (o *observed) retryIn() time.Duration {
 	if until == nil || o.edited() || o.unblocked {
 		return 0
 	}
-	return min(until.Sub(o.now), maxWait)
+	left := until.Sub(o.now)
+	if left > maxWait {
+		return 0
+	}
+	return left
 }
 
 // edited says whether nothing has been decided yet on the spec as it is.
