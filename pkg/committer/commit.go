@@ -262,6 +262,7 @@ func (c *commit) find(ctx context.Context) error {
 	for _, ci := range c.Containers {
 		container, err := c.node.Find(ctx, c.PodUID, ci.Ref)
 		if err == nil {
+			ci.ID = container.ID() // the kubelet may have tried again since it was told of
 			c.parts = append(c.parts, &part{ContainerImage: ci, container: container, compression: c.Compression})
 		}
 		failed = append(failed, err)

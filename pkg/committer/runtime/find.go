@@ -19,6 +19,7 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
@@ -55,11 +56,19 @@ func isNotFound(err error) bool { return errdefs.IsNotFound(err) }
 
 // Find returns the container ref if it belongs to the Pod of that UID. An ID
 // alone would do to find it; the labels make sure that a wrong or stale argument
-// never leads to another Pod's files.
+// never leads to another Pod's files. Of a container that goes on failing the kubelet keeps one that has
+// ended, and the Pod's status may still tell of the one before: then that is returned, which is the latest.
 func (c *Client) Find(ctx context.Context, podUID string, ref Ref) (*Container, error) {
 	record, err := c.containers.Get(c.in(ctx), ref.ID)
 	if isNotFound(err) {
-		return nil, result.Wrap(result.ContainerNotFound, err, "container %q (%s) is not known to containerd any more", ref.Name, ref.ID)
+		latest, listErr := c.latestEnded(ctx, podUID, ref.Name)
+		switch {
+		case listErr != nil:
+			return nil, listErr
+		case latest == nil:
+			return nil, result.Wrap(result.ContainerNotFound, err, "container %q (%s) is not known to containerd any more", ref.Name, ref.ID)
+		}
+		return &Container{client: c, podUID: podUID, ref: Ref{Name: ref.Name, ID: latest.ID}, record: *latest}, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("looking for container %q (%s) in containerd: %w", ref.Name, ref.ID, err)
@@ -70,6 +79,21 @@ func (c *Client) Find(ctx context.Context, podUID string, ref Ref) (*Container, 
 		}
 	}
 	return &Container{client: c, podUID: podUID, ref: ref, record: record}, nil
+}
+
+// latestEnded is the newest container of that name in a Pod, if it has ended; nil where it runs, or will in a moment, for then
+// it is another with files of its own.
+func (c *Client) latestEnded(ctx context.Context, podUID, name string) (*containers.Container, error) {
+	found, err := c.named(ctx, podUID, name)
+	if err != nil || len(found) == 0 {
+		return nil, err
+	}
+	latest := slices.MaxFunc(found, func(a, b containers.Container) int { return a.CreatedAt.Compare(b.CreatedAt) })
+	state, err := c.state(ctx, latest.ID)
+	if err != nil || state != Ended {
+		return nil, err
+	}
+	return &latest, nil
 }
 
 // Check fails when c is no longer the container to commit: when it or its

@@ -181,6 +181,36 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// TestFindOfWhatGoesOnFailing: the Pod's status tells of a container that the kubelet has replaced since, by one that has
+// ended as well. One that runs is another, with files of its own; so is one of another Pod.
+func TestFindOfWhatGoesOnFailing(t *testing.T) {
+	for name, test := range map[string]struct {
+		prepare func(n *node)
+		found   string
+		want    result.Reason
+	}{
+		"it has ended": {func(n *node) {
+			n.container("older", task.Status_STOPPED)
+			n.container("latest", task.Status_UNKNOWN)
+		}, "latest", ""},
+		"it runs": {func(n *node) {
+			n.container("older", task.Status_STOPPED)
+			n.container("latest", task.Status_RUNNING)
+		}, "", result.ContainerNotFound},
+		"it is about to run": {func(n *node) { n.container("latest", task.Status_CREATED) }, "", result.ContainerNotFound},
+		"it is another Pod's": {func(n *node) {
+			n.container("latest", task.Status_STOPPED, func(c *containers.Container) { c.Labels[labelPodUID] = "other" })
+		}, "", result.ContainerNotFound},
+	} {
+		n := newNode(t)
+		test.prepare(n)
+		container, err := n.client.Find(context.Background(), "pod", Ref{"main", "gone"})
+		if reasonOf(err) != test.want || err == nil && container.ID() != test.found {
+			t.Errorf("%s: %v %v, want %q %q", name, container, err, test.found, test.want)
+		}
+	}
+}
+
 func TestCheck(t *testing.T) {
 	tests := map[string]struct {
 		prepare func(n *node)
