@@ -24,7 +24,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// Options configures the controllers. Every field has a flag of the same name, but CommitProxy.
+// Options configures the controllers. Every field has a flag, which is named as it is, but for
+// CommitterImage (--image-committer-image) and CommitProxy, which the server's own environment says.
 type Options struct {
 	// SnapshotRegistry is where snapshot images go: a registry, optionally with a path
 	// ("registry.example.com/sandboxes"). Empty: every pause fails with RegistryNotConfigured.

@@ -31,8 +31,9 @@ import (
 )
 
 // storeGate keeps requests for our resources out until the store is confirmed. Discovery and
-// health pass: an APIService that answers lets the reason reach the user, where one that does not
-// would block the deletion of every namespace in the cluster.
+// health pass, so that the APIService stays and its answers let the reason reach the user. That spares no
+// namespace: their controller lists what is in one, and deletes none while a list is answered with an error.
+// https://github.com/kubernetes/kubernetes/blob/v1.37.1/pkg/controller/namespace/deletion/namespaced_resources_deleter.go
 type storeGate struct {
 	opened chan struct{}
 

@@ -21,6 +21,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -308,8 +309,14 @@ func (a answer) status(f *fixture) metav1.Status {
 	if status.Kind != "Status" {
 		f.Fatalf("got no Status but %d %s", a.code, a.body)
 	}
+	if ofGo.MatchString(status.Message) {
+		f.Errorf("the answer names fields as the server's code does, not as the API: %.1000s", status.Message)
+	}
 	return status
 }
+
+// ofGo is how a struct without JSON names is printed.
+var ofGo = regexp.MustCompile(`\{\\?"[A-Z]\w*\\?":`)
 
 // eventually polls until check returns nil.
 func (f *fixture) eventually(check func() error) {

@@ -44,7 +44,7 @@ const (
 	// AnnotationRestoredFrom is the name of the snapshot that a Pod was made from.
 	AnnotationRestoredFrom = LabelPrefix + "restored-from"
 
-	// SandboxFinalizer keeps a sandbox until its Pod, its commits and its snapshots are gone.
+	// SandboxFinalizer keeps a sandbox until its Pod is gone and its commits have ended. Its snapshots go by themselves.
 	SandboxFinalizer = LabelPrefix + "sandbox"
 	// SnapshotFinalizer keeps a snapshot until its Jobs are gone and nothing that they froze is frozen.
 	SnapshotFinalizer = LabelPrefix + "snapshot"
