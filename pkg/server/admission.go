@@ -109,8 +109,10 @@ func (q patientQuota) Validate(ctx context.Context, a admission.Attributes, o ad
 }
 
 // applyTo is what the recommended options do with admission where there is a cluster.
-func (s *StandaloneAdmission) applyTo(config *genericapiserver.RecommendedConfig) error {
-	config.SharedInformerFactory = informers.NewSharedInformerFactory(s.Kube, 0)
-	return s.options.ApplyTo(&config.Config, config.SharedInformerFactory, s.Kube, s.Dynamic, feature.DefaultFeatureGate,
+func (s *StandaloneAdmission) applyTo(config *genericapiserver.RecommendedConfig, host *hostCluster) error {
+	config.SharedInformerFactory = newHostInformers(informers.NewSharedInformerFactory(s.Kube, 0), s.Kube, host)
+	options := *s.options
+	options.Decorators = append(admission.Decorators{leaveOutUnserved(host)}, options.Decorators...)
+	return options.ApplyTo(&config.Config, config.SharedInformerFactory, s.Kube, s.Dynamic, feature.DefaultFeatureGate,
 		config.EffectiveVersion, quotaInitializer{s.Kube})
 }

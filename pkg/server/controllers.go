@@ -32,10 +32,13 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/cluster"
+	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -51,21 +54,69 @@ type controllers struct {
 	host      *rest.Config
 	namespace string
 	options   controller.Options
+	times     LeaseTimes
 }
 
-// controllerShutdown bounds how long reconciles under way may take to end.
+// controllerShutdown bounds how long reconciles under way may take to end where the program ends.
 const controllerShutdown = 10 * time.Second
 
-// errLeadershipLost ends the process: another replica does the work now, and only a fresh start
-// is certain to hold nothing of the old one.
-var errLeadershipLost = errors.New("the lease of the controllers was lost to another replica; ending to start afresh")
+// Waits between two terms of the controllers, after one that failed.
+const (
+	firstRestart  = time.Second
+	longRestart   = time.Minute
+	restartedWell = 10 * time.Minute
+)
 
 // lean keeps managedFields out of the caches: a third of an object, which no controller reads.
 var lean = cache.TransformStripManagedFields()
 
-// run leads when it is its turn, until ctx ends.
-func (c *controllers) run(ctx context.Context) error {
+// run leads when it is its turn, again and again until ctx ends. Losing the lease, or a failure, ends what runs here and
+// nothing else of the process: the API is served on. Each term is made from nothing, after all that the one before had begun
+// has ended, so that nothing of it can act any more or be taken for what is known.
+func (c *controllers) run(ctx context.Context) {
 	ctrl.SetLogger(klog.NewKlogr())
+	lease, err := newLease(c.host, c.namespace, c.times)
+	if err != nil {
+		// The same configuration has made other clients.
+		klog.ErrorS(err, "The controllers cannot run")
+		return
+	}
+	runTerms(ctx, clock.RealClock{}, func(ctx context.Context) error { return lease.lead(ctx, c.work) })
+}
+
+// runTerms begins a term when the one before has ended, after a wait where it failed.
+func runTerms(ctx context.Context, clock clock.WithTicker, term func(context.Context) error) {
+	delay := firstRestart
+	for {
+		began := clock.Now()
+		err := term(ctx)
+		switch {
+		case ctx.Err() != nil:
+			if err != nil && !errors.Is(err, context.Canceled) {
+				klog.ErrorS(err, "The controllers have not ended well")
+			}
+			return
+		case errors.Is(err, errLeaseLost):
+			klog.InfoS("The controllers have ended; waiting for the lease", "why", err.Error())
+			delay = firstRestart
+			continue
+		case clock.Since(began) > restartedWell:
+			delay = firstRestart
+		}
+		klog.ErrorS(err, "The controllers have ended; starting them afresh", "after", delay)
+		timer := clock.NewTimer(delay)
+		select {
+		case <-timer.C():
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		delay = min(2*delay, longRestart)
+	}
+}
+
+// work is a term: it ends with ctx, and returns when all has ended that it began.
+func (c *controllers) work(ctx context.Context) error {
 	scheme, err := controllerScheme()
 	if err != nil {
 		return err
@@ -91,7 +142,7 @@ func (c *controllers) run(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("running the controllers: %w", err)
 	}
-	return errLeadershipLost
+	return errors.New("the controllers have ended by themselves")
 }
 
 // controllerScheme knows our types and the host's: events about our objects go to the host.
@@ -104,7 +155,8 @@ func controllerScheme() (*runtime.Scheme, error) {
 }
 
 func (c *controllers) manager(scheme *runtime.Scheme) (manager.Manager, error) {
-	grace := controllerShutdown
+	// The lease waits for all of them, and bounds that itself.
+	grace := time.Duration(-1)
 	mgr, err := ctrl.NewManager(speakingJSON(c.loopback), manager.Options{
 		Scheme: scheme,
 		Cache:  cache.Options{DefaultTransform: lean},
@@ -113,13 +165,9 @@ func (c *controllers) manager(scheme *runtime.Scheme) (manager.Manager, error) {
 		// The API server serves both.
 		Metrics:                metricsserver.Options{BindAddress: "0"},
 		HealthProbeBindAddress: "0",
-		// Also with the embedded store: while a Pod is replaced there may be two for a moment.
-		LeaderElection:                true,
-		LeaderElectionConfig:          c.host,
-		LeaderElectionNamespace:       c.namespace,
-		LeaderElectionID:              ServiceName,
-		LeaderElectionReleaseOnCancel: true,
-		GracefulShutdownTimeout:       &grace,
+		// Each term has controllers of the same names, after those of the last.
+		Controller:              config.Controller{SkipNameValidation: ptr.To(true)},
+		GracefulShutdownTimeout: &grace,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("making the controllers: %w", err)

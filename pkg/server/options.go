@@ -74,6 +74,8 @@ type Options struct {
 	KubeAPIQPS   float32
 	KubeAPIBurst int
 	Controller   controller.Options
+	// LeaderElection is the lease of the controllers.
+	LeaderElection LeaseTimes
 
 	// Namespace is the server's own, from the environment variable POD_NAMESPACE.
 	Namespace string
@@ -113,6 +115,8 @@ func NewOptions() *Options {
 		ServingCertSecret: "sandbox-apiserver-serving-cert",
 		KubeAPIQPS:        200,
 		KubeAPIBurst:      400,
+		// A kube-apiserver that restarts is away for less than 40 seconds, mostly.
+		LeaderElection: LeaseTimes{Duration: time.Minute, RenewDeadline: 40 * time.Second, RetryPeriod: 10 * time.Second},
 		Controller: controller.Options{
 			LayerCompression:       commitjob.Zstd,
 			SnapshotImageTemplate:  naming.DefaultImageTemplate,
@@ -245,4 +249,11 @@ func (o *Options) addHostFlags(fs *pflag.FlagSet) {
 		"How many requests a second the controllers may send to the kube-apiserver, and as many events beside them. A pause takes about ten.")
 	fs.IntVar(&o.KubeAPIBurst, "kube-api-burst", o.KubeAPIBurst,
 		"How many requests the controllers may send to the kube-apiserver at once, above --kube-api-qps.")
+	l := &o.LeaderElection
+	fs.DurationVar(&l.Duration, "leader-elect-lease-duration", l.Duration,
+		"How long the other replicas wait before one of them takes over the controllers of a replica that is not heard of any more. One that is shut down gives them up at once.")
+	fs.DurationVar(&l.RenewDeadline, "leader-elect-renew-deadline", l.RenewDeadline,
+		"For how long the kube-apiserver may be away before a replica ends its controllers, which start afresh when it is back. The API is served on.")
+	fs.DurationVar(&l.RetryPeriod, "leader-elect-retry-period", l.RetryPeriod,
+		"How often the lease of the controllers is renewed, and asked for by the replicas that do not have it.")
 }

@@ -28,6 +28,7 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/endpoints/discovery"
 	genericapiserver "k8s.io/apiserver/pkg/server"
+	genericoptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	aggregator "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset"
@@ -48,6 +49,8 @@ type Server struct {
 	gate *storeGate
 	// keeper keeps house in etcd. Nil where that is a cluster of its own.
 	keeper *room.Keeper
+	// host is nil where there is no cluster around the server.
+	host *hostCluster
 	// identity is nil where any store will do.
 	identity    *storeIdentity
 	controllers *controllers
@@ -170,20 +173,29 @@ func (s *Server) genericConfig() (*genericapiserver.RecommendedConfig, error) {
 	if err := o.Recommended.SecureServing.MaybeDefaultWithSelfSignedCerts("localhost", nil, nil); err != nil {
 		return nil, fmt.Errorf("making a self-signed certificate: %w", err)
 	}
-	initializers := o.Recommended.ExtraAdmissionInitializers
-	// The last moment before the plugins get their informers.
-	o.Recommended.ExtraAdmissionInitializers = func(config *genericapiserver.RecommendedConfig) ([]admission.PluginInitializer, error) {
-		watchParamsApart(config)
-		return initializers(config)
+	recommended := *o.Recommended
+	if o.Standalone == nil {
+		if err := s.waitForHost(&recommended, config); err != nil {
+			return nil, err
+		}
 	}
-	if err := o.Recommended.ApplyTo(config); err != nil {
+	if err := recommended.ApplyTo(config); err != nil {
 		return nil, err
+	}
+	if o.Standalone == nil && looksAuthenticationUp(o.Recommended.Authentication) {
+		check, err := lookUpAuthentication(o.Recommended.Authentication, config, s.host)
+		if err != nil {
+			return nil, err
+		}
+		config.AddReadyzChecks(check)
 	}
 	if o.Standalone != nil {
 		config.Authentication.Authenticator = o.Standalone.Authenticator
 		config.Authorization.Authorizer = o.Standalone.Authorizer
 		if o.Standalone.Admission != nil {
-			if err := o.Standalone.Admission.applyTo(config); err != nil {
+			s.host = newHostCluster(o.Standalone.Admission.Kube.Discovery(), mutatingPolicies, validatingPolicies)
+			config.AddReadyzChecks(s.host.readyzCheck())
+			if err := o.Standalone.Admission.applyTo(config, s.host); err != nil {
 				return nil, err
 			}
 		}
@@ -191,6 +203,41 @@ func (s *Server) genericConfig() (*genericapiserver.RecommendedConfig, error) {
 	// Nobody calls the server by its own address but itself; clients come through the aggregator.
 	config.DiscoveryAddresses = discovery.DefaultAddresses{DefaultAddress: config.ExternalAddress}
 	return config, nil
+}
+
+// waitForHost changes options so that what is applied from them does not need the kube-apiserver to be there.
+func (s *Server) waitForHost(recommended *genericoptions.RecommendedOptions, config *genericapiserver.RecommendedConfig) error {
+	connection, err := hostConnection(recommended.CoreAPI.CoreAPIKubeconfigPath)
+	if err != nil {
+		return fmt.Errorf("connecting to the kube-apiserver: %w", err)
+	}
+	client, err := kubernetes.NewForConfig(rest.AddUserAgent(connection, ServiceName))
+	if err != nil {
+		return fmt.Errorf("connecting to the kube-apiserver: %w", err)
+	}
+	s.host = newHostCluster(client.Discovery(), mutatingPolicies, validatingPolicies)
+	config.AddReadyzChecks(s.host.readyzCheck())
+	if looksAuthenticationUp(recommended.Authentication) {
+		recommended.Authentication = nil // applied apart
+	}
+	// The last moment before the plugins get their informers.
+	initializers := recommended.ExtraAdmissionInitializers
+	recommended.ExtraAdmissionInitializers = func(config *genericapiserver.RecommendedConfig) ([]admission.PluginInitializer, error) {
+		watchParamsApart(config)
+		if config.SharedInformerFactory != nil {
+			config.SharedInformerFactory = newHostInformers(config.SharedInformerFactory, client, s.host)
+		}
+		patient, err := newPatientClient(config.ClientConfig, s.host)
+		if err != nil {
+			return nil, err
+		}
+		others, err := initializers(config)
+		return append([]admission.PluginInitializer{patient}, others...), err
+	}
+	admissionOptions := *recommended.Admission
+	admissionOptions.Decorators = append(admission.Decorators{leaveOutUnserved(s.host)}, admissionOptions.Decorators...)
+	recommended.Admission = &admissionOptions
+	return nil
 }
 
 // connectHost sets up what needs the cluster around the server.
@@ -208,7 +255,7 @@ func (s *Server) connectHost(config *genericapiserver.RecommendedConfig) error {
 			return fmt.Errorf("connecting to the kube-apiserver: %w", err)
 		}
 		client = kube
-		s.controllers = &controllers{host: host, namespace: o.Namespace, options: o.Controller}
+		s.controllers = &controllers{host: host, namespace: o.Namespace, options: o.Controller, times: o.LeaderElection}
 		if o.keepsCertificate() {
 			registrations, err := aggregator.NewForConfig(host)
 			if err != nil {
@@ -217,7 +264,7 @@ func (s *Server) connectHost(config *genericapiserver.RecommendedConfig) error {
 			certificate, key := config.SecureServing.Cert.CurrentCertKeyContent()
 			config.SecureServing.Cert = &servingCert{
 				kube: kube, aggregator: registrations, namespace: o.Namespace, secretName: o.ServingCertSecret,
-				clock: clock.RealClock{}, certificate: certificate, key: key,
+				clock: clock.RealClock{}, certificate: certificate, key: key, reached: s.host.reached,
 			}
 		}
 	}
@@ -228,6 +275,9 @@ func (s *Server) connectHost(config *genericapiserver.RecommendedConfig) error {
 	etcd, err := s.newEtcdClient()
 	if err != nil {
 		return err
+	}
+	if s.host != nil {
+		s.host.tell = func(what string) { s.gate.wait("the identity of the store is not yet confirmed: " + what) }
 	}
 	s.identity = &storeIdentity{
 		etcd:      etcd,
@@ -265,8 +315,15 @@ func (s *Server) addHooks() error {
 		if s.keeper != nil {
 			work.running.Go(func() { s.keeper.Run(work.ctx) })
 		}
+		if s.host != nil {
+			work.running.Go(func() { s.host.run(work.ctx) })
+		}
 		if s.identity != nil {
-			work.running.Go(func() { s.identity.confirm(work.ctx) })
+			work.running.Go(func() {
+				if s.host == nil || s.host.await(work.ctx.Done()) {
+					s.identity.confirm(work.ctx)
+				}
+			})
 		}
 		if s.controllers != nil {
 			work.running.Go(func() { s.runControllers(work.ctx) })
@@ -297,7 +354,5 @@ func (s *Server) runControllers(ctx context.Context) {
 		return
 	}
 	s.controllers.loopback = s.Loopback()
-	if err := s.controllers.run(ctx); err != nil {
-		s.stop(err)
-	}
+	s.controllers.run(ctx)
 }

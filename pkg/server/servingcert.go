@@ -57,6 +57,8 @@ type servingCert struct {
 	namespace  string
 	secretName string
 	clock      clock.WithTicker
+	// reached is closed when the kube-apiserver has answered once.
+	reached <-chan struct{}
 
 	mu               sync.RWMutex
 	certificate, key []byte
@@ -88,6 +90,7 @@ func (s *servingCert) AddListener(listener dynamiccertificates.Listener) {
 }
 
 // RunOnce brings Secret, APIService and what is served to where they should be.
+// While the kube-apiserver has not been reached, that is what it waits for.
 func (s *servingCert) RunOnce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, certificateAttempt)
 	defer cancel()
@@ -98,13 +101,20 @@ func (s *servingCert) RunOnce(ctx context.Context) error {
 func (s *servingCert) Run(ctx context.Context, _ int) {
 	backoff := wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.1, Steps: 7, Cap: certificateCheck}
 	failing := backoff.DelayFunc()
+	if !awaitEither(s.reached, ctx.Done()) {
+		return
+	}
+	told := ""
 	for {
 		delay := certificateCheck
 		if err := s.RunOnce(ctx); err != nil {
-			klog.ErrorS(err, "The serving certificate is not as it should be; trying again")
+			if what := withoutOwnAddress(err).Error(); what != told {
+				told = what
+				klog.ErrorS(err, "The serving certificate is not as it should be; trying again")
+			}
 			delay = failing()
 		} else {
-			failing = backoff.DelayFunc()
+			failing, told = backoff.DelayFunc(), ""
 		}
 		timer := s.clock.NewTimer(delay)
 		select {

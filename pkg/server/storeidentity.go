@@ -94,7 +94,10 @@ func (s *storeIdentity) confirm(ctx context.Context) {
 		refusal, err := s.attempt(ctx)
 		switch {
 		case err != nil:
-			klog.ErrorS(err, "The identity of the store cannot be confirmed yet; trying again")
+			if what := withoutOwnAddress(err).Error(); what != told {
+				told = what
+				klog.ErrorS(err, "The identity of the store cannot be confirmed yet; trying again")
+			}
 			s.gate.wait(fmt.Sprintf("the identity of the store is not yet confirmed: %v", err))
 			return false, nil
 		case refusal != "":

@@ -157,6 +157,9 @@ func (o *Options) Validate() error {
 	if quota := o.StoreQuota.Value(); quota != 0 && quota < room.MinQuota {
 		complain("--store-quota must be at least %d bytes, and is %s; 0 is what the volume allows", room.MinQuota, o.StoreQuota.String())
 	}
+	if err := o.LeaderElection.validate(); err != nil {
+		errs = append(errs, err)
+	}
 	if o.embedsEtcd() {
 		errs = append(errs, validateDataDir(o.DataDir)...)
 	} else {

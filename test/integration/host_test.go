@@ -50,6 +50,9 @@ func ownServer(t *testing.T, change func(*server.Options)) *fixture {
 var admitting = sync.OnceValues(func() (*admittingServer, error) {
 	kube := kubefake.NewSimpleClientset()
 	versionQuotas(kube)
+	kube.Resources = []*metav1.APIResourceList{{
+		GroupVersion: "admissionregistration.k8s.io/v1", APIResources: []metav1.APIResource{{Name: "validatingadmissionpolicies"}},
+	}}
 	dir, err := os.MkdirTemp("", "sbx")
 	if err != nil {
 		return nil, err
