@@ -19,6 +19,7 @@ package main
 import (
 	"path/filepath"
 	"runtime"
+	"slices"
 )
 
 // Addresses and names that Pods, manifests and tests rely on.
@@ -59,6 +60,8 @@ type layout struct {
 	dir    string // absolute
 	source string // the directory of this Go module
 	bin    string // built programs; may be shared between clusters
+	// kubernetes is the version of the control plane and the node, as "1.35"; empty: that of go.mod.
+	kubernetes string
 }
 
 func newLayout(dir, source, bin string) (layout, error) {
@@ -83,7 +86,18 @@ func newLayout(dir, source, bin string) (layout, error) {
 func (l layout) path(elem ...string) string {
 	return filepath.Join(append([]string{l.dir}, elem...)...)
 }
-func (l layout) exe(name string) string    { return filepath.Join(l.bin, name) }
+
+// exe is a program. The components of another Kubernetes than go.mod's lie in a folder of their own.
+func (l layout) exe(name string) string {
+	if l.kubernetes != "" && name != "kubectl" && (name == "kube" || slices.Contains(kubernetesComponents, name)) {
+		return filepath.Join(l.bin, "kubernetes-"+l.kubernetes, name)
+	}
+	return filepath.Join(l.bin, name)
+}
+
+// chosenFile holds the Kubernetes of a cluster that is up.
+func (l layout) chosenFile() string { return l.path("kubernetes") }
+
 func (l layout) kubeconfig() string        { return l.path("kubeconfig") }
 func (l layout) pki(name string) string    { return l.path("pki", name) }
 func (l layout) config(name string) string { return l.path("config", name) }
@@ -95,7 +109,7 @@ func (l layout) debian(path string) string { return l.path("debian", path) }
 // state is what `down` deletes. Not in it: bin, debian and images (dear to make, the same next time) and logs.
 func (l layout) state() []string {
 	return []string{
-		l.path("cluster.env"), l.kubeconfig(), l.path("config"), l.path("pki"), l.path("etcd"), l.path("containerd"),
+		l.path("cluster.env"), l.path("kubernetes"), l.kubeconfig(), l.path("config"), l.path("pki"), l.path("etcd"), l.path("containerd"),
 		l.path("cni"), l.path("kubelet"), l.path("registry"), l.path("volumes"), l.path("run"),
 	}
 }

@@ -62,6 +62,7 @@ func run(ctx context.Context, args []string) error {
 	dir := flags.String("dir", ".cluster", "directory of everything that the cluster is")
 	source := flags.String("source", "hack/cluster", "directory of this program's Go module, which pins all versions")
 	bin := flags.String("bin", "", "directory of the built programs (default DIR/bin)")
+	kubernetes := flags.String("kubernetes", os.Getenv("KUBERNETES"), "up, build: another Kubernetes than that of go.mod, as 1.35 (default: the variable KUBERNETES)")
 	var archives []string
 	flags.Func("image-archive", "load: an OCI or Docker archive (repeatable)", func(path string) error {
 		archives = append(archives, path)
@@ -84,6 +85,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	l, err := newLayout(*dir, *source, *bin)
 	if err != nil {
+		return err
+	}
+	if l, err = chooseKubernetes(l, *kubernetes); err != nil {
 		return err
 	}
 	begin := time.Now()
@@ -115,7 +119,10 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 		defer unlock()
-		return build(ctx, l, say)
+		if err := build(ctx, l, say); err != nil {
+			return err
+		}
+		return buildKubernetes(ctx, l, say)
 	case "down":
 		if _, err := os.Stat(l.path(marker)); errors.Is(err, os.ErrNotExist) {
 			say("there is no cluster in %s", l.dir)

@@ -50,6 +50,12 @@ func up(ctx context.Context, l layout, say reporter) error {
 	if err := build(ctx, l, say); err != nil {
 		return err
 	}
+	if err := buildKubernetes(ctx, l, say); err != nil {
+		return err
+	}
+	if err := writeFile(l.chosenFile(), []byte(l.kubernetes), 0o644); err != nil {
+		return err
+	}
 	archives, err := buildImages(ctx, l)
 	if err != nil {
 		return err
