@@ -203,9 +203,9 @@ func ofSnapshot(before, after *lifecycle.SandboxSnapshot) snapshotChange {
 // purpose is what a snapshot was made for.
 func purpose(snapshot *lifecycle.SandboxSnapshot) string {
 	if snapshot.Spec.Pause != nil {
-		return "pause"
+		return ofPause
 	}
-	return "user"
+	return ofUser
 }
 
 // between is never less than nothing: two machines' clocks may differ.

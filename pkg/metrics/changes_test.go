@@ -182,8 +182,8 @@ func TestChangesOfASnapshot(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", test.name, got, test.want)
 		}
 	}
-	ofPause := made(lifecycle.SnapshotPending, func(s *lifecycle.SandboxSnapshot) { s.Spec.Pause = &lifecycle.SnapshotPause{} })
-	if got := ofSnapshot(ofPause, ofPause); got.purpose != "pause" {
+	ofAPause := made(lifecycle.SnapshotPending, func(s *lifecycle.SandboxSnapshot) { s.Spec.Pause = &lifecycle.SnapshotPause{} })
+	if got := ofSnapshot(ofAPause, ofAPause); got.purpose != "pause" {
 		t.Errorf("the snapshot of a pause is for %q", got.purpose)
 	}
 }

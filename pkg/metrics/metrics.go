@@ -51,6 +51,12 @@ const (
 	canceled  = "canceled"
 )
 
+// Purposes of snapshots.
+const (
+	ofPause = "pause"
+	ofUser  = "user"
+)
+
 // Buckets are wide: a pause takes a second or two with little to save, and minutes with a lot.
 var (
 	minutes = []float64{0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600}
@@ -103,11 +109,33 @@ func Register() {
 		legacyregistry.MustRegister(pauseAttempts, pauseDuration, resumes, resumeDuration, dataLosses,
 			snapshotsEnded, commitDuration, commitWait, commitFrozen, commitBytes, imagesLeft, registryRequests)
 		legacyregistry.CustomMustRegister(leading)
-		// Known, and zero, before there is the first: an increase from nothing is none.
-		imagesLeft.WithLabelValues()
-		dataLosses.WithLabelValues(v1alpha1.ReasonPodLost)
-		dataLosses.WithLabelValues(v1alpha1.ReasonFilesystemReset)
+		begin()
 	})
+}
+
+// begin makes all that is known beforehand be there, and zero, before there is the first: who looks for what the documentation
+// names finds it, and an increase from nothing would be none.
+func begin() {
+	for _, outcome := range []string{succeeded, canceled} {
+		pauseAttempts.WithLabelValues(outcome, "")
+		resumes.WithLabelValues(outcome, "")
+	}
+	pauseDuration.WithLabelValues()
+	resumeDuration.WithLabelValues()
+	for _, reason := range []string{v1alpha1.ReasonPodLost, v1alpha1.ReasonFilesystemReset} {
+		dataLosses.WithLabelValues(reason)
+	}
+	for _, purpose := range []string{ofPause, ofUser} {
+		snapshotsEnded.WithLabelValues(purpose, succeeded, "")
+		commitDuration.WithLabelValues(purpose)
+		commitWait.WithLabelValues(purpose)
+		commitFrozen.WithLabelValues(purpose)
+		commitBytes.WithLabelValues(purpose)
+	}
+	imagesLeft.WithLabelValues()
+	for _, operation := range []string{"look", "delete", "duplicate"} {
+		registryRequests.WithLabelValues(operation, "ok")
+	}
 }
 
 func counter(name, help string, labels ...string) *k8smetrics.CounterVec {

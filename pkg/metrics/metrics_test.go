@@ -27,28 +27,15 @@ import (
 	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
-	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
 
 type family = dto.MetricFamily
 
 // TestMetricsAreAsTheFieldWantsThem: names, units and help are those that Prometheus asks for, every metric says how
-// stable it is, and no label can have more values than this code has words for.
+// stable it is, all are there before anything has happened, and no label can have more values than this code has words for.
 func TestMetricsAreAsTheFieldWantsThem(t *testing.T) {
 	Register()
 	Register() // the controllers may begin anew in one process
-	pause := v1alpha1.ReasonRegistryDenied
-	pauseAttempts.WithLabelValues(failed, pause)
-	pauseDuration.WithLabelValues()
-	resumes.WithLabelValues(succeeded, "")
-	resumeDuration.WithLabelValues()
-	dataLosses.WithLabelValues(v1alpha1.ReasonPodLost)
-	snapshotsEnded.WithLabelValues("pause", failed, pause)
-	commitDuration.WithLabelValues("pause")
-	commitWait.WithLabelValues("pause")
-	commitFrozen.WithLabelValues("pause")
-	commitBytes.WithLabelValues("pause")
-	RegistryAsked("look", "ok")
 	end := Lead(func() (World, bool) {
 		return World{
 			Sandboxes: map[string]int{"Running": 3}, Snapshots: map[string]int{"Succeed": 2}, Reasons: map[PhaseReason]int{{"Running", "PodReady"}: 3},
@@ -133,6 +120,7 @@ func TestOnlyWhoLeadsTellsOfTheWorld(t *testing.T) {
 func TestAWriteIsCountedOnce(t *testing.T) {
 	Register()
 	pauseAttempts.Reset()
+	defer begin()
 	before := state(lifecycle.SandboxPausing, lifecycle.DesiredStatePaused)
 	after := state(lifecycle.SandboxPaused, lifecycle.DesiredStatePaused)
 	SandboxWritten(before, after, later)
