@@ -34,7 +34,8 @@ import (
 )
 
 // A commit of very many containers has its report in its log: a line that the runtime breaks into many,
-// and the kubelet puts together again.
+// and the kubelet puts together again. All of the log is of one stream, as it is of image-committer: what comes by
+// another may be logged between the parts of a line.
 func TestAReportOfVeryManyContainersComesThroughTheLog(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t)
@@ -54,7 +55,7 @@ func TestAReportOfVeryManyContainersComesThroughTheLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	reporter := sleeper("image-committer")
-	reporter.Command = []string{"sh", "-c", "echo before >&2; echo elsewhere; cat /report/line >&2; echo after >&2; sleep infinity"}
+	reporter.Command = []string{"sh", "-c", "echo before >&2; cat /report/line >&2; echo after >&2; sleep infinity"}
 	reporter.VolumeMounts = []corev1.VolumeMount{{Name: "report", MountPath: "/report"}}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "commit"}, Spec: corev1.PodSpec{
 		Containers: []corev1.Container{reporter},
