@@ -79,11 +79,14 @@ type SandboxSpec struct {
 	DesiredState SandboxDesiredState
 
 	// template is the Pod of the sandbox, at most 64 KiB. Required, unless restoreFrom brings
-	// one. While status.podName is set, only its labels and annotations may change. The image of
-	// a container that is committed is replaced by the image of its snapshot on resume.
+	// one. Once a container of it has run in the Pod of status.podName, only its labels and
+	// annotations may change; until then, while the sandbox is Pending or Resuming, a change makes
+	// the Pod anew. The image of a container that is committed is replaced by the image of its
+	// snapshot on resume.
 	Template *corev1.PodTemplateSpec
 
-	// restoreFrom starts the sandbox from an existing snapshot. Immutable.
+	// restoreFrom starts the sandbox from an existing snapshot. It may change until a container of
+	// the sandbox has run; whoever changes it needs permission to get the snapshot. Immutable then.
 	RestoreFrom *SandboxRestoreSource
 
 	// snapshot says what a pause commits and how long it is kept.
@@ -93,7 +96,7 @@ type SandboxSpec struct {
 // SandboxRestoreSource names what a new sandbox starts from.
 type SandboxRestoreSource struct {
 	// snapshotName is a SandboxSnapshot of this namespace that has succeeded. The caller that
-	// creates the sandbox needs permission to get it.
+	// names it needs permission to get it.
 	SnapshotName string
 }
 
@@ -117,15 +120,15 @@ type SnapshotPolicy struct {
 type SandboxPhase string
 
 const (
-	// SandboxPending: accepted, its Pod not yet running.
+	// SandboxPending: accepted, no container of its Pod has run yet.
 	SandboxPending SandboxPhase = "Pending"
-	// SandboxRunning: its Pod runs.
+	// SandboxRunning: a container of its Pod has run.
 	SandboxRunning SandboxPhase = "Running"
 	// SandboxPausing: a commit is under way, or is being cancelled, or the Pod is on its way out.
 	SandboxPausing SandboxPhase = "Pausing"
 	// SandboxPaused: the snapshot is ready and the Pod is gone.
 	SandboxPaused SandboxPhase = "Paused"
-	// SandboxResuming: the Pod is coming back from the snapshot.
+	// SandboxResuming: the Pod is coming back, and no container of it has run yet.
 	SandboxResuming SandboxPhase = "Resuming"
 	// SandboxFailed: cannot go on by itself; reason and message of the conditions say why.
 	SandboxFailed SandboxPhase = "Failed"
@@ -143,7 +146,8 @@ type SandboxStatus struct {
 	ObservedGeneration int64
 
 	// podName is the name of the sandbox's Pod, written before the Pod is created and cleared
-	// when it is gone. While it is set the template is locked.
+	// when it is gone. While it is set the template is locked, unless the sandbox is still Pending
+	// or Resuming: it leaves these phases when a container of its template has run.
 	PodName string
 
 	// podUID is the UID of the sandbox's Pod.
@@ -159,6 +163,10 @@ type SandboxStatus struct {
 	// snapshotName is the SandboxSnapshot that the next resume uses. Set by a successful pause,
 	// by restoreFrom and by a rollback, and by nothing else.
 	SnapshotName string
+
+	// priorSnapshotName is what snapshotName was before a resume chose another source. It is so
+	// again where that resume is taken back before a container has run, and cleared once one has.
+	PriorSnapshotName string
 
 	// snapshotAttempts counts the sandbox's pause attempts. The snapshot of attempt N is named
 	// <sandbox>-gen<N>; while the phase is Pausing, the attempt under way is the last one.

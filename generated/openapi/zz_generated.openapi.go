@@ -575,7 +575,7 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxRestoreSource(ref c
 				Properties: map[string]spec.Schema{
 					"snapshotName": {
 						SchemaProps: spec.SchemaProps{
-							Description: "snapshotName is a SandboxSnapshot of this namespace that has succeeded. The caller that creates the sandbox needs permission to get it.",
+							Description: "snapshotName is a SandboxSnapshot of this namespace that has succeeded. The caller that names it needs permission to get it.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -968,13 +968,13 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxSpec(ref common.Ref
 					},
 					"template": {
 						SchemaProps: spec.SchemaProps{
-							Description: "template is the Pod of the sandbox, at most 64 KiB. Required, unless restoreFrom brings one. While status.podName is set, only its labels and annotations may change. The image of a container that is committed is replaced by the image of its snapshot on resume.",
+							Description: "template is the Pod of the sandbox, at most 64 KiB. Required, unless restoreFrom brings one. Once a container of it has run in the Pod of status.podName, only its labels and annotations may change; until then, while the sandbox is Pending or Resuming, a change makes the Pod anew. The image of a container that is committed is replaced by the image of its snapshot on resume.",
 							Ref:         ref(v1.PodTemplateSpec{}.OpenAPIModelName()),
 						},
 					},
 					"restoreFrom": {
 						SchemaProps: spec.SchemaProps{
-							Description: "restoreFrom starts the sandbox from an existing snapshot. Immutable.",
+							Description: "restoreFrom starts the sandbox from an existing snapshot. It may change until a container of the sandbox has run; whoever changes it needs permission to get the snapshot. Immutable then.",
 							Ref:         ref(v1alpha1.SandboxRestoreSource{}.OpenAPIModelName()),
 						},
 					},
@@ -1002,7 +1002,7 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxStatus(ref common.R
 				Properties: map[string]spec.Schema{
 					"phase": {
 						SchemaProps: spec.SchemaProps{
-							Description: "phase sums up the sandbox in one word for people; the conditions are the contract.\n\nPossible enum values:\n - `\"Failed\"` : cannot go on by itself; reason and message of the conditions say why.\n - `\"Paused\"` : the snapshot is ready and the Pod is gone.\n - `\"Pausing\"` : a commit is under way, or is being cancelled, or the Pod is on its way out.\n - `\"Pending\"` : accepted, its Pod not yet running.\n - `\"Resuming\"` : the Pod is coming back from the snapshot.\n - `\"Running\"` : its Pod runs.",
+							Description: "phase sums up the sandbox in one word for people; the conditions are the contract.\n\nPossible enum values:\n - `\"Failed\"` : cannot go on by itself; reason and message of the conditions say why.\n - `\"Paused\"` : the snapshot is ready and the Pod is gone.\n - `\"Pausing\"` : a commit is under way, or is being cancelled, or the Pod is on its way out.\n - `\"Pending\"` : accepted, no container of its Pod has run yet.\n - `\"Resuming\"` : the Pod is coming back, and no container of it has run yet.\n - `\"Running\"` : a container of its Pod has run.",
 							Type:        []string{"string"},
 							Format:      "",
 							Enum:        []interface{}{"Failed", "Paused", "Pausing", "Pending", "Resuming", "Running"},
@@ -1040,7 +1040,7 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxStatus(ref common.R
 					},
 					"podName": {
 						SchemaProps: spec.SchemaProps{
-							Description: "podName is the name of the sandbox's Pod, written before the Pod is created and cleared when it is gone. While it is set the template is locked.",
+							Description: "podName is the name of the sandbox's Pod, written before the Pod is created and cleared when it is gone. While it is set the template is locked, unless the sandbox is still Pending or Resuming: it leaves these phases when a container of its template has run.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -1069,6 +1069,13 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxStatus(ref common.R
 					"snapshotName": {
 						SchemaProps: spec.SchemaProps{
 							Description: "snapshotName is the SandboxSnapshot that the next resume uses. Set by a successful pause, by restoreFrom and by a rollback, and by nothing else.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"priorSnapshotName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "priorSnapshotName is what snapshotName was before a resume chose another source. It is so again where that resume is taken back before a container has run, and cleared once one has.",
 							Type:        []string{"string"},
 							Format:      "",
 						},

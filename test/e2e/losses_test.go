@@ -224,7 +224,7 @@ func TestAContainerThatNeverRanHasLostNothing(t *testing.T) {
 	})
 	r.await("demo", "tried three times", func(s *v1alpha1.Sandbox) bool {
 		pod, err := r.kube.CoreV1().Pods(r.namespace).Get(t.Context(), "demo", metav1.GetOptions{})
-		return err == nil && len(pod.Status.ContainerStatuses) > 0 && pod.Status.ContainerStatuses[0].RestartCount >= 2 && s.Status.Phase == v1alpha1.SandboxRunning
+		return err == nil && len(pod.Status.ContainerStatuses) > 0 && pod.Status.ContainerStatuses[0].RestartCount >= 2 && s.Status.Phase == v1alpha1.SandboxPending
 	})
 	if now := r.get("demo"); meta.FindStatusCondition(now.Status.Conditions, v1alpha1.ConditionDataLost) != nil {
 		t.Errorf("before anything ran the sandbox is %s", describe(now))

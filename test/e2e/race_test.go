@@ -188,7 +188,7 @@ func judge(verb string, answer *v1alpha1.Sandbox, err error) (verdict, problem s
 		desired v1alpha1.SandboxDesiredState
 		phases  []v1alpha1.SandboxPhase
 	}{
-		"pause":  {v1alpha1.DesiredStatePaused, []v1alpha1.SandboxPhase{v1alpha1.SandboxPausing, v1alpha1.SandboxPaused}},
+		"pause":  {v1alpha1.DesiredStatePaused, []v1alpha1.SandboxPhase{v1alpha1.SandboxPausing, v1alpha1.SandboxPaused, v1alpha1.SandboxResuming}},
 		"resume": {v1alpha1.DesiredStateRunning, []v1alpha1.SandboxPhase{v1alpha1.SandboxRunning, v1alpha1.SandboxPausing, v1alpha1.SandboxResuming}},
 	}[verb]
 	if desired != wanted.desired || !slices.Contains(wanted.phases, phase) {
@@ -325,7 +325,7 @@ var steps = map[v1alpha1.SandboxPhase][]v1alpha1.SandboxPhase{
 	// To Running where it is cancelled, to Resuming where the resume came after the mark.
 	v1alpha1.SandboxPausing:  {v1alpha1.SandboxPaused, v1alpha1.SandboxRunning, v1alpha1.SandboxResuming},
 	v1alpha1.SandboxPaused:   {v1alpha1.SandboxResuming},
-	v1alpha1.SandboxResuming: {v1alpha1.SandboxRunning},
+	v1alpha1.SandboxResuming: {v1alpha1.SandboxRunning, v1alpha1.SandboxPaused},
 }
 
 // check reads the history up to a resourceVersion and looks for a state, or a step between two,

@@ -32,6 +32,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -154,15 +155,23 @@ func TestVerbsOfTheTypedClientFollowTheStateTable(t *testing.T) {
 		t.Errorf("paused while it is paused, the sandbox was written: %s", describe(again))
 	}
 
-	// Resuming: a second resume is the same resume, and a pause has to wait.
+	// Resuming: a second resume is the same resume, and a pause takes it back.
 	r.edit("demo", func(s *v1alpha1.Sandbox) {
 		s.Spec.Template.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: holdPod}}
 	})
 	if resumed := r.resume("demo"); resumed.Status.Phase != v1alpha1.SandboxResuming {
 		t.Errorf("the resume answers with %s", describe(resumed))
 	}
-	_, err := r.sandboxes().Pause(t.Context(), "demo", &v1alpha1.SandboxPause{}, metav1.CreateOptions{})
-	r.mustRefuse("pause while resuming", err)
+	r.awaitReason("demo", v1alpha1.ConditionReady, v1alpha1.ReasonPodUnschedulable)
+	if back := r.pause("demo"); back.Spec.DesiredState != v1alpha1.DesiredStatePaused {
+		t.Errorf("the pause of what has not run answers with %s", describe(back))
+	}
+	if back, snapshot := r.awaitPaused("demo"); snapshot.Name != "demo-gen1" || back.Status.SnapshotAttempts != 1 || meta.FindStatusCondition(back.Status.Conditions, v1alpha1.ConditionDataLost) != nil {
+		t.Errorf("taken back, the sandbox is %s", describe(back))
+	}
+	if resumed := r.resume("demo"); resumed.Status.Phase != v1alpha1.SandboxResuming {
+		t.Errorf("the resume after that answers with %s", describe(resumed))
+	}
 	if resumed := r.resume("demo"); resumed.Status.Phase != v1alpha1.SandboxResuming {
 		t.Errorf("the second resume answers with %s", describe(resumed))
 	}
@@ -175,11 +184,17 @@ func TestVerbsOfTheTypedClientFollowTheStateTable(t *testing.T) {
 		t.Errorf("there are %d snapshots (error %v), want 1", len(snapshots.Items), err)
 	}
 
-	// Pending: there is nothing to pause yet.
+	// Pending: there is nothing to pause yet. Nothing has run, so the template can be mended, and it is not started meanwhile.
 	r.create("homeless", nowhere)
 	r.awaitReason("homeless", v1alpha1.ConditionReady, v1alpha1.ReasonPodUnschedulable)
-	_, err = r.sandboxes().Pause(t.Context(), "homeless", &v1alpha1.SandboxPause{}, metav1.CreateOptions{})
-	r.mustRefuse("pause while pending", err)
+	r.pause("homeless")
+	r.await("homeless", "without a Pod", func(s *v1alpha1.Sandbox) bool {
+		return s.Status.PodName == "" && reasonOf(s.Status.Conditions, v1alpha1.ConditionReady) == v1alpha1.ReasonNeverRan
+	})
+	r.resume("homeless")
+	r.awaitReason("homeless", v1alpha1.ConditionReady, v1alpha1.ReasonPodUnschedulable)
+	r.edit("homeless", func(s *v1alpha1.Sandbox) { s.Spec.Template.Spec.NodeSelector = nil })
+	r.awaitReady("homeless")
 
 	// Unknown.
 	for verb, call := range map[string]func() error{

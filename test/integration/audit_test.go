@@ -41,7 +41,7 @@ func TestAuditTellsWhatAVerbDid(t *testing.T) {
 	})
 	f.create(sandbox("demo"))
 	for _, request := range []struct{ path, body string }{
-		{"/demo/pause", ""}, // refused: it is Pending
+		{"/demo/pause", ""}, // its start is taken back
 		{"/demo/pause", ""},
 		{"/demo/pause", ""},                       // a repeat
 		{"/demo/resume", `{"fromTemplate":true}`}, // refused: a pause is under way
@@ -54,7 +54,7 @@ func TestAuditTellsWhatAVerbDid(t *testing.T) {
 	}
 
 	type told struct{ verb, what string }
-	want := []told{{"pause", ""}, {"pause", "Running -> Pausing"}, {"pause", "Pausing -> Pausing"}, {"resume", ""}, {"resume", "Pausing -> Pausing, cancelling"}}
+	want := []told{{"pause", "Pending -> Pending"}, {"pause", "Running -> Pausing"}, {"pause", "Pausing -> Pausing"}, {"resume", ""}, {"resume", "Pausing -> Pausing, cancelling"}}
 	content, err := os.ReadFile(log)
 	f.must(err)
 	var got []told

@@ -22,12 +22,14 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
 
-// A template is locked from before its Pod is created until after it is gone: a sandbox's template
-// says what its Pod is.
+// A template is locked from when a container of its Pod has run until after the Pod is gone: a sandbox's
+// template says what its Pod is.
 func TestTheTemplateUnderAPod(t *testing.T) {
 	f := newFixture(t)
 	f.create(sandbox("demo", func(s *v1alpha1.Sandbox) {
@@ -71,10 +73,23 @@ func TestTheTemplateUnderAPod(t *testing.T) {
 			t.Errorf("%s of a paused sandbox: %d %s", change.name, got.code, got.body)
 		}
 	}
-	// The name of the Pod is written before the Pod is: that alone locks.
-	f.writeStatus("demo", func(status *v1alpha1.SandboxStatus) { status.PodName = "demo" })
-	if got := f.patch(f.path("/demo"), asMergePatch, `{"spec":{"template":{"spec":{"nodeSelector":{"a":"b"}}}}}`); got.code != 422 {
-		t.Errorf("a change once the Pod's name is written: %d %s", got.code, got.body)
+	// Until a container of the Pod has run there is nothing that the Pod and its template could differ in.
+	for _, phase := range []v1alpha1.SandboxPhase{v1alpha1.SandboxPending, v1alpha1.SandboxResuming} {
+		f.writeStatus("demo", func(status *v1alpha1.SandboxStatus) {
+			status.Phase, status.PodName, status.PodUID = phase, "demo", "pod"
+		})
+		for _, change := range changes {
+			if got := f.patch(f.path("/demo?dryRun=All"), asMergePatch, change.patch); change.name != "no template" && got.code != 200 {
+				t.Errorf("%s of a %s sandbox: %d %s", change.name, phase, got.code, got.body)
+			}
+		}
+	}
+	// Who has read it before a container ran does not change it after that.
+	before := f.get("demo")
+	f.asRunning("demo")
+	before.Spec.Template.Spec.NodeSelector = map[string]string{"a": "b"}
+	if _, err := f.sandboxes.Update(t.Context(), before, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
+		t.Errorf("a change of what was read before a container ran: %v", err)
 	}
 }
 
@@ -82,6 +97,8 @@ func TestImmutableFields(t *testing.T) {
 	f := newFixture(t)
 	f.create(sandbox("plain"))
 	f.create(sandbox("clone", func(s *v1alpha1.Sandbox) { s.Spec.RestoreFrom = &v1alpha1.SandboxRestoreSource{SnapshotName: "mine"} }))
+	f.asRunning("plain")
+	f.asPaused("clone", "mine")
 	f.post(f.pathOf("sandboxsnapshots", ""), manifest("SandboxSnapshot", `{"name":"mine"}`, `{"sandboxName":"plain","containers":["main"]}`, `{}`)).object(f)
 	for _, test := range []struct{ name, path, patch, field, says string }{
 		{"another snapshot to start from", f.path("/clone"), `{"spec":{"restoreFrom":{"snapshotName":"other"}}}`, "spec.restoreFrom.snapshotName", "create another sandbox"},

@@ -55,6 +55,7 @@ const (
 	isPaused    = "Paused"
 	isWanted    = "Paused, to be resumed"
 	isResuming  = "Resuming"
+	isWithdrawn = "Resuming, being taken back"
 	isUnknown   = ""
 )
 
@@ -79,6 +80,8 @@ func (s standing) state() string {
 		return isWanted
 	case standing{v1alpha1.SandboxResuming, running, v1alpha1.ReasonResuming, v1alpha1.ReasonResuming, 0}:
 		return isResuming
+	case standing{v1alpha1.SandboxResuming, paused, v1alpha1.ReasonWithdrawing, v1alpha1.ReasonWithdrawing, 0}:
+		return isWithdrawn
 	}
 	return isUnknown
 }
@@ -92,6 +95,9 @@ var transitions = map[[2]string]string{
 	{isPaused, isResuming}:   "resume",
 	{isWanted, isResuming}:   "resume",
 	{isWanted, isPaused}:     "pause",
+
+	{isResuming, isWithdrawn}: "pause",
+	{isWithdrawn, isResuming}: "resume",
 	// A repeat asks for another try, and the time of it is stored.
 	{isRevived, isRevived}:   "resume",
 	{isResuming, isResuming}: "resume",
@@ -101,6 +107,7 @@ var transitions = map[[2]string]string{
 	{isMarked, isPaused}:     "actor",
 	{isRevived, isWanted}:    "actor",
 	{isResuming, isRunning}:  "actor",
+	{isWithdrawn, isPaused}:  "actor",
 }
 
 // act does one step of the controller's part, where there is one.
@@ -117,6 +124,8 @@ func act(s *v1alpha1.Sandbox) bool {
 		return set(v1alpha1.SandboxPausing, v1alpha1.ReasonRemovingPod, v1alpha1.ReasonRemovingPod)
 	case isCanceling, isResuming:
 		return set(v1alpha1.SandboxRunning, v1alpha1.ReasonPodReady, v1alpha1.ReasonRunning)
+	case isWithdrawn:
+		return set(v1alpha1.SandboxPaused, v1alpha1.ReasonPaused, v1alpha1.ReasonPaused)
 	case isMarked, isRevived:
 		s.Status.SnapshotName = fmt.Sprintf("demo-gen%d", s.Status.SnapshotAttempts)
 		return set(v1alpha1.SandboxPaused, v1alpha1.ReasonPaused, v1alpha1.ReasonPaused)
@@ -165,11 +174,8 @@ func TestAHundredClientsRace(t *testing.T) {
 					}
 					continue
 				}
-				// Being cancelled, or Resuming: then a pause is refused, and nothing else ever is.
-				cause, canceling := apierrors.StatusCause(err, "PauseCanceling")
-				if !canceling {
-					cause, _ = apierrors.StatusCause(err, "UnexpectedPhase")
-				}
+				// Being cancelled: then a pause is refused, and nothing else ever is.
+				cause, _ := apierrors.StatusCause(err, "PauseCanceling")
 				if !apierrors.IsConflict(err) || cause.Type == "" || (i+turn)%2 != 0 {
 					t.Errorf("%v", err)
 				}

@@ -69,6 +69,15 @@ func TestRestoreFrom(t *testing.T) {
 	if _, err := others.Patch(context.Background(), "other", types.ApplyPatchType, apply, metav1.PatchOptions{FieldManager: "x"}); !apierrors.IsForbidden(err) {
 		t.Errorf("by apply: %v", err)
 	}
+	changed, err := f.sandboxes.Patch(context.Background(), "demo", types.MergePatchType, []byte(`{"spec":{"restoreFrom":{"snapshotName":"mine"}}}`), metav1.PatchOptions{})
+	f.must(err)
+	if changed.Generation != s.Generation+1 {
+		t.Errorf("a change before anything has started is generation %d after %d", changed.Generation, s.Generation)
+	}
+	if _, err := others.Patch(context.Background(), "demo", types.MergePatchType, []byte(`{"spec":{"restoreFrom":{"snapshotName":"secret"}}}`), metav1.PatchOptions{}); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "secret") {
+		t.Errorf("a change by who may not get the snapshot: %v", err)
+	}
+	s = f.asPaused("demo", "mine")
 	s.Spec.RestoreFrom.SnapshotName = "another"
 	if _, err := f.sandboxes.Update(context.Background(), s, metav1.UpdateOptions{}); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "immutable") {
 		t.Errorf("a change: %v", err)

@@ -27,6 +27,7 @@ import (
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
@@ -144,7 +145,7 @@ func TestVerbDryRun(t *testing.T) {
 	if after := f.get("demo"); after.ResourceVersion != before.ResourceVersion {
 		t.Errorf("a dry run wrote")
 	}
-	f.writeStatus("demo", func(status *v1alpha1.SandboxStatus) { status.Phase = v1alpha1.SandboxResuming })
+	f.writeStatus("demo", func(status *v1alpha1.SandboxStatus) { status.Phase, status.PodUID = v1alpha1.SandboxFailed, "" })
 	if _, err := f.sandboxes.Pause(context.Background(), "demo", &v1alpha1.SandboxPause{}, dry); !apierrors.IsConflict(err) {
 		t.Errorf("a dry run of what is refused: %v", err)
 	}
@@ -156,11 +157,12 @@ func TestVerbRefusals(t *testing.T) {
 		t.Errorf("unknown sandbox: %d %s", got.code, got.body)
 	}
 	f.create(sandbox("demo"))
+	f.writeStatus("demo", func(status *v1alpha1.SandboxStatus) { status.Phase = v1alpha1.SandboxFailed })
 	got := f.post(f.path("/demo/pause"), "")
 	status := got.status(f)
 	if got.code != 409 || status.Reason != metav1.StatusReasonConflict || status.Details == nil || len(status.Details.Causes) != 1 ||
-		status.Details.Causes[0].Type == "" || status.Details.Causes[0].Field != "status.phase" || !strings.Contains(status.Details.Causes[0].Message, "Pending") {
-		t.Errorf("Pending: %d %s", got.code, got.body)
+		status.Details.Causes[0].Type == "" || status.Details.Causes[0].Field != "status.phase" || !strings.Contains(status.Details.Causes[0].Message, "Failed") {
+		t.Errorf("Failed: %d %s", got.code, got.body)
 	}
 	if got := f.post(f.path("/demo/resume"), `{"snapshotName":"x","fromTemplate":true}`); got.code != 422 || !strings.Contains(got.status(f).Message, "snapshotName") {
 		t.Errorf("both sources: %d %s", got.code, got.body)
@@ -172,6 +174,47 @@ func TestVerbRefusals(t *testing.T) {
 	for _, verb := range []string{"/demo/pause", "/demo/resume"} {
 		if got := f.post(f.path(verb), ""); got.code != 409 || !strings.Contains(got.status(f).Message, "deleted") {
 			t.Errorf("%s of a sandbox being deleted: %d %s", verb, got.code, got.body)
+		}
+	}
+}
+
+// Nothing has run yet, so nothing can be lost: whatever is asked for is done.
+func TestVerbsBeforeAnythingHasRun(t *testing.T) {
+	f := newFixture(t)
+	demo := f.create(sandbox("demo"))
+	f.succeeded("demo-gen1", demo)
+	f.succeeded("demo-gen2", demo)
+	hangs := func(phase v1alpha1.SandboxPhase, snapshot string) {
+		f.writeStatus("demo", func(status *v1alpha1.SandboxStatus) {
+			status.Phase, status.PodName, status.PodUID, status.SnapshotName, status.PriorSnapshotName = phase, "demo", "pod", snapshot, ""
+		})
+	}
+	for _, test := range []struct {
+		name, verb, body string
+		phase            v1alpha1.SandboxPhase
+		from             string
+		// what becomes of it
+		desired                v1alpha1.SandboxDesiredState
+		want                   v1alpha1.SandboxPhase
+		ready, snapshot, prior string
+	}{
+		{"a pause of a first start", "pause", "", v1alpha1.SandboxPending, "", v1alpha1.DesiredStatePaused, v1alpha1.SandboxPending, v1alpha1.ReasonWithdrawing, "", ""},
+		{"a pause of it once more", "pause", "", v1alpha1.SandboxPending, "", v1alpha1.DesiredStatePaused, v1alpha1.SandboxPending, v1alpha1.ReasonWithdrawing, "", ""},
+		{"a resume after that", "resume", "", v1alpha1.SandboxPending, "", v1alpha1.DesiredStateRunning, v1alpha1.SandboxPending, v1alpha1.ReasonPending, "", ""},
+		{"the template instead of a snapshot that is none", "resume", `{"fromTemplate":true}`, v1alpha1.SandboxPending, "", v1alpha1.DesiredStateRunning, v1alpha1.SandboxResuming, v1alpha1.ReasonResuming, "", ""},
+		{"a pause of a resume", "pause", "", v1alpha1.SandboxResuming, "demo-gen2", v1alpha1.DesiredStatePaused, v1alpha1.SandboxResuming, v1alpha1.ReasonWithdrawing, "demo-gen2", ""},
+		{"another snapshot", "resume", `{"snapshotName":"demo-gen1"}`, v1alpha1.SandboxResuming, "demo-gen2", v1alpha1.DesiredStateRunning, v1alpha1.SandboxResuming, v1alpha1.ReasonResuming, "demo-gen1", "demo-gen2"},
+		{"the template", "resume", `{"fromTemplate":true}`, v1alpha1.SandboxResuming, "demo-gen2", v1alpha1.DesiredStateRunning, v1alpha1.SandboxResuming, v1alpha1.ReasonResuming, "", "demo-gen2"},
+	} {
+		hangs(test.phase, test.from)
+		got := f.post(f.path("/demo/"+test.verb), test.body)
+		if got.code != 201 {
+			t.Fatalf("%s: %d %s", test.name, got.code, got.body)
+		}
+		s := f.get("demo")
+		ready := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.ConditionReady)
+		if s.Spec.DesiredState != test.desired || s.Status.Phase != test.want || ready.Reason != test.ready || s.Status.SnapshotName != test.snapshot || s.Status.PriorSnapshotName != test.prior {
+			t.Errorf("%s: %s, wanted %s: %+v", test.name, s.Status.Phase, s.Spec.DesiredState, s.Status)
 		}
 	}
 }

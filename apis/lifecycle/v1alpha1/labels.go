@@ -43,6 +43,11 @@ const (
 	AnnotationSource = LabelPrefix + "source"
 	// AnnotationRestoredFrom is the name of the snapshot that a Pod was made from.
 	AnnotationRestoredFrom = LabelPrefix + "restored-from"
+	// AnnotationTemplate is a hash of the template that a Pod was made of.
+	AnnotationTemplate = LabelPrefix + "template-hash"
+	// AnnotationContainers are the names of the template's containers that a Pod was made of, with commas between them:
+	// others were put into the Pod by something else.
+	AnnotationContainers = LabelPrefix + "containers"
 
 	// SandboxFinalizer keeps a sandbox until its Pod is gone and its commits have ended. Its snapshots go by themselves.
 	SandboxFinalizer = LabelPrefix + "sandbox"

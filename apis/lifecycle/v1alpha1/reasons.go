@@ -50,6 +50,8 @@ const (
 	ReasonPodNotReady = "PodNotReady"
 	// ReasonPodPending: the Pod has been created and does not run yet.
 	ReasonPodPending = "PodPending"
+	// ReasonTemplateChanged: the Pod, of which no container has run, is being replaced: what it is made of has changed.
+	ReasonTemplateChanged = "TemplateChanged"
 	// ReasonPodUnschedulable: no node takes the Pod.
 	ReasonPodUnschedulable = "PodUnschedulable"
 	// ReasonPodTerminating: the Pod is being deleted by somebody else.
@@ -101,6 +103,11 @@ const (
 	ReasonPaused = "Paused"
 	// ReasonResuming: the Pod is coming back.
 	ReasonResuming = "Resuming"
+	// ReasonWithdrawing: a start is being taken back, of which no container has run.
+	ReasonWithdrawing = "Withdrawing"
+	// ReasonNeverRan: a pause is wanted of a sandbox of which no container has ever run: there is nothing to save,
+	// and no Pod until it is resumed.
+	ReasonNeverRan = "NeverRan"
 )
 
 // Reasons of a Sandbox's DataLost condition.
@@ -234,6 +241,8 @@ const (
 	// EventReconcileFailed: what comes next for a sandbox fails again and again, because an API does not
 	// do what it is asked; the message has its answer.
 	EventReconcileFailed = "ReconcileFailed"
+	// EventTemplateNotApplied: the Pod began to run just before its template was changed; the next one follows the change.
+	EventTemplateNotApplied = "TemplateNotApplied"
 	// EventPauseRetry: a pause failed and will be tried again.
 	EventPauseRetry = "PauseFailed"
 	// EventResumeWouldBeRefused: a pause has begun, and the API would refuse the Pod that its resume creates.

@@ -21,6 +21,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -28,6 +29,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
 
 var (
@@ -62,16 +64,35 @@ func ValidateSandboxUpdate(sandbox, old *lifecycle.Sandbox) field.ErrorList {
 		return validateAroundTemplate(&old.Spec, spec)
 	})...)
 
-	if !apiequality.Semantic.DeepEqual(sandbox.Spec.RestoreFrom, old.Spec.RestoreFrom) {
+	if hasStarted(&old.Status) && !apiequality.Semantic.DeepEqual(sandbox.Spec.RestoreFrom, old.Spec.RestoreFrom) {
 		errs = append(errs, field.Invalid(spec.Child("restoreFrom", "snapshotName"), restoredFrom(&sandbox.Spec),
-			"is immutable; create another sandbox to start from another snapshot, or resume this one with snapshotName to go back to one of its own"))
+			"is immutable once a container of the sandbox has run; create another sandbox to start from another snapshot, or resume this one with snapshotName to go back to one of its own"))
 	}
-	if old.Status.PodName != "" && templateChanges && !sameButForLabels(sandbox.Spec.Template, old.Spec.Template) {
+	if old.Status.PodName != "" && !awaitsFirstRun(&old.Status) && templateChanges && !sameButForLabels(sandbox.Spec.Template, old.Spec.Template) {
 		errs = append(errs, field.Forbidden(spec.Child("template"), fmt.Sprintf(
-			"only metadata.labels and metadata.annotations may change while the sandbox has a Pod (%s); pause the sandbox, edit the template, then resume it",
+			"only metadata.labels and metadata.annotations may change once a container of the sandbox's Pod (%s) has run; pause the sandbox, edit the template, then resume it",
 			old.Status.PodName)))
 	}
 	return errs
+}
+
+// awaitsFirstRun says whether no container has run yet of the Pod that the sandbox has or is to get. The controller
+// leaves these phases when it sees one run, and decides anew where an update came between: what is written under the
+// same resourceVersion cannot miss that.
+func awaitsFirstRun(status *lifecycle.SandboxStatus) bool {
+	return status.Phase == "" || status.Phase == lifecycle.SandboxPending || status.Phase == lifecycle.SandboxResuming
+}
+
+// hasStarted says whether the sandbox has got beyond what it was to start from.
+func hasStarted(status *lifecycle.SandboxStatus) bool {
+	switch status.Phase {
+	case "", lifecycle.SandboxPending:
+		return false
+	case lifecycle.SandboxFailed: // because of the snapshot that it was to start from
+		ready := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady)
+		return ready == nil || ready.Reason != v1alpha1.ReasonSnapshotNotReady || status.SnapshotName != ""
+	}
+	return true
 }
 
 // ValidateSandboxStatusUpdate checks what the controller writes. It goes on from whatever status an

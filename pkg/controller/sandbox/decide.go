@@ -17,6 +17,8 @@ limitations under the License.
 package sandbox
 
 import (
+	"cmp"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -64,6 +66,10 @@ type observed struct {
 	named bool
 	// attemptHeld is how long the snapshot of the attempt, which was created and is gone, is not created again.
 	attemptHeld time.Duration
+	// template is the hash of what the next Pod would be made of, where there is one that may have to be replaced.
+	template string
+	// startLeft is how long a Pod that starts while a pause is wanted is left alone.
+	startLeft time.Duration
 	// looksAgain is how long the registry is not asked again about the images that a Pod cannot pull.
 	looksAgain time.Duration
 	now        time.Time
@@ -118,7 +124,9 @@ func decide(o observed) action {
 	if next, is := o.adoption(); is {
 		return next
 	}
-	switch o.sandbox.Status.Phase {
+	switch o.phase() {
+	case v1alpha1.SandboxPending, v1alpha1.SandboxResuming:
+		return o.starting()
 	case v1alpha1.SandboxRunning:
 		return o.running()
 	case v1alpha1.SandboxPausing:
@@ -127,9 +135,15 @@ func decide(o observed) action {
 		return o.paused()
 	case v1alpha1.SandboxFailed:
 		return o.failed()
-	default: // Pending, Resuming
-		return o.starting()
+	default:
+		// Of a newer server, which may run beside this one while it is installed: what it means is not known here.
+		return action{do: wait}
 	}
+}
+
+// phase is the sandbox's; one that was never set is Pending.
+func (o *observed) phase() v1alpha1.SandboxPhase {
+	return cmp.Or(o.sandbox.Status.Phase, v1alpha1.SandboxPending)
 }
 
 func (o *observed) running() action {
@@ -147,6 +161,9 @@ func (o *observed) running() action {
 		event = next.loseData(v1alpha1.ReasonPodLost, "Pod %s was replaced by one with UID %s", o.pod.Name, o.pod.UID)
 	}
 	next.show(o.pod, view)
+	if act, is := o.pullingBeside(next); is {
+		return act
+	}
 	if reset := next.noticeReset(o.resets()); reset != nil {
 		event = reset
 	}
@@ -229,10 +246,15 @@ func (o *observed) resets() []reset {
 }
 
 // keeps are the containers whose files a pause keeps: not those that something else has injected
-// into the Pod, unless they are named.
+// into the Pod, unless they are named. The Pod may be of another template than the sandbox has now.
 func (o *observed) keeps() []string {
 	if named := o.sandbox.Spec.Snapshot.Containers; len(named) > 0 {
 		return named
+	}
+	if o.pod != nil {
+		if made := o.pod.Annotations[v1alpha1.AnnotationContainers]; made != "" {
+			return strings.Split(made, ",")
+		}
 	}
 	if of, err := template.Of(o.sandbox, o.from); err == nil {
 		return contents.Names(&of.Spec)

@@ -97,6 +97,8 @@ var (
 	queuedBy      = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonQueued)
 	lostDataBy    = says(v1alpha1.ConditionDataLost, metav1.ConditionTrue, v1alpha1.ReasonPodLost)
 	adoptedBefore = says(v1alpha1.ConditionPodAdopted, metav1.ConditionTrue, v1alpha1.ReasonPodAdopted)
+	withdrawn     = says(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonWithdrawing)
+	badSource     = says(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonSnapshotNotReady)
 	failedPause   = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonRegistryUnavailable)
 )
 
@@ -137,6 +139,24 @@ func withoutNode(p *corev1.Pod) {
 	pendingPod(p)
 	p.Spec.NodeName, p.Status.ContainerStatuses = "", nil
 	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "0/1 nodes are available"}}
+}
+
+// endedUnrun: the Pod has ended, because the process of its container could not be begun.
+func endedUnrun(p *corev1.Pod) {
+	p.Status.Phase, p.Status.Conditions = corev1.PodFailed, nil
+	p.Status.ContainerStatuses[0].State.Terminated = &corev1.ContainerStateTerminated{
+		Reason: "StartError", ExitCode: 128, Message: "exec: typo: not found", StartedAt: metav1.Unix(0, 0), FinishedAt: metav1.Time{Time: epoch},
+	}
+}
+
+// madeOf: the Pod says what it was made of.
+func madeOf(containers, template string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		if p.Annotations == nil {
+			p.Annotations = map[string]string{}
+		}
+		p.Annotations[v1alpha1.AnnotationContainers], p.Annotations[v1alpha1.AnnotationTemplate] = containers, template
+	}
 }
 
 // otherRuns: another container of the Pod runs.
@@ -290,6 +310,10 @@ func deletedSnapshot(s *v1alpha1.SandboxSnapshot) {
 	s.Finalizers = []string{v1alpha1.SnapshotFinalizer}
 }
 
+func inUse(s *v1alpha1.SandboxSnapshot) {
+	meta.SetStatusCondition(&s.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonInUse, Message: "the deletion waits"})
+}
+
 func queuedSnapshot(s *v1alpha1.SandboxSnapshot) {
 	meta.SetStatusCondition(&s.Status.Conditions, metav1.Condition{
 		Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonQueued, Message: "waiting: 2 commits run on node node-1",
@@ -389,6 +413,29 @@ func fresh(o *observed) { o.fresh = true }
 
 // sawNothingRun: the Pod podUID was seen, and no container of it ever ran.
 func sawNothingRun(o *observed) { o.runs = firstRuns{uid: podUID, since: map[string]int32{}} }
+
+// sawMainRun: the watch has shown the container of the Pod podUID running.
+func sawMainRun(o *observed) {
+	o.runs = firstRuns{uid: podUID, since: map[string]int32{"main": 0}}
+}
+
+// startsSince: a pause is wanted while the Pod starts.
+func startsSince(ago time.Duration) func(*observed) {
+	return func(o *observed) { o.startLeft = startPatience - ago }
+}
+
+func templateIs(hash string) func(*observed) {
+	return func(o *observed) { o.template = hash }
+}
+
+func prior(snapshot string) func(*v1alpha1.Sandbox) {
+	return func(s *v1alpha1.Sandbox) { s.Status.PriorSnapshotName = snapshot }
+}
+
+// containerIs: the template's container has that name.
+func containerIs(name string) func(*v1alpha1.Sandbox) {
+	return func(s *v1alpha1.Sandbox) { s.Spec.Template.Spec.Containers[0].Name = name }
+}
 
 func after(d time.Duration) func(*observed) {
 	return func(o *observed) { o.now = epoch.Add(d) }

@@ -17,9 +17,13 @@ limitations under the License.
 package sandbox
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -62,13 +66,15 @@ func newPod(sandbox *v1alpha1.Sandbox, from *v1alpha1.SandboxSnapshot, pullSecre
 	// A Pod is told by them from commit Jobs and from the Pods of other files.
 	delete(pod.Labels, v1alpha1.LabelComponent)
 	delete(pod.Annotations, v1alpha1.AnnotationRestoredFrom)
+	if pod.Annotations == nil {
+		pod.Annotations = map[string]string{}
+	}
+	pod.Annotations[v1alpha1.AnnotationTemplate] = hashOf(sandbox, pullSecret)
+	pod.Annotations[v1alpha1.AnnotationContainers] = strings.Join(contents.Names(&source.Spec), ",")
 	if from == nil {
 		return pod, nil
 	}
 
-	if pod.Annotations == nil {
-		pod.Annotations = map[string]string{}
-	}
 	pod.Annotations[v1alpha1.AnnotationRestoredFrom] = from.Name
 	if err := fits(&pod.Spec, from); err != nil {
 		return nil, err
@@ -84,6 +90,15 @@ func newPod(sandbox *v1alpha1.Sandbox, from *v1alpha1.SandboxSnapshot, pullSecre
 	}
 	preferNode(&pod.Spec, nodeOf(sandbox, from))
 	return pod, nil
+}
+
+// hashOf tells what the Pod of a sandbox is made of from what it was before, beside the snapshot that it
+// comes from.
+func hashOf(sandbox *v1alpha1.Sandbox, pullSecret string) string {
+	// There is nothing in a template that has no JSON form: it came as JSON.
+	template, _ := json.Marshal(sandbox.Spec.Template)
+	sum := sha256.Sum256(append(template, pullSecret...))
+	return hex.EncodeToString(sum[:8])
 }
 
 // fits refuses a template that has none of the snapshot's containers: its Pod would start with none of its

@@ -67,7 +67,11 @@ func TestNewPod(t *testing.T) {
 	if want := map[string]string{"app": "x", v1alpha1.LabelSandbox: name, v1alpha1.LabelSandboxUID: "sandbox-1"}; !apiequality.Semantic.DeepEqual(pod.Labels, want) {
 		t.Errorf("labels %v, want %v", pod.Labels, want)
 	}
-	if want := map[string]string{"note": "y"}; !apiequality.Semantic.DeepEqual(pod.Annotations, want) {
+	if hash := pod.Annotations[v1alpha1.AnnotationTemplate]; len(hash) != 16 {
+		t.Errorf("made of the template %q", hash)
+	}
+	delete(pod.Annotations, v1alpha1.AnnotationTemplate)
+	if want := map[string]string{"note": "y", v1alpha1.AnnotationContainers: "main"}; !apiequality.Semantic.DeepEqual(pod.Annotations, want) {
 		t.Errorf("annotations %v, want %v", pod.Annotations, want)
 	}
 	if pod.Spec.Containers[0].Image != "busybox" || pod.Spec.ImagePullSecrets != nil || pod.Spec.Affinity != nil {

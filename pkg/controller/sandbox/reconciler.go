@@ -72,6 +72,7 @@ type Reconciler struct {
 	// looks are of sandboxes whose Pod cannot pull an image: the registry was asked about it a short while ago.
 	// attempts are of those whose pause's snapshot was created a short while ago: somebody may delete it again and again.
 	looks, attempts holds
+	starts          starts
 	kills           *kills
 	ran             ranMemory
 	faults          faults
@@ -89,6 +90,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		if apierrors.IsNotFound(err) {
 			r.looks.forget(req.NamespacedName)
 			r.attempts.forget(req.NamespacedName)
+			r.starts.forget(req.NamespacedName)
 			r.kills.forget(req.NamespacedName)
 			r.ran.forget(req.NamespacedName)
 			return ctrl.Result{}, r.reportStray(ctx, req.NamespacedName)
@@ -240,6 +242,12 @@ func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1
 		attemptHeld: r.attempts.left(sandbox, Attempt(sandbox).Name, now)}
 	if pod != nil {
 		r.ran.see(pod)
+		if awaitsPod(sandbox) {
+			seen.template = hashOf(sandbox, r.PullSecret)
+			if seen.wants(v1alpha1.DesiredStatePaused) {
+				seen.startLeft = r.starts.left(client.ObjectKeyFromObject(sandbox), pod.UID, now)
+			}
+		}
 	}
 	known := r.ran.of(sandbox)
 	seen.runs, seen.lastResets, seen.taken, seen.words = known.firstRuns, known.resets, known.taken, known.words
@@ -264,7 +272,7 @@ func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1
 	if from == "" && sandbox.Spec.RestoreFrom != nil && status.Phase != v1alpha1.SandboxResuming {
 		from = sandbox.Spec.RestoreFrom.SnapshotName
 	}
-	if from != "" && (seen.pod == nil || awaitsPod(sandbox)) {
+	if from != "" && (seen.pod == nil || seen.pod.Status.Phase == corev1.PodPending) {
 		// Nothing is decided on the one of a paused sandbox, and because of that of a Pod no more than that the Pod, in
 		// which nothing has run, is made once more; its own events bring what is news.
 		if status.Phase == v1alpha1.SandboxPaused || seen.pod != nil {
@@ -357,10 +365,10 @@ func (r *Reconciler) write(ctx context.Context, sandbox *v1alpha1.Sandbox, next 
 // awaitsPod says whether the sandbox is on its way to a Pod.
 func awaitsPod(sandbox *v1alpha1.Sandbox) bool {
 	switch sandbox.Status.Phase {
-	case v1alpha1.SandboxRunning, v1alpha1.SandboxPausing, v1alpha1.SandboxPaused, v1alpha1.SandboxFailed:
-		return false
+	case "", v1alpha1.SandboxPending, v1alpha1.SandboxResuming:
+		return true
 	}
-	return true
+	return false
 }
 
 func (r *Reconciler) tell(sandbox *v1alpha1.Sandbox, event *note) {

@@ -149,7 +149,7 @@ func beyond(snapshots []v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) []*
 		switch snapshots[i].Status.Phase {
 		case v1alpha1.SnapshotSucceed:
 			succeeded++
-			if succeeded > limit && snapshots[i].Name != sandbox.Status.SnapshotName {
+			if succeeded > limit && snapshots[i].Name != sandbox.Status.SnapshotName && snapshots[i].Name != sandbox.Status.PriorSnapshotName {
 				old = append(old, &snapshots[i])
 			}
 		case v1alpha1.SnapshotFailed:

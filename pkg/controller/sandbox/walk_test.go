@@ -60,7 +60,7 @@ func (w *world) step() {
 		w.node, w.node, w.node, w.node,
 		w.commit, w.commit, w.commit, w.commit,
 		w.write, w.write,
-		w.pause, w.pause, w.resume, w.resume, w.resumeElsewhere, w.update,
+		w.pause, w.pause, w.resume, w.resume, w.resumeElsewhere, w.update, w.edit,
 		w.deletePod, w.losePod, w.evict, w.end, w.restart, w.adopt, w.deleteSnapshot, w.sweepRegistry,
 	}
 	happenings[w.rand.IntN(len(happenings))]()
@@ -101,6 +101,7 @@ func (w *world) rested() {
 		if ready.Reason != v1alpha1.ReasonNoSnapshot && ready.Reason != v1alpha1.ReasonSnapshotNotFound && ready.Reason != v1alpha1.ReasonFilesLost {
 			w.fail("rests as Failed because of %s", ready.Reason)
 		}
+	case w.sandbox.Spec.DesiredState == v1alpha1.DesiredStatePaused && ready.Reason == v1alpha1.ReasonNeverRan && status.PodName == "" && w.pod == nil:
 	case status.Phase == v1alpha1.SandboxRunning && w.pausedReason() == v1alpha1.ReasonFilesLost && meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionDataLost):
 	case w.sandbox.Spec.DesiredState == v1alpha1.DesiredStatePaused && status.Phase != v1alpha1.SandboxPaused,
 		w.sandbox.Spec.DesiredState == v1alpha1.DesiredStateRunning && status.Phase != v1alpha1.SandboxRunning:
@@ -195,7 +196,10 @@ func (w *world) visit() {
 // observe is the Reconciler's observe on this world.
 func (w *world) observe() *observed {
 	status := &w.sandbox.Status
-	seen := &observed{sandbox: w.sandbox, pod: w.pod, now: w.now, lastResets: w.resets}
+	seen := &observed{sandbox: w.sandbox, pod: w.pod, now: w.now, lastResets: w.resets, template: hashOf(w.sandbox, "")}
+	if w.chance(2) {
+		seen.startLeft = startPatience
+	}
 	if status.Phase == v1alpha1.SandboxPausing || status.FailedAttempts > 0 {
 		seen.attempt = w.snapshots[naming.PauseSnapshot(name, status.SnapshotAttempts)]
 	}

@@ -25,10 +25,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/install"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/validation"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
+	registry "github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/sandbox"
 )
 
 // world is one sandbox with its Pod, its snapshots, and those who act on them.
@@ -93,9 +98,9 @@ func (w *world) createPod() {
 	}
 	w.gaveUp = false
 	w.files, w.resets = w.base, nil
-	w.pod = podOf(pendingPod, restored(from), func(p *corev1.Pod) { p.UID = w.uid("pod") })
+	w.pod = podOf(pendingPod, restored(from), madeOf("main", hashOf(w.sandbox, "")), func(p *corev1.Pod) { p.UID = w.uid("pod") })
 	if from == "" {
-		w.pod.Annotations = nil
+		delete(w.pod.Annotations, v1alpha1.AnnotationRestoredFrom)
 	}
 }
 
@@ -299,107 +304,87 @@ func (w *world) thawSource(snapshot *v1alpha1.SandboxSnapshot) {
 
 // What people do.
 
+// The verbs are the API's own, on what is stored.
+
 func (w *world) pause() {
-	w.verb("pause", func(status *v1alpha1.SandboxStatus, reason string) bool {
-		switch {
-		case status.Phase == v1alpha1.SandboxRunning, status.Phase == v1alpha1.SandboxFailed && status.PodUID != "":
-			status.Phase = v1alpha1.SandboxPausing
-			status.SnapshotAttempts++
-			says(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonPausing)(w.sandbox)
-			says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonPausing)(w.sandbox)
-		case status.Phase == v1alpha1.SandboxFailed && status.SnapshotName != "" && reason == v1alpha1.ReasonFilesLost:
-			status.Phase = v1alpha1.SandboxPaused
-		case status.Phase == v1alpha1.SandboxPaused, status.Phase == v1alpha1.SandboxPausing && reason == v1alpha1.ReasonRemovingPod:
-		default:
-			return false
-		}
-		w.want(v1alpha1.DesiredStatePaused)
-		return true
-	})
+	w.verb("pause", func(s *lifecycle.Sandbox) (*lifecycle.Sandbox, *registry.Refusal) { return registry.Pause(s, w.now) })
 }
 
 func (w *world) resume() {
-	w.verb("resume", func(status *v1alpha1.SandboxStatus, reason string) bool {
-		switch status.Phase {
-		case v1alpha1.SandboxPending, v1alpha1.SandboxRunning:
-			if w.sandbox.Spec.DesiredState == v1alpha1.DesiredStateRunning || w.hasEnded() {
-				return false
-			}
-			status.FailedAttempts = 0
-			says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonRunning)(w.sandbox)
-		case v1alpha1.SandboxPausing:
-			if reason != v1alpha1.ReasonRemovingPod {
-				says(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonCanceling)(w.sandbox)
-				canceling(w.sandbox)
-			}
-		case v1alpha1.SandboxPaused:
-			w.comeBack()
-		case v1alpha1.SandboxFailed:
-			if status.SnapshotName == "" {
-				return false
-			}
-			w.comeBack()
-		}
-		w.want(v1alpha1.DesiredStateRunning)
-		return true
+	w.verb("resume", func(s *lifecycle.Sandbox) (*lifecycle.Sandbox, *registry.Refusal) {
+		return registry.Resume(s, &lifecycle.SandboxResume{}, nil, w.now)
 	})
 }
 
 // resumeElsewhere goes back to an older snapshot, or to the template.
 func (w *world) resumeElsewhere() {
-	from := ""
+	request := &lifecycle.SandboxResume{}
 	for snapshot := range w.content {
 		if w.succeeded(snapshot) && w.snapshots[snapshot].DeletionTimestamp == nil {
-			from = max(from, snapshot)
+			request.SnapshotName = max(request.SnapshotName, snapshot)
 		}
 	}
-	if w.chance(2) {
-		from = ""
+	if w.chance(2) || request.SnapshotName == "" {
+		request = &lifecycle.SandboxResume{FromTemplate: true}
 	}
-	w.verb("resume from "+from, func(status *v1alpha1.SandboxStatus, reason string) bool {
-		switch {
-		case status.Phase == v1alpha1.SandboxResuming && reason == v1alpha1.ReasonRemovingPod && status.SnapshotName != from:
-			w.comeBack()
-			removing(w.sandbox)
-		case status.Phase == v1alpha1.SandboxRunning && w.hasEnded():
-			w.comeBack()
-			removing(w.sandbox)
-		case status.Phase == v1alpha1.SandboxPaused, status.Phase == v1alpha1.SandboxFailed,
-			status.Phase == v1alpha1.SandboxResuming && status.SnapshotName != from:
-			w.comeBack()
-		default:
-			return false
-		}
-		w.gaveUp = true
-		status.SnapshotName = from
-		w.want(v1alpha1.DesiredStateRunning)
-		return true
-	})
+	snapshot := &lifecycle.SandboxSnapshot{}
+	if from := w.snapshots[request.SnapshotName]; from != nil {
+		w.convert(from, snapshot)
+	}
+	w.gaveUp = w.verb("resume from "+request.SnapshotName, func(s *lifecycle.Sandbox) (*lifecycle.Sandbox, *registry.Refusal) {
+		return registry.Resume(s, request, snapshot, w.now)
+	}) || w.gaveUp
 }
 
-func (w *world) comeBack() {
-	w.sandbox.Status.Phase = v1alpha1.SandboxResuming
-	says(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonResuming)(w.sandbox)
-	says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonResuming)(w.sandbox)
+// edit changes the template, where the API lets it.
+func (w *world) edit() {
+	edited := w.sandbox.DeepCopy()
+	edited.Spec.Template.Spec.Containers[0].Image = fmt.Sprintf("busybox:%d", w.rand.IntN(3))
+	before, after := &lifecycle.Sandbox{}, &lifecycle.Sandbox{}
+	w.convert(w.sandbox, before)
+	w.convert(edited, after)
+	for _, s := range []*lifecycle.Sandbox{before, after} {
+		s.ResourceVersion = "1"
+	}
+	if errs := validation.ValidateSandboxUpdate(after, before); len(errs) > 0 {
+		w.note("edit: %v", errs)
+		return
+	}
+	edited.Generation++
+	w.sandbox, w.asked = edited, true
+	w.note("edit: the template is another")
 }
 
-func (w *world) verb(what string, do func(status *v1alpha1.SandboxStatus, pausedReason string) bool) {
-	w.sandbox = w.sandbox.DeepCopy()
-	reason := ""
-	if paused := meta.FindStatusCondition(w.sandbox.Status.Conditions, v1alpha1.ConditionPaused); paused != nil {
-		reason = paused.Reason
+func (w *world) convert(in, out any) {
+	w.t.Helper()
+	if err := legacy.Convert(in, out, nil); err != nil {
+		w.t.Fatal(err)
 	}
+}
+
+// legacy knows the API's own types.
+var legacy = func() *runtime.Scheme {
+	scheme := runtime.NewScheme()
+	install.Install(scheme)
+	return scheme
+}()
+
+// verb says whether the API took it.
+func (w *world) verb(what string, do func(*lifecycle.Sandbox) (*lifecycle.Sandbox, *registry.Refusal)) bool {
+	before := &lifecycle.Sandbox{}
+	w.convert(w.sandbox, before)
 	noted := w.pausedReason() == v1alpha1.ReasonFilesLost || w.dataLost() != w.unnotedSince
-	if do(&w.sandbox.Status, reason) {
-		w.sandbox.Status.FailedPods, w.sandbox.Status.RetryTime, w.asked = 0, nil, true
-		w.unnoted = w.unnoted && !noted && w.sandbox.Spec.DesiredState == v1alpha1.DesiredStatePaused
-		w.note("%s: %s", what, summary(&w.sandbox.Status))
+	after, refusal := do(before)
+	if refusal != nil {
+		w.note("%s: refused: %s", what, refusal.Cause.Message)
+		return false
 	}
-}
-
-func (w *world) hasEnded() bool {
-	ready := meta.FindStatusCondition(w.sandbox.Status.Conditions, v1alpha1.ConditionReady)
-	return ready != nil && ready.Reason == v1alpha1.ReasonContainersEnded
+	w.sandbox = &v1alpha1.Sandbox{}
+	w.convert(after, w.sandbox)
+	w.asked = true
+	w.unnoted = w.unnoted && !noted && w.sandbox.Spec.DesiredState == v1alpha1.DesiredStatePaused
+	w.note("%s: %s", what, summary(&w.sandbox.Status))
+	return true
 }
 
 func (w *world) update() {

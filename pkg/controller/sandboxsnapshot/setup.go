@@ -72,14 +72,17 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 	return nil
 }
 
-// needed are the snapshots that a sandbox cannot do without: the next resume's, and the one
-// that it was created from until it has one of its own.
+// needed are the snapshots that a sandbox cannot do without: the next resume's, the one that it
+// was created from until it has one of its own, and the one that it goes back to where a resume is taken back.
 func needed(sandbox *v1alpha1.Sandbox) []string {
 	var names []string
 	if sandbox.Status.SnapshotName != "" {
 		names = append(names, sandbox.Status.SnapshotName)
 	} else if unfinished := sandbox.Status.Phase == "" || sandbox.Status.Phase == v1alpha1.SandboxPending; unfinished && sandbox.Spec.RestoreFrom != nil {
 		names = append(names, sandbox.Spec.RestoreFrom.SnapshotName)
+	}
+	if sandbox.Status.PriorSnapshotName != "" {
+		names = append(names, sandbox.Status.PriorSnapshotName)
 	}
 	return names
 }

@@ -24,7 +24,7 @@ package v1alpha1
 // SandboxRestoreSource names what a new sandbox starts from.
 type SandboxRestoreSourceApplyConfiguration struct {
 	// snapshotName is a SandboxSnapshot of this namespace that has succeeded. The caller that
-	// creates the sandbox needs permission to get it.
+	// names it needs permission to get it.
 	SnapshotName *string `json:"snapshotName,omitempty"`
 }
 

@@ -33,10 +33,13 @@ type SandboxSpecApplyConfiguration struct {
 	// that leaves it out keeps what is stored. A sandbox created as Paused needs restoreFrom.
 	DesiredState *lifecyclev1alpha1.SandboxDesiredState `json:"desiredState,omitempty"`
 	// template is the Pod of the sandbox, at most 64 KiB. Required, unless restoreFrom brings
-	// one. While status.podName is set, only its labels and annotations may change. The image of
-	// a container that is committed is replaced by the image of its snapshot on resume.
+	// one. Once a container of it has run in the Pod of status.podName, only its labels and
+	// annotations may change; until then, while the sandbox is Pending or Resuming, a change makes
+	// the Pod anew. The image of a container that is committed is replaced by the image of its
+	// snapshot on resume.
 	Template *v1.PodTemplateSpec `json:"template,omitempty"`
-	// restoreFrom starts the sandbox from an existing snapshot. Immutable.
+	// restoreFrom starts the sandbox from an existing snapshot. It may change until a container of
+	// the sandbox has run; whoever changes it needs permission to get the snapshot. Immutable then.
 	RestoreFrom *SandboxRestoreSourceApplyConfiguration `json:"restoreFrom,omitempty"`
 	// snapshot says what a pause commits and how long it is kept.
 	Snapshot *SnapshotPolicyApplyConfiguration `json:"snapshot,omitempty"`

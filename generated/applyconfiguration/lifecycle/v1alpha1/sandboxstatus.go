@@ -37,7 +37,8 @@ type SandboxStatusApplyConfiguration struct {
 	// observedGeneration is the generation of the spec that the controller saw last.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
 	// podName is the name of the sandbox's Pod, written before the Pod is created and cleared
-	// when it is gone. While it is set the template is locked.
+	// when it is gone. While it is set the template is locked, unless the sandbox is still Pending
+	// or Resuming: it leaves these phases when a container of its template has run.
 	PodName *string `json:"podName,omitempty"`
 	// podUID is the UID of the sandbox's Pod.
 	PodUID *types.UID `json:"podUID,omitempty"`
@@ -49,6 +50,9 @@ type SandboxStatusApplyConfiguration struct {
 	// snapshotName is the SandboxSnapshot that the next resume uses. Set by a successful pause,
 	// by restoreFrom and by a rollback, and by nothing else.
 	SnapshotName *string `json:"snapshotName,omitempty"`
+	// priorSnapshotName is what snapshotName was before a resume chose another source. It is so
+	// again where that resume is taken back before a container has run, and cleared once one has.
+	PriorSnapshotName *string `json:"priorSnapshotName,omitempty"`
 	// snapshotAttempts counts the sandbox's pause attempts. The snapshot of attempt N is named
 	// <sandbox>-gen<N>; while the phase is Pausing, the attempt under way is the last one.
 	SnapshotAttempts *int64 `json:"snapshotAttempts,omitempty"`
@@ -139,6 +143,14 @@ func (b *SandboxStatusApplyConfiguration) WithNodeName(value string) *SandboxSta
 // If called multiple times, the SnapshotName field is set to the value of the last call.
 func (b *SandboxStatusApplyConfiguration) WithSnapshotName(value string) *SandboxStatusApplyConfiguration {
 	b.SnapshotName = &value
+	return b
+}
+
+// WithPriorSnapshotName sets the PriorSnapshotName field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the PriorSnapshotName field is set to the value of the last call.
+func (b *SandboxStatusApplyConfiguration) WithPriorSnapshotName(value string) *SandboxStatusApplyConfiguration {
+	b.PriorSnapshotName = &value
 	return b
 }
 

@@ -42,6 +42,7 @@ const (
 	stateResuming  state = "Resuming"
 	stateFailed    state = "Failed"
 	stateDeleting  state = "being deleted"
+	stateUnknown   state = "in a phase of another version"
 )
 
 // State names the row of the verbs' table that the sandbox is in.
@@ -71,8 +72,10 @@ func stateOf(sandbox *lifecycle.Sandbox) state {
 		return stateResuming
 	case lifecycle.SandboxFailed:
 		return stateFailed
+	case lifecycle.SandboxPending, "":
+		return statePending
 	}
-	return statePending
+	return stateUnknown
 }
 
 // Pause decides what a pause makes of the sandbox: the sandbox as it shall be, which is the same
@@ -81,16 +84,16 @@ func Pause(sandbox *lifecycle.Sandbox, now time.Time) (*lifecycle.Sandbox, *Refu
 	switch stateOf(sandbox) {
 	case stateDeleting:
 		return nil, refuse(CauseDeleting, "the sandbox is being deleted")
-	case statePending:
-		return nil, refuse(CausePhase, "the sandbox is Pending and has no files yet; pause it once it is Running")
+	case stateUnknown:
+		return nil, refuseUnknown(sandbox)
+	case statePending, stateResuming:
+		return takeBack(sandbox, now), nil
 	case stateRunning, stateEnded:
 		return startPause(sandbox, now), nil
 	case stateCanceling:
 		return nil, refuse(CauseCanceling, "the previous pause is being cancelled; pause again once the sandbox is Running")
 	case statePausing, stateMarked, statePaused:
 		return keepPaused(sandbox, now), nil
-	case stateResuming:
-		return nil, refuse(CausePhase, "the sandbox is Resuming; pause it once it is Running")
 	default: // stateFailed
 		if sandbox.Status.PodUID == "" {
 			if reasonOf(sandbox, v1alpha1.ConditionPaused) == v1alpha1.ReasonFilesLost && sandbox.Status.SnapshotName != "" {
@@ -106,8 +109,11 @@ func Pause(sandbox *lifecycle.Sandbox, now time.Time) (*lifecycle.Sandbox, *Refu
 // request names, nil where there is none of that name.
 func Resume(sandbox *lifecycle.Sandbox, request *lifecycle.SandboxResume, snapshot *lifecycle.SandboxSnapshot, now time.Time) (*lifecycle.Sandbox, *Refusal) {
 	at := stateOf(sandbox)
-	if at == stateDeleting {
+	switch at {
+	case stateDeleting:
 		return nil, refuse(CauseDeleting, "the sandbox is being deleted")
+	case stateUnknown:
+		return nil, refuseUnknown(sandbox)
 	}
 	from, refusal := chooseSource(sandbox, request, snapshot)
 	if refusal != nil {
@@ -119,27 +125,30 @@ func Resume(sandbox *lifecycle.Sandbox, request *lifecycle.SandboxResume, snapsh
 	}
 
 	switch at {
-	case statePending, stateRunning:
-		if at == statePending && sandbox.Status.RetryTime != nil {
-			return requestRunning(withdrawPause(sandbox, now), now), nil // its Pod has failed, or is still to prove itself
+	case statePending:
+		switch {
+		case from.chosen:
+			return startResume(sandbox, from, now), nil
+		case sandbox.Status.RetryTime != nil:
+			return requestRunning(keepStarting(sandbox, now), now), nil // its Pod has failed, or is still to prove itself
 		}
+		return keepStarting(sandbox, now), nil
+	case stateRunning:
 		return withdrawPause(sandbox, now), nil
 	case stateEnded:
 		if !from.chosen {
 			return nil, refuse(CauseContainersEnded, "all containers have ended, and a start from a snapshot would lose what they wrote since; "+
 				"pause the sandbox to keep it, or set snapshotName or fromTemplate to give it up")
 		}
-		return replaceEnded(sandbox, from, now), nil
+		return startResume(sandbox, from, now), nil
 	case statePausing:
 		return cancelPause(sandbox, now), nil
 	case stateCanceling:
 		return keepRunning(sandbox, now), nil
 	case stateResuming:
-		switch {
-		case !from.chosen || from.snapshotName == sandbox.Status.SnapshotName:
+		again := !from.chosen || from.snapshotName == sandbox.Status.SnapshotName && reasonOf(sandbox, v1alpha1.ConditionReady) == v1alpha1.ReasonResuming
+		if again && sandbox.Spec.DesiredState != lifecycle.DesiredStatePaused {
 			return requestRunning(sandbox, now), nil
-		case reasonOf(sandbox, v1alpha1.ConditionPaused) == v1alpha1.ReasonRemovingPod:
-			return replaceEnded(sandbox, from, now), nil
 		}
 		return startResume(sandbox, from, now), nil
 	case stateMarked:
@@ -201,11 +210,11 @@ func refuseSnapshot(sandbox *lifecycle.Sandbox, name string, snapshot *lifecycle
 }
 
 // choosable says whether a sandbox in this state can start from elsewhere: where it has no files
-// of its own that somebody could miss. While it is Resuming its Pod has not run yet, and may never
-// do so: its image may be gone from the registry for good.
+// of its own that somebody could miss. While it is Pending or Resuming its Pod has not run yet, and may never
+// do so: its image may be gone from the registry for good, or the snapshot that it was to start from be none.
 func choosable(at state) bool {
 	switch at {
-	case stateEnded, statePaused, stateResuming, stateFailed:
+	case statePending, stateEnded, statePaused, stateResuming, stateFailed:
 		return true
 	}
 	return false
@@ -218,6 +227,21 @@ func startPause(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
 	next.Status.Phase = lifecycle.SandboxPausing
 	next.Status.SnapshotAttempts++
 	setBoth(next, v1alpha1.ReasonPausing, "A pause has been requested.", now)
+	return next
+}
+
+// takeBack answers a pause of a sandbox of whose Pod nothing has run: there is nothing to save. The controller
+// removes the Pod, and the sandbox is what it was before the start: paused on its snapshot, or Pending where it has none.
+// Where a container has begun to run meanwhile, it is a pause as any other.
+func takeBack(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
+	if sandbox.Spec.DesiredState == lifecycle.DesiredStatePaused {
+		return sandbox
+	}
+	next := want(sandbox, lifecycle.DesiredStatePaused, now)
+	setCondition(next, v1alpha1.ConditionReady, v1alpha1.ReasonWithdrawing, "A pause has been requested before anything ran: the start is being taken back.", now)
+	if reasonOf(sandbox, v1alpha1.ConditionPaused) != v1alpha1.ReasonRemovingPod {
+		setCondition(next, v1alpha1.ConditionPaused, v1alpha1.ReasonWithdrawing, "A pause has been requested before anything ran: the start is being taken back.", now)
+	}
 	return next
 }
 
@@ -251,6 +275,18 @@ func requestRunning(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbo
 	return want(sandbox, lifecycle.DesiredStateRunning, now)
 }
 
+// keepStarting answers a resume of a sandbox that is Pending: it is started where a pause has kept it from that.
+func keepStarting(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
+	if sandbox.Spec.DesiredState != lifecycle.DesiredStatePaused {
+		return sandbox
+	}
+	next := want(sandbox, lifecycle.DesiredStateRunning, now)
+	next.Status.FailedAttempts = 0
+	setCondition(next, v1alpha1.ConditionReady, v1alpha1.ReasonPending, "A resume has been requested.", now)
+	setCondition(next, v1alpha1.ConditionPaused, v1alpha1.ReasonRunning, "The pause has been withdrawn.", now)
+	return next
+}
+
 // withdrawPause takes back a pause that was asked for by an update, or waits for its next try.
 func withdrawPause(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
 	if sandbox.Spec.DesiredState != lifecycle.DesiredStatePaused {
@@ -270,20 +306,22 @@ func cancelPause(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
 	return next
 }
 
+// startResume starts the sandbox. A Pod that is there has other files than those that are wanted, or is
+// not to be waited for any longer: it holds the name of the new one, so the controller removes it first.
 func startResume(sandbox *lifecycle.Sandbox, from source, now time.Time) *lifecycle.Sandbox {
 	next := want(sandbox, lifecycle.DesiredStateRunning, now)
 	next.Status.Phase = lifecycle.SandboxResuming
-	next.Status.SnapshotName = from.snapshotName
+	if from.chosen && from.snapshotName != sandbox.Status.SnapshotName {
+		next.Status.SnapshotName = from.snapshotName
+		if next.Status.PriorSnapshotName == "" {
+			next.Status.PriorSnapshotName = sandbox.Status.SnapshotName
+		}
+	}
 	next.Status.FailedAttempts = 0
 	setBoth(next, v1alpha1.ReasonResuming, "A resume has been requested.", now)
-	return next
-}
-
-// replaceEnded starts a resume of a sandbox whose containers have ended: their Pod holds the name
-// of the new one, so the controller removes it first.
-func replaceEnded(sandbox *lifecycle.Sandbox, from source, now time.Time) *lifecycle.Sandbox {
-	next := startResume(sandbox, from, now)
-	setCondition(next, v1alpha1.ConditionPaused, v1alpha1.ReasonRemovingPod, "The Pod whose containers have ended is being removed.", now)
+	if from.chosen && sandbox.Status.PodName != "" || reasonOf(sandbox, v1alpha1.ConditionPaused) == v1alpha1.ReasonRemovingPod {
+		setCondition(next, v1alpha1.ConditionPaused, v1alpha1.ReasonRemovingPod, "The Pod of before is being removed.", now)
+	}
 	return next
 }
 
@@ -315,6 +353,11 @@ func setCondition(sandbox *lifecycle.Sandbox, condition, reason, message string,
 		ObservedGeneration: sandbox.Generation,
 		LastTransitionTime: metav1.NewTime(now),
 	})
+}
+
+func refuseUnknown(sandbox *lifecycle.Sandbox) *Refusal {
+	return refuse(CausePhase, fmt.Sprintf("the sandbox is in a phase that this server does not know (%s), as one of a newer version has written it; "+
+		"ask again when all servers are of that version", sandbox.Status.Phase))
 }
 
 func reasonOf(sandbox *lifecycle.Sandbox, condition string) string {

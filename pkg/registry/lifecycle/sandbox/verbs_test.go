@@ -70,6 +70,8 @@ func in(at state, desired lifecycle.SandboxDesiredState) *lifecycle.Sandbox {
 		set(lifecycle.SandboxResuming, v1alpha1.ReasonResuming, v1alpha1.ReasonResuming)
 	case stateFailed:
 		set(lifecycle.SandboxFailed, v1alpha1.ReasonNoSnapshot, v1alpha1.ReasonNoSnapshot)
+	case stateUnknown:
+		set("Hibernating", "Hibernating", "Hibernating")
 	case stateDeleting:
 		set(lifecycle.SandboxRunning, v1alpha1.ReasonPodReady, v1alpha1.ReasonRunning)
 		s.DeletionTimestamp = &metav1.Time{Time: earlier}
@@ -90,6 +92,8 @@ type outcome struct {
 	snapshot      string
 	attempts      int64
 	failed        int32
+	// prior is what the sandbox goes back to where a resume is taken back.
+	prior string
 }
 
 func refused(cause metav1.CauseType) outcome { return outcome{refused: cause} }
@@ -120,6 +124,7 @@ func (want outcome) check(t *testing.T, before, original, got *lifecycle.Sandbox
 		desired: got.Spec.DesiredState, phase: got.Status.Phase,
 		ready: reasonOf(got, v1alpha1.ConditionReady), paused: reasonOf(got, v1alpha1.ConditionPaused),
 		snapshot: got.Status.SnapshotName, attempts: got.Status.SnapshotAttempts, failed: got.Status.FailedAttempts,
+		prior: got.Status.PriorSnapshotName,
 	}
 	if is != want {
 		t.Errorf("got  %+v\nwant %+v", is, want)
@@ -135,7 +140,7 @@ func (want outcome) check(t *testing.T, before, original, got *lifecycle.Sandbox
 		t.Errorf("the generation is %d, want %d", got.Generation, generation)
 	}
 	for i, condition := range got.Status.Conditions {
-		if condition == before.Status.Conditions[i] {
+		if i < len(before.Status.Conditions) && condition == before.Status.Conditions[i] {
 			continue
 		}
 		if condition.ObservedGeneration != generation || condition.Status != metav1.ConditionFalse {
@@ -148,6 +153,12 @@ func TestPause(t *testing.T) {
 	starts := outcome{
 		desired: paused, phase: lifecycle.SandboxPausing, ready: v1alpha1.ReasonPausing, paused: v1alpha1.ReasonPausing,
 		snapshot: "demo-gen3", attempts: 5, failed: 2,
+	}
+	takenBack := func(phase lifecycle.SandboxPhase) outcome {
+		return outcome{
+			desired: paused, phase: phase, ready: v1alpha1.ReasonWithdrawing, paused: v1alpha1.ReasonWithdrawing,
+			snapshot: "demo-gen3", attempts: 4, failed: 2,
+		}
 	}
 	// unchanged but for the desired state.
 	wanted := func(at state) outcome {
@@ -164,8 +175,11 @@ func TestPause(t *testing.T) {
 		with func(*lifecycle.Sandbox)
 		want outcome
 	}{
-		{at: statePending, want: refused(CausePhase)},
-		{at: statePending, when: "before the controller saw it", with: func(s *lifecycle.Sandbox) { s.Status = lifecycle.SandboxStatus{} }, want: refused(CausePhase)},
+		{at: statePending, want: takenBack(lifecycle.SandboxPending)},
+		{at: statePending, when: "again", with: desire(paused), want: asItIs},
+		{at: statePending, when: "before the controller saw it", with: func(s *lifecycle.Sandbox) { s.Status = lifecycle.SandboxStatus{} }, want: outcome{
+			desired: paused, ready: v1alpha1.ReasonWithdrawing, paused: v1alpha1.ReasonWithdrawing,
+		}},
 		{at: stateRunning, want: starts},
 		{at: stateRunning, when: "after a failed pause", with: desire(paused), want: starts},
 		{at: stateEnded, want: starts},
@@ -176,7 +190,13 @@ func TestPause(t *testing.T) {
 		{at: stateMarked, when: "a resume waits for it", want: wanted(stateMarked)},
 		{at: statePaused, with: desire(paused), want: asItIs},
 		{at: statePaused, when: "an update asked for Running", want: wanted(statePaused)},
-		{at: stateResuming, want: refused(CausePhase)},
+		{at: stateResuming, want: takenBack(lifecycle.SandboxResuming)},
+		{at: stateResuming, when: "again", with: desire(paused), want: asItIs},
+		{at: stateResuming, when: "while the Pod of before is still being removed", with: removesPod, want: outcome{
+			desired: paused, phase: lifecycle.SandboxResuming, ready: v1alpha1.ReasonWithdrawing, paused: v1alpha1.ReasonRemovingPod,
+			snapshot: "demo-gen3", attempts: 4, failed: 2,
+		}},
+		{at: stateUnknown, want: refused(CausePhase)},
 		{at: stateFailed, want: refused(CausePhase)},
 		{at: stateFailed, when: "its Pod is there", with: func(s *lifecycle.Sandbox) { s.Status.PodUID = "pod" }, want: starts},
 		{at: stateFailed, when: "its Pod was lost before its files were saved", with: filesLost, want: outcome{
@@ -203,6 +223,12 @@ func TestPause(t *testing.T) {
 		})
 	}
 }
+
+func removesPod(s *lifecycle.Sandbox) {
+	setCondition(s, v1alpha1.ConditionPaused, v1alpha1.ReasonRemovingPod, "", earlier)
+}
+
+func onPod(s *lifecycle.Sandbox) { s.Status.PodName, s.Status.PodUID = "demo", "pod" }
 
 func filesLost(s *lifecycle.Sandbox) {
 	setCondition(s, v1alpha1.ConditionPaused, v1alpha1.ReasonFilesLost, "", earlier)
@@ -273,9 +299,14 @@ func TestResume(t *testing.T) {
 		desired: running, phase: lifecycle.SandboxPausing, ready: v1alpha1.ReasonCanceling, paused: v1alpha1.ReasonCanceling,
 		snapshot: "demo-gen3", attempts: 4, failed: 2,
 	}
-	removes := func(s *lifecycle.Sandbox) {
-		setCondition(s, v1alpha1.ConditionPaused, v1alpha1.ReasonRemovingPod, "", earlier)
+	// elsewhere is a resume from another source than the sandbox would have come from.
+	elsewhere := func(want outcome) outcome {
+		want.prior = "demo-gen3"
+		return want
 	}
+	keepsPrior := func(s *lifecycle.Sandbox) { s.Status.PriorSnapshotName = "demo-gen2" }
+	started := withdrawn(statePending)
+	started.ready = v1alpha1.ReasonPending
 	again := wanted(stateResuming)
 	again.snapshot = ""
 	older := lifecycle.SandboxResume{SnapshotName: "demo-gen1"}
@@ -291,16 +322,17 @@ func TestResume(t *testing.T) {
 		want    outcome
 	}{
 		{at: statePending, want: asItIs},
-		{at: statePending, when: "an update asked for Paused", with: desire(paused), want: withdrawn(statePending)},
-		{at: statePending, when: "to the template", request: fresh, want: refused(CausePhase)},
+		{at: statePending, when: "a pause has kept it from starting", with: desire(paused), want: started},
+		{at: statePending, when: "to the template", request: fresh, want: elsewhere(resumes(""))},
+		{at: statePending, when: "to the template, in place of a Pod that hangs", with: onPod, request: fresh, want: elsewhere(replaces(""))},
 		{at: stateRunning, want: asItIs},
 		{at: stateRunning, when: "a pause waits for its next try", with: desire(paused), want: withdrawn(stateRunning)},
 		{at: stateRunning, when: "to a snapshot", request: older, want: refused(CausePhase)},
 		{at: stateRunning, when: "to the template", request: fresh, want: refused(CausePhase)},
 		{at: stateEnded, want: refused(CauseContainersEnded)},
 		{at: stateEnded, when: "a pause waits for its next try", with: desire(paused), want: refused(CauseContainersEnded)},
-		{at: stateEnded, when: "to a snapshot", request: older, want: replaces("demo-gen1")},
-		{at: stateEnded, when: "to the template", request: fresh, want: replaces("")},
+		{at: stateEnded, when: "to a snapshot", with: onPod, request: older, want: elsewhere(replaces("demo-gen1"))},
+		{at: stateEnded, when: "to the template", with: onPod, request: fresh, want: elsewhere(replaces(""))},
 		{at: statePausing, with: desire(paused), want: cancels},
 		{at: statePausing, when: "an update asked for Running", want: cancels},
 		{at: statePausing, when: "to a snapshot", with: desire(paused), request: older, want: refused(CausePhase)},
@@ -312,24 +344,36 @@ func TestResume(t *testing.T) {
 		{at: stateMarked, when: "to a snapshot", request: older, want: refused(CausePhase)},
 		{at: statePaused, with: desire(paused), want: resumes("demo-gen3")},
 		{at: statePaused, when: "an update asked for Running", want: resumes("demo-gen3")},
-		{at: statePaused, when: "to a snapshot", with: desire(paused), request: older, want: resumes("demo-gen1")},
-		{at: statePaused, when: "to the template", with: desire(paused), request: fresh, want: resumes("")},
+		{at: statePaused, when: "to a snapshot", with: desire(paused), request: older, want: elsewhere(resumes("demo-gen1"))},
+		{at: statePaused, when: "to the template", with: desire(paused), request: fresh, want: elsewhere(resumes(""))},
 		{
 			at: statePaused, when: "to a template that it has not", with: func(s *lifecycle.Sandbox) { s.Spec.Template = nil },
 			request: fresh, want: refused(CauseNoTemplate),
 		},
 		{at: stateResuming, want: wanted(stateResuming)},
-		{at: stateResuming, when: "an update asked for Paused", with: desire(paused), want: wanted(stateResuming)},
+		{at: stateResuming, when: "it is being taken back", with: desire(paused), want: resumes("demo-gen3")},
 		{at: stateResuming, when: "to the same snapshot", request: same, want: wanted(stateResuming)},
-		{at: stateResuming, when: "to another snapshot", request: older, want: resumes("demo-gen1")},
-		{at: stateResuming, when: "to the template", request: fresh, want: resumes("")},
-		{at: stateResuming, when: "to another snapshot, the ended Pod still being removed", with: removes, request: older, want: replaces("demo-gen1")},
+		{at: stateResuming, when: "to the same snapshot, in place of a Pod that hangs", with: func(s *lifecycle.Sandbox) {
+			onPod(s)
+			setCondition(s, v1alpha1.ConditionReady, v1alpha1.ReasonPodUnschedulable, "", earlier)
+		}, request: same, want: replaces("demo-gen3")},
+		{at: stateResuming, when: "to another snapshot", request: older, want: elsewhere(resumes("demo-gen1"))},
+		{at: stateResuming, when: "to yet another snapshot", with: keepsPrior, request: older, want: func() outcome {
+			want := resumes("demo-gen1")
+			want.prior = "demo-gen2"
+			return want
+		}()},
+		{at: stateResuming, when: "to the template", request: fresh, want: elsewhere(resumes(""))},
+		{at: stateResuming, when: "to another snapshot, in place of a Pod that hangs", with: onPod, request: older, want: elsewhere(replaces("demo-gen1"))},
+		{at: stateResuming, when: "to another snapshot, the ended Pod still being removed", with: removesPod, request: older, want: elsewhere(replaces("demo-gen1"))},
 		{at: stateResuming, when: "from the template to the template", with: noSnapshot, request: fresh, want: again},
 		{at: stateFailed, want: resumes("demo-gen3")},
 		{at: stateFailed, when: "without a snapshot", with: noSnapshot, want: refused(CauseNoSnapshot)},
 		{at: stateFailed, when: "without one, to the template", with: noSnapshot, request: fresh, want: resumes("")},
 		{at: stateFailed, when: "without one, to an older one", with: noSnapshot, request: older, want: resumes("demo-gen1")},
 		{at: stateDeleting, want: refused(CauseDeleting)},
+		{at: stateUnknown, want: refused(CausePhase)},
+		{at: stateUnknown, when: "to the template", request: fresh, want: refused(CausePhase)},
 	} {
 		t.Run(string(row.at)+" "+row.when, func(t *testing.T) {
 			before := in(row.at, running)

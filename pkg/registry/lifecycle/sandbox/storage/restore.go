@@ -31,6 +31,9 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/rights"
 )
 
+// startsFromSnapshot is why restoreFrom asks for a right.
+const startsFromSnapshot = "spec.restoreFrom.snapshotName: a sandbox that starts from a snapshot runs its files"
+
 // authorizeRestore adds to the validation of a create that its caller may get the snapshot that
 // the sandbox starts from: whoever runs a snapshot reads its files.
 func (r *REST) authorizeRestore(next rest.ValidateObjectFunc) rest.ValidateObjectFunc {
@@ -40,7 +43,7 @@ func (r *REST) authorizeRestore(next rest.ValidateObjectFunc) rest.ValidateObjec
 			return apierrors.NewInternalError(fmt.Errorf("%T is not a Sandbox", obj))
 		}
 		if sandbox.Spec.RestoreFrom != nil {
-			if err := mayGetSnapshot(ctx, r.authorizer, sandbox.Namespace, sandbox.Spec.RestoreFrom.SnapshotName, "spec.restoreFrom.snapshotName: a sandbox that starts from a snapshot runs its files"); err != nil {
+			if err := mayGetSnapshot(ctx, r.authorizer, sandbox.Namespace, sandbox.Spec.RestoreFrom.SnapshotName, startsFromSnapshot); err != nil {
 				return err
 			}
 		}
@@ -48,6 +51,26 @@ func (r *REST) authorizeRestore(next rest.ValidateObjectFunc) rest.ValidateObjec
 			return nil
 		}
 		return next(ctx, obj)
+	}
+}
+
+// authorizeOtherRestore does the same for an update that names another snapshot.
+func (r *REST) authorizeOtherRestore(next rest.ValidateObjectUpdateFunc) rest.ValidateObjectUpdateFunc {
+	return func(ctx context.Context, obj, old runtime.Object) error {
+		sandbox, ok := obj.(*lifecycle.Sandbox)
+		before, okBefore := old.(*lifecycle.Sandbox)
+		if !ok || !okBefore {
+			return apierrors.NewInternalError(fmt.Errorf("%T and %T are not Sandboxes", obj, old))
+		}
+		if from, other := sandbox.Spec.RestoreFrom, before.Spec.RestoreFrom; from != nil && (other == nil || *other != *from) {
+			if err := mayGetSnapshot(ctx, r.authorizer, sandbox.Namespace, from.SnapshotName, startsFromSnapshot); err != nil {
+				return err
+			}
+		}
+		if next == nil {
+			return nil
+		}
+		return next(ctx, obj, old)
 	}
 }
 

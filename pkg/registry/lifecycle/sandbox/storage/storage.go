@@ -130,7 +130,7 @@ func (r *REST) Create(ctx context.Context, obj runtime.Object, createValidation 
 // Update changes metadata and spec. Server-side apply creates through it, too.
 func (r *REST) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc, updateValidation rest.ValidateObjectUpdateFunc, forceAllowCreate bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
 	objInfo = clientfault.Update(lifecycle.Kind("Sandbox"), objInfo)
-	updated, created, err := r.Store.Update(ctx, name, objInfo, r.authorizeRestore(createValidation), updateValidation, forceAllowCreate, options)
+	updated, created, err := r.Store.Update(ctx, name, objInfo, r.authorizeRestore(createValidation), r.authorizeOtherRestore(updateValidation), forceAllowCreate, options)
 	return updated, created, clientfault.Stored(err)
 }
 
