@@ -117,6 +117,9 @@ func startEtcd(ctx context.Context, dataDir string, quota int64) (_ *embeddedEtc
 	case freed:
 		klog.InfoS("The volume of the store is full; the start has deleted the ballast and what else it could", "directory", dataDir)
 	}
+	if err := reviseStore(dataDir); err != nil {
+		return nil, err
+	}
 	if quota == 0 {
 		volume, err := room.ReadVolume(dataDir)
 		if err != nil {

@@ -67,6 +67,8 @@ type Options struct {
 	StoreQuota resource.QuantityValue
 	// AcceptNewStorage takes the store as it is, whatever the ConfigMap knows.
 	AcceptNewStorage bool
+	// RunControllers has the controllers act. Without, the API is served and nothing happens.
+	RunControllers bool
 	// ServingCertSecret is the Secret of the server's namespace that holds its certificate.
 	// Empty: the server keeps none there.
 	ServingCertSecret string
@@ -112,6 +114,7 @@ func NewOptions() *Options {
 		Recommended:       genericoptions.NewRecommendedOptions(defaultEtcdPrefix, scheme.Codecs.LegacyCodec(v1alpha1.SchemeGroupVersion)),
 		Logs:              logs.NewOptions(),
 		DataDir:           "/var/lib/sandbox-apiserver",
+		RunControllers:    true,
 		ServingCertSecret: "sandbox-apiserver-serving-cert",
 		KubeAPIQPS:        200,
 		KubeAPIBurst:      400,
@@ -231,8 +234,10 @@ func (o *Options) addStorageFlags(fs *pflag.FlagSet) {
 		"How many bytes the database of the embedded etcd may hold before writes that make it larger are refused (4Gi, say). "+
 			"0: three fifths of its volume, less what its log takes, up to 8Gi.")
 	fs.BoolVar(&o.AcceptNewStorage, "accept-new-storage", o.AcceptNewStorage, fmt.Sprintf(
-		"Take the store as it is, even where the ConfigMap %s knows another. Pods of sandboxes that the store does not know are reported, never deleted.",
+		"Take the store as it is, even where the ConfigMap %s knows another, or knows it newer. Pods of sandboxes that the store does not know are reported, never deleted.",
 		StoreConfigMapName))
+	fs.BoolVar(&o.RunControllers, "controllers", o.RunControllers,
+		"Run the controllers. Without them the API is served and nothing acts on it: to look at a store that was restored, before anything is started or deleted.")
 	o.Recommended.Etcd.AddFlags(fs)
 }
 

@@ -282,13 +282,17 @@ func (s *Server) connectHost(config *genericapiserver.RecommendedConfig) error {
 	s.identity = &storeIdentity{
 		etcd:      etcd,
 		key:       o.Recommended.Etcd.StorageConfig.Prefix + ".store-id",
+		markKey:   o.Recommended.Etcd.StorageConfig.Prefix + ".store-mark",
 		client:    client,
 		namespace: o.Namespace,
 		acceptNew: o.AcceptNewStorage,
 		gate:      s.gate,
+		end:       func(err error) { s.stop(err) },
+		clock:     clock.RealClock{},
 	}
-	if s.keeper != nil {
+	if s.etcd != nil {
 		s.keeper.Tell = s.identity.tell
+		s.identity.advance = func(revision int64) error { return askForRevision(o.DataDir, revision) }
 	}
 	return nil
 }
@@ -325,7 +329,7 @@ func (s *Server) addHooks() error {
 				}
 			})
 		}
-		if s.controllers != nil {
+		if s.controllers != nil && s.options.RunControllers {
 			work.running.Go(func() { s.runControllers(work.ctx) })
 		}
 		return nil

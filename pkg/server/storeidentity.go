@@ -22,23 +22,29 @@ import (
 	"fmt"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
 )
 
-// The store has an identity: a random ID in etcd, mirrored in a ConfigMap of the cluster. A store
-// that lost its data, or another one, has another ID. Serving it would tell every client, the
-// garbage collector and our own controller that the sandboxes do not exist any more, while their
-// Pods run; so the server says why it does not serve instead, until somebody accepts the store.
+// The store has an identity: a random ID in etcd, mirrored in a ConfigMap of the cluster, with a mark
+// that counts up. A store that lost its data, or another one, has another ID, and a backup that was
+// restored has a mark from before. Serving it would tell every client, the garbage collector and our own
+// controller that sandboxes do not exist any more, or are what they were, while their Pods run; so the
+// server says why it does not serve instead, until somebody accepts the store.
 
-// storeIDKey is where the ConfigMap keeps the ID.
-const storeIDKey = "storeID"
+// Where the ConfigMap keeps the mark.
+const (
+	storeIDKey       = "storeID"
+	storeMarkKey     = "storeMark"
+	storeRevisionKey = "storeRevision"
+)
 
 // reasonNotAccepted is the reason of the event about a store that is not served.
 const reasonNotAccepted = "StoreNotAccepted"
@@ -49,50 +55,39 @@ const (
 	identityMaxWait = 30 * time.Second
 )
 
-// storeVerdict is what becomes of the pair of IDs.
-type storeVerdict struct {
-	// etcd and configMap are the IDs that the two shall hold; empty: leave as it is.
-	etcd, configMap string
-	// refusal says why the store is not served. Empty: it is.
-	refusal string
-}
-
-// judgeStore compares the ID in etcd with the one in the ConfigMap. fresh is the ID that a store
-// without one gets.
-func judgeStore(inEtcd, inConfigMap, fresh string, acceptNew bool) storeVerdict {
-	switch {
-	case inEtcd != "" && inEtcd == inConfigMap:
-		return storeVerdict{}
-	case inConfigMap == "" || acceptNew:
-		if inEtcd != "" {
-			return storeVerdict{configMap: inEtcd}
-		}
-		return storeVerdict{etcd: fresh, configMap: fresh}
-	case inEtcd == "":
-		return storeVerdict{refusal: fmt.Sprintf("the store of the sandboxes is empty, but this cluster's store is %s: its data was lost or another volume was mounted", inConfigMap)}
-	default:
-		return storeVerdict{refusal: fmt.Sprintf("the store of the sandboxes is %s, but this cluster's store is %s", inEtcd, inConfigMap)}
-	}
-}
-
 // storeIdentity makes sure that the store is the one that this cluster knows.
 type storeIdentity struct {
-	etcd      *clientv3.Client
-	key       string
-	client    kubernetes.Interface
-	namespace string
-	acceptNew bool
-	gate      *storeGate
+	etcd *clientv3.Client
+	// key is where etcd has the ID, markKey where it has the count of the mark.
+	key, markKey string
+	client       kubernetes.Interface
+	namespace    string
+	acceptNew    bool
+	gate         *storeGate
+	// advance has the next start go on from a higher revision. Nil: the store is not ours to change.
+	advance func(revision int64) error
+	// end ends the server.
+	end   func(error)
+	clock clock.WithTicker
+
+	// marked is what was written last, at which revision and when.
+	marked   storeMark
+	markedAt time.Time
 }
 
-// confirm tries until the store is confirmed, and opens the gate then. It also goes on after a
-// refusal: somebody may correct the ConfigMap.
+// confirm tries until the store is confirmed, opens the gate then, and keeps an eye on the store until
+// ctx ends. It also goes on after a refusal: somebody may correct the ConfigMap.
 func (s *storeIdentity) confirm(ctx context.Context) {
 	backoff := wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 0.1, Steps: 1 << 30, Cap: identityMaxWait}
 	told := ""
+	confirmed := false
 	_ = backoff.DelayFunc().Until(ctx, true, true, func(ctx context.Context) (bool, error) {
 		refusal, err := s.attempt(ctx)
 		switch {
+		case errors.Is(err, errStoreAdvances):
+			s.gate.wait(err.Error())
+			s.end(err)
+			return true, nil
 		case err != nil:
 			if what := withoutOwnAddress(err).Error(); what != told {
 				told = what
@@ -101,101 +96,70 @@ func (s *storeIdentity) confirm(ctx context.Context) {
 			s.gate.wait(fmt.Sprintf("the identity of the store is not yet confirmed: %v", err))
 			return false, nil
 		case refusal != "":
-			message := fmt.Sprintf("%s. Restore the data, or start the server with --accept-new-storage to go on with this store; until then no Pod is touched", refusal)
-			s.gate.refuse(message)
-			if message != told {
-				told = message
-				klog.ErrorS(nil, "Not serving the API", "reason", message)
-				s.tell(ctx, reasonNotAccepted, message)
+			s.gate.refuse(refusal)
+			if refusal != told {
+				told = refusal
+				klog.ErrorS(nil, "Not serving the API", "reason", refusal)
+				s.tell(ctx, reasonNotAccepted, refusal)
 			}
 			return false, nil
 		}
+		confirmed = true
 		s.gate.open()
 		return true, nil
 	})
+	if confirmed {
+		s.follow(ctx)
+	}
 }
 
-// attempt reads both IDs and writes what is missing, etcd first: a ConfigMap that knows an ID
-// which etcd has never held would lock the next start out.
+// What is to be done about a store that is refused.
+const (
+	adviseStore = "Restore the data, or start the server with --accept-new-storage to go on with this store " +
+		"(and with --controllers=false to look at it before anything acts on it); until then no Pod is touched"
+	adviseRevision = "the resourceVersions of its clients would go back; restore the backup with " +
+		"'etcdutl snapshot restore --bump-revision=%d --mark-compacted', then start the server with --accept-new-storage"
+)
+
+// errStoreAdvances ends a server whose next start makes the revision of its store higher.
+var errStoreAdvances = errors.New("the store was accepted; its revision is made higher than any that clients have seen by a restart")
+
+// attempt looks at the store and marks it.
 func (s *storeIdentity) attempt(ctx context.Context) (refusal string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, identityAttempt)
 	defer cancel()
 
-	inEtcd, err := s.readEtcd(ctx)
+	// The ConfigMap first: what it says is in etcd by now, whatever other replicas do meanwhile.
+	known, configMap, err := s.readConfigMap(ctx)
 	if err != nil {
 		return "", err
 	}
-	configMaps := s.client.CoreV1().ConfigMaps(s.namespace)
-	configMap, err := configMaps.Get(ctx, StoreConfigMapName, metav1.GetOptions{})
-	missing := apierrors.IsNotFound(err)
-	if err != nil && !missing {
-		return "", fmt.Errorf("reading ConfigMap %s/%s: %w", s.namespace, StoreConfigMapName, err)
+	found, err := s.readEtcd(ctx)
+	if err != nil {
+		return "", err
 	}
-	inConfigMap := ""
-	if !missing {
-		inConfigMap = configMap.Data[storeIDKey]
-	}
-
-	verdict := judgeStore(inEtcd, inConfigMap, string(uuid.NewUUID()), s.acceptNew)
-	if verdict.refusal != "" {
-		return verdict.refusal, nil
-	}
-	if verdict.etcd != "" {
-		if err := s.createInEtcd(ctx, verdict.etcd); err != nil {
+	verdict := judgeStore(found.storeMark, known, string(uuid.NewUUID()), s.acceptNew)
+	switch {
+	case verdict.refusal != "":
+		return fmt.Sprintf("%s. %s", verdict.refusal, adviseStore), nil
+	case verdict.advanceTo > 0 && s.advance == nil:
+		return fmt.Sprintf("the store was accepted, but "+adviseRevision, verdict.advanceTo-found.revision), nil
+	case verdict.advanceTo > 0:
+		if err := s.advance(verdict.advanceTo); err != nil {
 			return "", err
 		}
+		return "", errStoreAdvances
 	}
-	if verdict.configMap == "" {
-		return "", nil
+	if known.id != "" && known.id != verdict.mark.id || found.count < known.count {
+		klog.InfoS("Accepted a store", "store", verdict.mark.id, "mark", verdict.mark.count, "before", known.id, "markBefore", known.count)
 	}
-	if missing {
-		configMap = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: StoreConfigMapName}}
+	err = s.mark(ctx, found, verdict.mark, configMap)
+	if errors.Is(err, rpctypes.ErrNoSpace) && known.id == found.id {
+		// Only who is served can make room.
+		klog.ErrorS(err, "The store is full and cannot be marked")
+		s.marked, err = found.storeMark, nil
 	}
-	configMap = configMap.DeepCopy()
-	if configMap.Data == nil {
-		configMap.Data = map[string]string{}
-	}
-	configMap.Data[storeIDKey] = verdict.configMap
-	// Under the resourceVersion that was read: of two replicas one comes back and reads again.
-	if missing {
-		_, err = configMaps.Create(ctx, configMap, metav1.CreateOptions{})
-	} else {
-		_, err = configMaps.Update(ctx, configMap, metav1.UpdateOptions{})
-	}
-	if err != nil {
-		return "", fmt.Errorf("writing ConfigMap %s/%s: %w", s.namespace, StoreConfigMapName, err)
-	}
-	if inConfigMap != "" {
-		klog.InfoS("Accepted a new store", "store", verdict.configMap, "before", inConfigMap)
-	}
-	return "", nil
-}
-
-func (s *storeIdentity) readEtcd(ctx context.Context) (string, error) {
-	response, err := s.etcd.Get(ctx, s.key)
-	if err != nil {
-		return "", fmt.Errorf("reading the ID of the store from etcd: %w", err)
-	}
-	if len(response.Kvs) == 0 {
-		return "", nil
-	}
-	return string(response.Kvs[0].Value), nil
-}
-
-var errStoreClaimed = errors.New("another replica has just given the store an ID")
-
-func (s *storeIdentity) createInEtcd(ctx context.Context, id string) error {
-	response, err := s.etcd.Txn(ctx).
-		If(clientv3.Compare(clientv3.CreateRevision(s.key), "=", 0)).
-		Then(clientv3.OpPut(s.key, id)).
-		Commit()
-	if err != nil {
-		return fmt.Errorf("writing the ID of the store to etcd: %w", err)
-	}
-	if !response.Succeeded {
-		return errStoreClaimed
-	}
-	return nil
+	return "", err
 }
 
 // tell leaves an event where an operator looks for it.
