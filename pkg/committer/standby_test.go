@@ -19,6 +19,7 @@ package committer
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,40 +30,37 @@ import (
 
 func TestStandby(t *testing.T) {
 	broken := errors.New("broken")
-	until := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
-	frozen := func(main, side *fakeContainer) { main.state, side.state = runtime.Paused, runtime.Paused }
 	tests := map[string]struct {
 		// ended is how the commit ends; nil: well.
 		ended   func(stop func()) (failed bool, err error)
 		prepare func(main, side *fakeContainer)
+		// dies says that what is frozen ends when it is waited for; else it waits for ever.
+		dies bool
 		// stops says that a signal comes when it waits for a container to end.
 		stops bool
-		// awaits are the containers that it waits for; says is a part of the report's message, fails
-		// that this is a failure. Without a message it says that nothing is frozen.
-		awaits string
+		// claims are what is found each time that nobody has come.
+		claims []Claim
+		// thaws are whom it thaws; reason and says a part of the report, without one that nothing is frozen.
+		thaws  []string
+		reason result.Reason
 		says   string
-		fails  bool
+		// frozen says that it is so still.
+		frozen bool
 	}{
-		"what is frozen ends": {awaits: "main side "},
+		"what is frozen ends": {dies: true},
 		"one has ended before, one is being frozen": {prepare: func(main, side *fakeContainer) {
 			main.state, side.state = runtime.Ended, runtime.Pausing
-		}, awaits: "side "},
-		"one is gone": {prepare: func(main, side *fakeContainer) {
-			main.findErr = result.Errorf(result.ContainerNotFound, "gone")
-			side.state = runtime.Paused
-		}, awaits: "side "},
-		"all run again":                   {prepare: func(main, side *fakeContainer) { main.state, side.state = runtime.Running, runtime.Running }},
-		"nobody kills":                    {prepare: func(main, side *fakeContainer) { frozen(main, side); side.awaitEnd = until }, awaits: "main ", says: "not killed within"},
-		"a signal while it waits":         {prepare: func(main, side *fakeContainer) { frozen(main, side); main.awaitEnd = until }, stops: true, says: "a signal came"},
-		"the commit has crashed":          {ended: func(func()) (bool, error) { return true, nil }, says: "the commit has failed"},
-		"a signal while the commit runs":  {ended: func(stop func()) (bool, error) { stop(); return false, broken }, says: "a signal came while the commit ran"},
-		"a signal just when it has ended": {ended: func(stop func()) (bool, error) { stop(); return false, nil }, says: "a signal came while the commit ran"},
-		"containerd does not say":         {ended: func(func()) (bool, error) { return false, broken }, says: "broken", fails: true},
-		"one cannot be looked at":         {prepare: func(main, side *fakeContainer) { frozen(main, side); main.findErr = broken }, says: "broken", fails: true},
-		"one cannot be waited for": {prepare: func(main, side *fakeContainer) {
-			frozen(main, side)
-			main.awaitEnd = func(context.Context) error { return broken }
-		}, says: "broken", fails: true},
+		}, dies: true},
+		"one is gone":               {prepare: func(main, _ *fakeContainer) { main.findErr = result.Errorf(result.ContainerNotFound, "gone") }, dies: true},
+		"all have ended":            {prepare: func(main, side *fakeContainer) { main.state, side.state = runtime.Ended, runtime.Ended }},
+		"somebody has thawed it":    {prepare: func(main, side *fakeContainer) { main.state, side.state = runtime.Running, runtime.Ended }, reason: result.ThawedUnattended, says: `"main", which the commit left frozen, runs again`},
+		"nobody comes":              {claims: []Claim{{}}, thaws: []string{"main", "side"}, reason: result.ThawedUnattended, says: "nobody came within 50ms"},
+		"nobody comes any more":     {claims: []Claim{{Made: true, Age: 30 * time.Millisecond}, {Made: true, Age: 60 * time.Millisecond}}, thaws: []string{"main", "side"}, reason: result.ThawedUnattended, says: "nobody came"},
+		"a kill that does not end":  {claims: []Claim{{Made: true, Kills: true, Age: time.Hour}}, reason: result.Canceled, says: "being killed", frozen: true},
+		"a signal while it waits":   {stops: true, reason: result.Canceled, says: "a signal came", frozen: true},
+		"the commit has failed":     {ended: func(func()) (bool, error) { return true, nil }, thaws: []string{"main", "side"}, reason: result.Canceled, says: "the commit has failed"},
+		"a signal while it commits": {ended: func(stop func()) (bool, error) { stop(); return false, broken }, reason: result.Canceled, says: "a signal came while the commit ran", frozen: true},
+		"a signal at the very end":  {ended: func(stop func()) (bool, error) { stop(); return false, nil }, reason: result.Canceled, says: "a signal came while the commit ran", frozen: true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -70,12 +68,18 @@ func TestStandby(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)
 			stop := func() { cancel(result.Errorf(result.Canceled, "a signal came")) }
-			var awaited strings.Builder
-			for _, c := range s.node.containers {
-				c.awaitEnd = func(context.Context) error { awaited.WriteString(c.name + " "); return nil }
-			}
 			main, side := s.node.containers["main-id"], s.node.containers["side-id"]
-			frozen(main, side)
+			for _, c := range []*fakeContainer{main, side} {
+				c.state = runtime.Paused
+				c.awaitEnd = func(ctx context.Context) error {
+					if !test.dies {
+						<-ctx.Done()
+						return ctx.Err()
+					}
+					c.set(runtime.Ended)
+					return nil
+				}
+			}
 			if test.prepare != nil {
 				test.prepare(main, side)
 			}
@@ -91,27 +95,85 @@ func TestStandby(t *testing.T) {
 				}
 				return test.ended(stop)
 			}
-			within := 20 * time.Second
-			if test.says == "not killed within" {
-				within = 100 * time.Millisecond
+			thawAfter := 50 * time.Millisecond
+			if test.dies || test.stops {
+				thawAfter = time.Minute
 			}
+			claims := &fakeClaims{left: test.claims}
 			var got result.Result
 			err := Standby(ctx, s.node, StandbyOptions{
-				OwnPodUID: "commit-pod", Commit: "commit", PodUID: "pod", Within: within, Log: s.options.Log,
+				OwnPodUID: "commit-pod", Commit: "commit", PodUID: "pod", ThawAfter: thawAfter, Claims: claims, LookAgain: 5 * time.Millisecond, Log: s.options.Log,
 				Containers: []runtime.Ref{s.options.Containers[0].Ref, s.options.Containers[1].Ref},
 			}, func(r result.Result) error { got = r; return nil })
-			if (err != nil) != test.fails {
+			if err != nil {
 				t.Errorf("it fails with %v, result %+v", err, got)
 			}
-			if got.Thawed != (test.says == "") || got.Error != nil && (test.says == "" || !strings.Contains(got.Error.Message, test.says)) {
-				t.Errorf("result %+v, want %q", got, test.says)
+			if test.reason == "" && got.Error != nil || test.reason != "" && (got.Error == nil || got.Error.Reason != test.reason || !strings.Contains(got.Error.Message, test.says)) {
+				t.Errorf("result %+v, want %s %q", got.Error, test.reason, test.says)
 			}
-			if awaited.String() != test.awaits {
-				t.Errorf("it waits for %q, want %q", awaited.String(), test.awaits)
+			if got.Thawed == test.frozen {
+				t.Errorf("it says thawed: %t", got.Thawed)
 			}
-			if len(s.node.calls) > 0 {
-				t.Errorf("it does %q", s.node.calls)
+			var thawed []string
+			for _, call := range s.node.calls {
+				who, _ := strings.CutPrefix(call, "thaw ")
+				if !slices.Contains(thawed, who) {
+					thawed = append(thawed, who)
+				}
+			}
+			slices.Sort(thawed)
+			if !slices.Equal(thawed, test.thaws) {
+				t.Errorf("it does %q, want that it thaws %q", s.node.calls, test.thaws)
+			}
+			if len(claims.left) > 0 || claims.open && len(test.claims) > 0 {
+				t.Errorf("claims that it has not looked at: %v; open for others at the end: %t", claims.left, claims.open)
 			}
 		})
 	}
+}
+
+// A containerd that is being restarted is asked again, for nobody else would thaw.
+func TestStandbyOutlivesContainerd(t *testing.T) {
+	s := newScene(t)
+	main := s.node.containers["main-id"]
+	asked := 0
+	s.node.ended = func(context.Context, string, string) (bool, error) {
+		asked++
+		if asked < 3 {
+			return false, errors.New("no containerd")
+		}
+		return false, nil
+	}
+	looks := 0
+	main.onState = func() (runtime.State, error) {
+		if looks++; looks%2 == 1 && looks < 8 {
+			return 0, errors.New("no containerd")
+		}
+		return main.get(), nil
+	}
+	main.state, s.node.containers["side-id"].state = runtime.Paused, runtime.Ended
+	var got result.Result
+	err := Standby(t.Context(), s.node, StandbyOptions{
+		OwnPodUID: "commit-pod", Commit: "commit", PodUID: "pod", ThawAfter: 20 * time.Millisecond, Claims: &fakeClaims{left: []Claim{{}}}, LookAgain: time.Millisecond, Log: s.options.Log,
+		Containers: []runtime.Ref{s.options.Containers[0].Ref},
+	}, func(r result.Result) error { got = r; return nil })
+	if err != nil || got.Error == nil || got.Error.Reason != result.ThawedUnattended || !got.Thawed || main.get() != runtime.Running {
+		t.Errorf("%v, result %+v, the container is %s", err, got, main.get())
+	}
+}
+
+// fakeClaims are said one after the other.
+type fakeClaims struct {
+	left []Claim
+	open bool
+}
+
+func (c *fakeClaims) Close() (Claim, func(), error) {
+	c.open = false
+	if len(c.left) == 0 {
+		return Claim{}, nil, errors.New("looked at once too often")
+	}
+	last := c.left[0]
+	c.left = c.left[1:]
+	return last, func() { c.open = true }, nil
 }

@@ -59,8 +59,9 @@ func Run(version string, start time.Time, args []string, stdout, stderr io.Write
 
 "commit" freezes containers, streams what they changed to a registry and pushes images.
 "thaw" thaws containers that a commit left frozen, "kill" ends them. "standby" keeps a container
-there, beside a commit, in which the kill is run, and "await" waits in it for the commit. "uncache"
-removes what a kill has kept on the node for the next resume.
+there, beside a commit, in which the kill is run, and thaws what nobody comes for; "claim" tells it
+that somebody has come, and "await" waits in it for the commit. "uncache" removes what a kill has kept
+on the node for the next resume.
 
 All log to standard error and write one line of JSON to the termination log: what was
 pushed, or the reason of the failure and whether everything is thawed again.
@@ -69,7 +70,7 @@ Exit codes: 0 success, 1 failure (see the termination log), 2 wrong arguments.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(*cobra.Command, []string) error {
-			return errors.New(`no command given: it is "commit", "thaw", "standby", "await", "kill" or "uncache"`)
+			return errors.New(`no command given: it is "commit", "thaw", "standby", "claim", "await", "kill" or "uncache"`)
 		},
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
@@ -82,7 +83,7 @@ Exit codes: 0 success, 1 failure (see the termination log), 2 wrong arguments.`,
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	ran := false
-	for _, add := range []func(*flags) *cobra.Command{commitCommand, thawCommand, standbyCommand, awaitCommand, killCommand, uncacheCommand} {
+	for _, add := range []func(*flags) *cobra.Command{commitCommand, thawCommand, standbyCommand, claimCommand, awaitCommand, killCommand, uncacheCommand} {
 		f := &flags{start: start, stdout: stdout, stderr: stderr, log: log, ran: &ran}
 		root.AddCommand(add(f))
 	}
@@ -187,9 +188,10 @@ func standbyCommand(f *flags) *cobra.Command {
 		Use:   "standby",
 		Short: "Stay beside a commit until nothing that it left frozen is there any more",
 		Long: `Keep a container there, beside the one that commits, in which "image-committer kill" can be run at
-once (kubectl exec). By itself it touches nothing. It ends when the commit has failed or has left
-nothing frozen, when what is frozen has ended, or when nobody has ended it in time; and not while a
-kill with the same --lock runs, because all of a container ends with its first process.`,
+once (kubectl exec). It ends when nothing is frozen any more of what the commit left so; and not while a
+kill with the same --lock runs, because all of a container ends with its first process. What nobody has
+claimed or killed for --thaw-after it thaws: whoever was to remove the Pod is away. What is being killed
+it never thaws.`,
 		Example: `  image-committer standby --own-pod-uid=9e1b… --pod-uid=5d2c… --container=name=main,id=0f3a…`,
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -197,20 +199,22 @@ kill with the same --lock runs, because all of a container ends with its first p
 			if err != nil {
 				return err
 			}
-			if err := beside.check(o.Within); err != nil {
+			if err := beside.check("--thaw-after", o.ThawAfter); err != nil {
 				return err
 			}
+			lock := &standbyLock{file: beside.lockFile}
+			o.Claims = lock
 			o.OwnPodUID, o.Commit = beside.ownPodUID, beside.commit
 			o.PodUID, o.Containers, o.Log = f.podUID, containers, f.log
 			return f.run(func(ctx context.Context, client *runtime.Client) error {
 				err := committer.Standby(ctx, committer.OnContainerd(client), o, f.report)
-				return errors.Join(err, awaitUnlocked(beside.lockFile))
+				return errors.Join(err, lock.end())
 			}, true)
 		},
 	}
-	f.addPod(cmd, "name=NAME,id=ID", 12*time.Minute)
-	cmd.Flags().DurationVar(&o.Within, "within", time.Minute, "how long after the end of the commit what it left frozen has to end")
-	beside.add(cmd, `file that "kill" and "await" lock while they run`)
+	f.addPod(cmd, "name=NAME,id=ID", 25*time.Minute)
+	cmd.Flags().DurationVar(&o.ThawAfter, "thaw-after", 5*time.Minute, "how long after the end of the commit, or after the last claim, what it left frozen is thawed")
+	beside.add(cmd, `file that "kill", "claim" and "await" lock while they run`)
 	return cmd
 }
 
@@ -226,11 +230,44 @@ func (b *beside) add(cmd *cobra.Command, lock string) {
 	fs.StringVar(&b.lockFile, "lock", "", lock)
 }
 
-func (b *beside) check(within time.Duration) error {
+func (b *beside) check(flag string, within time.Duration) error {
 	if b.ownPodUID == "" || b.commit == "" || within <= 0 {
-		return errors.New("--own-pod-uid, --commit and --within are needed")
+		return fmt.Errorf("--own-pod-uid, --commit and %s are needed", flag)
 	}
 	return nil
+}
+
+func claimCommand(f *flags) *cobra.Command {
+	var lockFile string
+	cmd := &cobra.Command{
+		Use:   "claim",
+		Short: "Tell a standby that somebody has come for what is frozen",
+		Long: `Tell the "standby" with the same --lock that somebody is there who removes what the commit left frozen:
+from now on it waits for another --thaw-after. It fails where that is about to end, which it may be because
+it has thawed everything.`,
+		Example: `  image-committer claim --lock=/dev/termination-log --termination-log=-`,
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if lockFile == "" || f.terminationLog == "" {
+				return errors.New("--lock and --termination-log are needed")
+			}
+			*f.ran = true
+			_, err := lockShared(lockFile)
+			if err == nil {
+				err = note(lockFile, claimLine)
+			}
+			if err != nil {
+				f.log.Error("failed", "error", err)
+				return errors.Join(err, f.report(result.Result{Error: result.From(err)}))
+			}
+			return f.report(result.Result{})
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&lockFile, "lock", "", `file that "standby" has as well`)
+	fs.StringVar(&f.terminationLog, "termination-log", "/dev/termination-log", `file that the result is written to; "-" is standard output`)
+	fs.SortFlags = false
+	return cmd
 }
 
 func awaitCommand(f *flags) *cobra.Command {
@@ -247,7 +284,7 @@ because the kubelet ends a container whose hook fails.`,
 		Example: `  image-committer await --own-pod-uid=9e1b… --within=3s`,
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if err := beside.check(within); err != nil {
+			if err := beside.check("--within", within); err != nil {
 				return err
 			}
 			err := f.run(func(ctx context.Context, client *runtime.Client) error {
@@ -297,7 +334,11 @@ committed to, unless the disk is more than 70 % full.`,
 				return errors.New("--resume-cache needs --sandbox-uid and --snapshot-uid")
 			}
 			return f.run(func(ctx context.Context, client *runtime.Client) error {
-				if _, err := lockShared(lockFile); err != nil {
+				_, err := lockShared(lockFile)
+				if err == nil {
+					err = note(lockFile, killLine)
+				}
+				if err != nil {
 					f.log.Error("failed", "error", err)
 					return errors.Join(err, f.report(result.Result{Error: result.From(err)}))
 				}
@@ -314,7 +355,7 @@ committed to, unless the disk is more than 70 % full.`,
 	}
 	f.addPod(cmd, "name=NAME,id=ID", time.Minute)
 	fs := cmd.Flags()
-	fs.StringVar(&lockFile, "lock", "", `file that is locked for as long as this runs: "standby" with the same does not end meanwhile`)
+	fs.StringVar(&lockFile, "lock", "", `file that is locked for as long as this runs: "standby" with the same does not end meanwhile, and thaws nothing from then on`)
 	fs.Int64Var(&keep.MaxBytes, "resume-cache", 0, "how many bytes of images may be kept on this node; 0 keeps nothing")
 	fs.StringToStringVar(&keep.Images, "keep", nil, "NAME=REPOSITORY@DIGEST: the image of a container, as the resumed Pod asks for it; may be repeated")
 	fs.StringVar(&keep.SandboxUID, "sandbox-uid", "", "UID of the sandbox that images are kept for")

@@ -51,7 +51,7 @@ func TestMisuse(t *testing.T) {
 		args []string
 		says string
 	}{
-		"no command":               {nil, `"commit", "thaw", "standby", "await", "kill" or "uncache"`},
+		"no command":               {nil, `"commit", "thaw", "standby", "claim", "await", "kill" or "uncache"`},
 		"unknown command":          {[]string{"freeze"}, "freeze"},
 		"unknown flag":             {commit("--force"), "--force"},
 		"argument":                 {commit(good, "x"), "x"},
@@ -71,8 +71,9 @@ func TestMisuse(t *testing.T) {
 		"kill with an image":       {[]string{"kill", "--pod-uid=p", good}, "image"},
 		"standby with an image":    {[]string{"standby", "--own-pod-uid=o", "--pod-uid=p", good}, "image"},
 		"standby for itself":       {[]string{"standby", "--pod-uid=p", "--container=name=a,id=1"}, "--own-pod-uid"},
-		"standby for no time":      {[]string{"standby", "--own-pod-uid=o", "--pod-uid=p", "--container=name=a,id=1", "--within=0s"}, "--within"},
+		"standby for no time":      {[]string{"standby", "--own-pod-uid=o", "--pod-uid=p", "--container=name=a,id=1", "--thaw-after=0s"}, "--thaw-after"},
 		"await nobody's commit":    {[]string{"await"}, "--own-pod-uid"},
+		"claim without a lock":     {[]string{"claim"}, "--lock"},
 		"await for no time":        {[]string{"await", "--own-pod-uid=o", "--within=0s"}, "--within"},
 		"await a container":        {[]string{"await", "--own-pod-uid=o", "--container=name=a,id=1"}, "--container"},
 		"kill for nobody's cache":  {[]string{"kill", "--pod-uid=p", "--container=name=a,id=1", "--resume-cache=1", "--snapshot-uid=s"}, "--sandbox-uid"},
@@ -115,7 +116,7 @@ func TestEveryFlagCounts(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, args := range [][]string{{"--help"}, {"commit", "--help"}, {"thaw", "--help"}, {"standby", "--help"}, {"await", "--help"}, {"kill", "--help"}, {"--version"}} {
+	for _, args := range [][]string{{"--help"}, {"commit", "--help"}, {"thaw", "--help"}, {"standby", "--help"}, {"claim", "--help"}, {"await", "--help"}, {"kill", "--help"}, {"--version"}} {
 		if code, stdout, _ := run(args...); code != succeeded || stdout == "" {
 			t.Errorf("%v: exit %d, %q", args, code, stdout)
 		}

@@ -17,6 +17,8 @@ limitations under the License.
 package command
 
 import (
+	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,6 +26,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 )
 
 func newLock(t *testing.T) string {
@@ -47,7 +51,7 @@ func TestNobodyEndsWhileAKillRuns(t *testing.T) {
 		kills = append(kills, fd)
 	}
 	ended := make(chan error)
-	go func() { ended <- awaitUnlocked(file) }()
+	go func() { ended <- (&standbyLock{file: file}).end() }()
 	for _, fd := range kills {
 		select {
 		case err := <-ended:
@@ -71,7 +75,7 @@ func TestNobodyEndsWhileAKillRuns(t *testing.T) {
 
 func TestNoKillBeginsAtTheEnd(t *testing.T) {
 	file := newLock(t)
-	if err := awaitUnlocked(file); err != nil {
+	if err := (&standbyLock{file: file}).end(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := lockShared(file); err == nil || !strings.Contains(err.Error(), "about to end") {
@@ -83,14 +87,59 @@ func TestWithoutALock(t *testing.T) {
 	if _, err := lockShared(""); err != nil {
 		t.Fatal(err)
 	}
-	if err := awaitUnlocked(""); err != nil {
+	if err := (&standbyLock{}).end(); err != nil {
 		t.Error(err)
 	}
 	missing := filepath.Join(t.TempDir(), "missing")
 	if _, err := lockShared(missing); err == nil {
 		t.Error("a file that is missing is locked")
 	}
-	if err := awaitUnlocked(missing); err == nil {
+	if err := (&standbyLock{file: missing}).end(); err == nil {
 		t.Error("a file that is missing is waited for")
+	}
+}
+
+// Who claims and who thaws know of each other: a claim counts from when it was made, and none is made
+// any more once somebody thaws.
+func TestClaims(t *testing.T) {
+	file := newLock(t)
+	l := &standbyLock{file: file}
+	last, reopen, err := l.Close()
+	if err != nil || last.Made {
+		t.Fatalf("%+v (%v)", last, err)
+	}
+	claim := func() (code int, said string) {
+		var out bytes.Buffer
+		code = Run("test", time.Now(), []string{"claim", "--lock=" + file, "--termination-log=-"}, &out, &bytes.Buffer{})
+		return code, out.String()
+	}
+	if code, said := claim(); code != failed || !strings.Contains(said, "about to end") {
+		t.Errorf("claimed while it is being thawed: exit code %d, %s", code, said)
+	}
+	reopen()
+	code, said := claim()
+	if report, err := result.Decode([]byte(said)); code != succeeded || err != nil || report.Error != nil {
+		t.Errorf("exit code %d, %s (%v)", code, said, err)
+	}
+	if last, reopen, err = l.Close(); err != nil || !last.Made || last.Kills || last.Age < 0 || last.Age > 10*time.Second {
+		t.Errorf("%+v (%v)", last, err)
+	}
+	reopen()
+	if err := note(file, killLine); err != nil {
+		t.Fatal(err)
+	}
+	if last, _, err = l.Close(); err != nil || !last.Made || !last.Kills {
+		t.Errorf("%+v (%v)", last, err)
+	}
+	// Closed by itself, it ends without waiting for itself.
+	ended := make(chan error, 1)
+	go func() { ended <- l.end() }()
+	select {
+	case err = <-ended:
+	case <-time.After(10 * time.Second):
+		err = errors.New("it waits for itself")
+	}
+	if err != nil {
+		t.Error(err)
 	}
 }

@@ -104,6 +104,9 @@ const (
 	// FrozenTooLong: the containers would have been frozen for longer than
 	// --max-frozen allows.
 	FrozenTooLong Reason = "FrozenTooLong"
+	// ThawedUnattended: nobody came in time for what a commit had left frozen, so it was thawed on the
+	// node, and has run on since.
+	ThawedUnattended Reason = "ThawedUnattended"
 	// FilesNotSupported: there is a file that no image can hold, or holds only at a price
 	// that is not paid. It is known before anything is pushed or frozen.
 	FilesNotSupported Reason = "FilesNotSupported"
