@@ -139,6 +139,8 @@ func TestNobodyButTheServerExecs(t *testing.T) {
 		taken  bool
 	}{
 		"the server kills":             {who: theServer, taken: true},
+		"the server claims":            {who: theServer, change: func(o *corev1.PodExecOptions) { o.Command = []string{"/image-committer", "claim"} }, taken: true},
+		"another command":              {who: theServer, change: func(o *corev1.PodExecOptions) { o.Command = []string{"/image-committer", "thaw"} }},
 		"an administrator":             {who: "admin"},
 		"a server elsewhere":           {who: "system:serviceaccount:default:sandbox-apiserver"},
 		"in the commit":                {who: theServer, change: func(o *corev1.PodExecOptions) { o.Container = "image-committer" }},
@@ -186,7 +188,10 @@ func jobs(t *testing.T) map[string]*batchv1.Job {
 		}
 		snapshot := &v1alpha1.SandboxSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "demo-gen1", UID: "1"}}
 		for kind, leaveFrozen := range map[string]bool{"pause": true, "snapshot": false} {
-			job := config.Commit(snapshot, &commitjob.Source{}, leaveFrozen)
+			job, err := config.Commit(snapshot, &commitjob.Source{}, leaveFrozen)
+			if err != nil {
+				t.Fatal(err)
+			}
 			made[named(kind)] = job
 		}
 		made[named("unpause")], made[named("uncache")] = config.Unpause(snapshot, &commitjob.Source{}), config.Uncache(snapshot, &commitjob.Source{})

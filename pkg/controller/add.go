@@ -61,6 +61,7 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 			Image:            opts.CommitterImage,
 			Timeout:          opts.CommitJobTimeout,
 			MaxFrozen:        opts.MaxFrozen,
+			ThawAfter:        opts.ThawAfter,
 			MaxHoles:         opts.MaxHoles.Value(),
 			ResumeCache:      opts.ResumeCache.Value(),
 			ContainerdSocket: opts.ContainerdSocketPath,

@@ -66,6 +66,9 @@ type Options struct {
 	CommitHostNetwork bool
 	// MaxFrozen is for how long a commit may keep containers frozen; zero is what the Pod's probes bear.
 	MaxFrozen time.Duration
+	// ThawAfter is how long after a commit what it left frozen is thawed on its node, where the server does
+	// not come to remove the Pod.
+	ThawAfter time.Duration
 	// MaxHoles is how many bytes of holes the sparse files of a container may have; zero is no
 	// limit.
 	MaxHoles resource.QuantityValue

@@ -127,6 +127,7 @@ func NewOptions() *Options {
 			ImageCheckInterval:     30 * time.Minute,
 			CommitterImage:         "image-committer:dev",
 			CommitJobTimeout:       10 * time.Minute,
+			ThawAfter:              commitjob.DefaultThawAfter,
 			// What half of a usual node's disk holds, and is written out in minutes.
 			MaxHoles: resource.QuantityValue{Quantity: resource.MustParse("32Gi")},
 			// A Pod without a runtime class has the empty handler. gVisor and Kata keep files
@@ -209,6 +210,9 @@ func (o *Options) addSnapshotFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&c.MaxFrozen, "max-frozen", c.MaxFrozen,
 		"For how long a commit may keep containers frozen before it is given up and they are thawed. 0: two minutes, "+
 			"or less where a liveness or startup probe of the Pod bears less.")
+	fs.DurationVar(&c.ThawAfter, "thaw-after", c.ThawAfter,
+		"How long after a pause's commit its node waits for this server, which removes the Pod then. Where it is away for longer, the node thaws "+
+			"what is frozen, and the pause is made again when it is back. It has to be longer than a restart takes.")
 	fs.Var(&c.MaxHoles, "max-holes",
 		"How many bytes of holes the sparse files of a container may have. A snapshot takes no room for them, but unpacking its image "+
 			"writes them to the node's disk, as zeros. 0: any number.")

@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -85,6 +86,10 @@ func (o *Options) keepsCertificate() bool {
 	return o.Standalone == nil && o.ServingCertSecret != "" && o.Recommended.SecureServing.ServerCert.CertKey.CertFile == ""
 }
 
+// minThawAfter is what a pause needs to come from its commit to the removal of the Pod, twice: for half of
+// the time is known that the node does not thaw it.
+const minThawAfter = 10 * time.Second
+
 // Validate returns all that is wrong with the options, in one line.
 func (o *Options) Validate() error {
 	var errs []error
@@ -124,6 +129,9 @@ func (o *Options) Validate() error {
 	}
 	if c.MaxFrozen < 0 {
 		complain("--max-frozen must not be negative, and is %s; 0 is what the probes of each Pod bear", c.MaxFrozen)
+	}
+	if c.ThawAfter < minThawAfter {
+		complain("--thaw-after must be at least %s, and is %s: a pause that goes well would be thawed", minThawAfter, c.ThawAfter)
 	}
 	if c.MaxHoles.Sign() < 0 {
 		complain("--max-holes must not be negative, and is %s; 0 is no limit", c.MaxHoles.String())

@@ -39,6 +39,7 @@ func TestWrongFlags(t *testing.T) {
 		{"--image-committer-image=", "--image-committer-image must not be empty"},
 		{"--commit-job-timeout=0s", "--commit-job-timeout must be more than nothing, and is 0s"},
 		{"--max-frozen=-1s", "--max-frozen must not be negative, and is -1s"},
+		{"--thaw-after=9s", "--thaw-after must be at least 10s, and is 9s"},
 		{"--layer-compression=lz4", `--layer-compression "lz4" must be zstd or gzip`},
 		{"--snapshot-registry=docker.io/team", `--snapshot-image-template "{registry}/{namespace}/{sandbox}-{container}:{tag}" does not make`},
 		{"--max-holes=-1Gi", "--max-holes must not be negative, and is -1Gi"},

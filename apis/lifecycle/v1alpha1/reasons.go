@@ -130,8 +130,6 @@ const (
 const (
 	// ReasonCommitting: the commit Job exists.
 	ReasonCommitting = "Committing"
-	// ReasonCopying: the images of a paused sandbox get manifests of their own.
-	ReasonCopying = "Copying"
 	// ReasonThawing: the attempt has ended and what it froze is being thawed.
 	ReasonThawing = "Thawing"
 	// ReasonSucceeded: every container has an image with a digest in the registry.
@@ -196,9 +194,6 @@ const (
 	ReasonRuntimeNotSupported = "RuntimeNotSupported"
 	// ReasonCommitPodRejected: the Kubernetes API refuses the commit Job or its Pod.
 	ReasonCommitPodRejected = "CommitPodRejected"
-	// ReasonHeldUp: an API does not do what the commit needs, or its Pod does not start: the message says why. Of a
-	// snapshot's Ready condition while it is tried again, of Failed when that was in vain.
-	ReasonHeldUp = "HeldUp"
 	// ReasonCommitJobFailed: the commit Job failed; the message says how.
 	ReasonCommitJobFailed = "CommitJobFailed"
 	// ReasonDeadlineExceeded: the commit took longer than --commit-job-timeout.
@@ -216,6 +211,9 @@ const (
 	// ReasonSnapshotRejected: the API refuses the snapshot of a pause: a ResourceQuota is used
 	// up, or an admission policy or webhook says no.
 	ReasonSnapshotRejected = "SnapshotRejected"
+	// ReasonThawedUnattended: the server was away after a commit, for longer than --thaw-after, so the
+	// commit's node thawed what was frozen. The sandbox runs on and is paused again.
+	ReasonThawedUnattended = "ThawedUnattended"
 	// ReasonFilesLost: files were lost after the pause was asked for and before they were saved. The
 	// sandbox runs on, or is Failed where its Pod is gone, until a pause or a resume is asked for.
 	ReasonFilesLost = "FilesLost"

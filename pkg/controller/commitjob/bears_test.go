@@ -63,7 +63,10 @@ func TestMaxFrozen(t *testing.T) {
 		c.MaxFrozen = flag
 		source := demoSource()
 		source.Bears.Duration = 19 * time.Second
-		job := c.Commit(snapshotNamed("demo-gen1"), source, true)
+		job, err := c.Commit(snapshotNamed("demo-gen1"), source, true)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if args := job.Spec.Template.Spec.Containers[0].Args; !slices.Contains(args, want) {
 			t.Errorf("args %q, want %s", args, want)
 		}

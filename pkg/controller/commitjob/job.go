@@ -50,9 +50,8 @@ const (
 	startupAllowance = 5 * time.Minute
 	// unpauseTimeout bounds the run of an unpause container; thawing takes milliseconds.
 	unpauseTimeout = time.Minute
-	// standbyTime is how long the container for a kill stays there once its commit has ended: another
-	// server may have to take over first, and after KillGrace the kubelet has done it.
-	standbyTime = KillGrace + 30*time.Second
+	// DefaultThawAfter is Config.ThawAfter where that is 0.
+	DefaultThawAfter = 5 * time.Minute
 	// memoryLimit is twice what a commit takes at most (TestMemory of pkg/committer), because the kernel counts the
 	// file system's caches too.
 	memoryLimit = "256Mi"
@@ -94,6 +93,9 @@ type Config struct {
 	Image string
 	// Timeout bounds a commit, counted from the start of its container.
 	Timeout time.Duration
+	// ThawAfter is how long after a commit, or after the last claim, what it left frozen is thawed on its
+	// node, where nobody has come to remove the Pod.
+	ThawAfter time.Duration
 	// MaxFrozen is for how long a commit may keep containers frozen; 0 is what the Pod bears.
 	MaxFrozen time.Duration
 	// MaxHoles is how many bytes of holes the sparse files of a container may have; 0 is no limit.
@@ -159,7 +161,11 @@ func SourceIn(snapshot *v1alpha1.SandboxSnapshot) *Source {
 // Commit is the Job that commits the source for a snapshot. With leaveFrozen the containers
 // stay frozen on success, so that no write can be lost before the Pod is removed, and its Pod has a
 // second container, in which Runner.Kill ends them.
-func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leaveFrozen bool) *batchv1.Job {
+func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leaveFrozen bool) (*batchv1.Job, error) {
+	encoded, err := json.Marshal(source)
+	if err != nil {
+		return nil, fmt.Errorf("source of snapshot %s/%s: %w", snapshot.Namespace, snapshot.Name, err)
+	}
 	args := append([]string{"commit", "--snapshot-uid=" + string(snapshot.UID)}, c.sourceArgs(source, true)...)
 	args = append(args, "--timeout="+c.Timeout.String())
 	maxFrozen := c.MaxFrozen
@@ -192,10 +198,10 @@ func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leav
 
 	deadline := c.Timeout + startupAllowance
 	if leaveFrozen {
-		deadline += standbyTime
+		deadline += c.standbyTime()
 	}
 	job := c.job(snapshot, ComponentCommit, naming.CommitJob(snapshot.Namespace, snapshot.Name, snapshot.UID), source, deadline)
-	recordSource(job, source)
+	job.Annotations[v1alpha1.AnnotationSource] = string(encoded)
 	pod := &job.Spec.Template.Spec
 	container := &pod.Containers[0]
 	if c.PushSecret != "" {
@@ -229,13 +235,20 @@ func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leav
 	if leaveFrozen {
 		c.addStandby(pod, source)
 	}
-	return job
+	return job, nil
 }
 
-// recordSource writes into a Job what it is of: of one whose snapshot is gone nothing else tells what may be frozen.
-func recordSource(job *batchv1.Job, source *Source) {
-	encoded, _ := json.Marshal(source) //nolint:errchkjson // texts and numbers
-	job.Annotations[v1alpha1.AnnotationSource] = string(encoded)
+func (c *Config) thawAfter() time.Duration {
+	if c.ThawAfter == 0 {
+		return DefaultThawAfter
+	}
+	return c.ThawAfter
+}
+
+// standbyTime is how long the container beside a commit may be there after it: as long as it waits twice,
+// and the time that a thaw or a kill takes.
+func (c *Config) standbyTime() time.Duration {
+	return 2*c.thawAfter() + KillGrace + unpauseTimeout
 }
 
 // readsUpperdirs gives a Pod what it takes to read what containers have written: where containerd
@@ -273,7 +286,6 @@ func (c *Config) Unpause(snapshot *v1alpha1.SandboxSnapshot, source *Source) *ba
 	args := append([]string{"thaw", "--timeout=" + unpauseTimeout.String()}, c.sourceArgs(source, false)...)
 	job.Spec.Template.Spec.Containers[0].Args = args
 	seesWhatIsFrozen(&job.Spec.Template.Spec)
-	recordSource(job, source)
 	return job
 }
 
@@ -307,7 +319,6 @@ func (c *Config) job(snapshot *v1alpha1.SandboxSnapshot, component, name string,
 		v1alpha1.LabelSandboxUID:  string(snapshot.Status.SandboxUID),
 		v1alpha1.LabelSnapshot:    naming.LabelValue(snapshot.Name),
 		v1alpha1.LabelSnapshotUID: string(snapshot.UID),
-		v1alpha1.LabelPodUID:      string(source.PodUID),
 	}
 	annotations := map[string]string{
 		v1alpha1.AnnotationNamespace: snapshot.Namespace,
@@ -356,10 +367,7 @@ func (c *Config) container(name string) corev1.Container {
 		Image:                    c.Image,
 		TerminationMessagePolicy: corev1.TerminationMessageReadFile,
 		Resources: corev1.ResourceRequirements{
-			// Nothing, and not the limit, which is what a request is that is left out: a node without room is one to pause
-			// on, for that makes room. A priority would make it too, but at the cost of another sandbox's Pod and its files.
-			// What commits take of a node is bounded by their limit and --max-commits-per-node.
-			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("0"), corev1.ResourceMemory: resource.MustParse("0")},
+			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("64Mi")},
 			Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(memoryLimit)},
 		},
 		SecurityContext: &corev1.SecurityContext{

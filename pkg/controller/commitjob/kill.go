@@ -25,6 +25,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -60,10 +61,12 @@ type Executor interface {
 	Exec(ctx context.Context, pod types.NamespacedName, container string, command []string) (stdout, stderr string, err error)
 }
 
-// addStandby gives a commit Pod the container in which what is left frozen is killed. The kubelet
-// starts containers in their order, and so this one while the commit is at work.
+// addStandby gives a commit Pod the container in which what is left frozen is killed, and which thaws
+// it where nobody comes. The kubelet starts containers in their order, and so this one while the commit is at work.
 func (c *Config) addStandby(pod *corev1.PodSpec, source *Source) {
 	kill := c.container(killName)
+	// It waits, nearly all of the time.
+	kill.Resources.Requests[corev1.ResourceMemory] = resource.MustParse("16Mi")
 	// The processes are signalled one by one, by the kernel's PIDs; they may belong to any user.
 	kill.SecurityContext.Capabilities.Add = []corev1.Capability{"KILL"}
 	kill.Env = []corev1.EnvVar{{Name: podUIDVariable, ValueFrom: &corev1.EnvVarSource{
@@ -71,7 +74,7 @@ func (c *Config) addStandby(pod *corev1.PodSpec, source *Source) {
 	}}}
 	kill.Args = append([]string{
 		"standby", "--commit=" + containerName, "--lock=" + killLock,
-		"--within=" + standbyTime.String(), "--timeout=" + (c.Timeout + standbyTime).String(),
+		"--thaw-after=" + c.thawAfter().String(), "--timeout=" + (c.Timeout + c.standbyTime()).String(),
 	}, c.sourceArgs(source, false)...)
 	// The kubelet looks at a Pod's containers when it has started the last, and has run what comes after
 	// that start; then once a second.

@@ -102,7 +102,10 @@ func TestAJobOfVeryManyContainers(t *testing.T) {
 			ImageURI: "registry.example.com/" + strings.Repeat("n", 63) + "/" + strings.Repeat("s", 63) + "-" + name + ":snap-gen1-01234567",
 		})
 	}
-	job := config().Commit(&v1alpha1.SandboxSnapshot{}, source, true)
+	job, err := config().Commit(&v1alpha1.SandboxSnapshot{}, source, true)
+	if err != nil {
+		t.Fatal(err)
+	}
 	annotations, arguments := 0, 0
 	for key, value := range job.Annotations {
 		annotations += len(key) + len(value)

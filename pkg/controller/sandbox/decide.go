@@ -46,6 +46,9 @@ type observed struct {
 	// killing is how far the end of what it left frozen has come, killFault why it has failed.
 	killing   killing
 	killFault string
+	// staying is whether that is frozen still, stayFault why it is not.
+	staying   staying
+	stayFault string
 	// checked says that the registry was asked for the images of from at this visit.
 	checked bool
 	// fresh says that pod was read past the cache at this visit.
@@ -86,6 +89,7 @@ const (
 	createSnapshot verb = "create snapshot"
 	thaw           verb = "thaw"
 	kill           verb = "kill"
+	claim          verb = "claim"
 	checkImages    verb = "check images"
 	readPod        verb = "read pod"
 	claimPod       verb = "claim pod"

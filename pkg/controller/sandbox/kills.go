@@ -20,6 +20,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -46,6 +47,7 @@ type aKill struct {
 	pod   types.UID
 	how   killing
 	fault string
+	at    time.Time // of its end, where its outcome has one
 }
 
 func newKills() *kills {
@@ -82,7 +84,7 @@ func (k *kills) begin(ctx context.Context, sandbox client.ObjectKey, pod types.U
 }
 
 func (k *kills) end(ctx context.Context, sandbox client.ObjectKey, pod types.UID, outcome commitjob.Outcome) {
-	ended := aKill{pod: pod, how: killed}
+	ended := aKill{pod: pod, how: killed, at: outcome.Ended}
 	if outcome.State != commitjob.Succeeded {
 		ended.how, ended.fault = killFailed, outcome.Message
 	}

@@ -34,8 +34,12 @@ const queuedLag = 5 * time.Second
 func (o *observed) pausing() action {
 	next := o.next()
 	if o.pausedReason() == v1alpha1.ReasonRemovingPod {
-		if o.pod != nil {
-			return o.removing()
+		switch {
+		case o.pod != nil:
+			return o.removing(next)
+		case o.staying == ranOn:
+			// Neither its node nor we came to kill it, for longer than it may be frozen.
+			return o.lost(next, o.attempt)
 		}
 		return o.finishPause(next)
 	}
@@ -104,7 +108,7 @@ func (o *observed) pausing() action {
 
 // holdsUp is whether a commit that is wanted does not run for that reason.
 func holdsUp(reason string) bool {
-	return reason == v1alpha1.ReasonQueued || reason == v1alpha1.ReasonCommitPodRejected || reason == v1alpha1.ReasonHeldUp
+	return reason == v1alpha1.ReasonQueued || reason == v1alpha1.ReasonCommitPodRejected
 }
 
 // queuedStays is how long the sandbox may still say that it waits after its commit has begun.
@@ -125,7 +129,7 @@ func (o *observed) committed(next *nextStatus, canceling bool) action {
 		// Somebody deletes what was just made. When it is gone, the attempt is made again; the
 		// containers are frozen until then.
 		return action{do: wait}
-	case o.pod == nil && (canceling || undone):
+	case o.pod == nil && (canceling || undone || o.staying == ranOn || o.staying == unknown):
 		// It may have been thawed, and have run on for a while.
 		next.SnapshotName = o.attempt.Name
 		return o.lost(next, o.attempt)
@@ -145,6 +149,9 @@ func (o *observed) committed(next *nextStatus, canceling bool) action {
 		return o.heldByLoss(next, nil)
 	case o.pod.UID != o.attempt.Status.SourcePodUID:
 		return o.attemptFailed(next, metav1.Condition{Reason: v1alpha1.ReasonSourcePodReplaced, Message: fmt.Sprintf("Pod %s is not the one that was committed", o.pod.Name)})
+	}
+	if first, sure := o.secured(next); !sure {
+		return first
 	}
 	if !o.fresh {
 		return action{do: readPod}

@@ -73,7 +73,7 @@ type Reconciler struct {
 	// attempts are of those whose pause's snapshot was created a short while ago: somebody may delete it again and again.
 	looks, attempts holds
 	starts          starts
-	kills           *kills
+	kills, claims   *kills
 	ran             ranMemory
 	faults          faults
 	trials          atomic.Int32
@@ -92,6 +92,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			r.attempts.forget(req.NamespacedName)
 			r.starts.forget(req.NamespacedName)
 			r.kills.forget(req.NamespacedName)
+			r.claims.forget(req.NamespacedName)
 			r.ran.forget(req.NamespacedName)
 			return ctrl.Result{}, r.reportStray(ctx, req.NamespacedName)
 		}
@@ -111,7 +112,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		if err != nil {
 			return ctrl.Result{}, err
 		}
-		seen.thawed, seen.checked, seen.fresh, seen.claimed, seen.named = thawed, checked, fresh, claimed, named
+		seen.thawed = seen.thawed || thawed
+		seen.checked, seen.fresh, seen.claimed, seen.named = checked, fresh, claimed, named
 		next := decide(*seen)
 		switch next.do {
 		case wait:
@@ -159,6 +161,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			}
 		case kill:
 			return ctrl.Result{RequeueAfter: backstop}, r.kill(ctx, seen)
+		case claim:
+			return ctrl.Result{RequeueAfter: backstop}, r.claim(ctx, seen)
 		}
 	}
 	return ctrl.Result{}, fmt.Errorf("sandbox %s does not settle: %d steps at one visit", req, maxSteps)
@@ -265,6 +269,12 @@ func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1
 	}
 	if seen.attempt != nil && pod != nil && pod.DeletionTimestamp != nil && seen.pausedReason() == v1alpha1.ReasonRemovingPod {
 		if err := r.killing(ctx, seen); err != nil {
+			return nil, err
+		}
+	}
+	onItsWay := pod != nil && pod.DeletionTimestamp != nil
+	if status.Phase == v1alpha1.SandboxPausing && seen.attemptIsOurs() && seen.attempt.Status.Phase == v1alpha1.SnapshotSucceed && !onItsWay {
+		if err := r.staying(ctx, seen); err != nil {
 			return nil, err
 		}
 	}

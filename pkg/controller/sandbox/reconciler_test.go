@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -116,16 +117,17 @@ func (f *fixture) restarts() {
 	if f.stop != nil {
 		f.stop()
 	}
-	kills := newKills()
+	killing, claiming := newKills(), newKills()
 	ctx, cancel := context.WithCancel(f.Context())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		if err := kills.Start(ctx); err != nil {
-			f.Error(err)
-		}
-	}()
-	f.r.kills, f.stop = kills, func() { cancel(); <-ended }
+	var running sync.WaitGroup
+	for _, begun := range []*kills{killing, claiming} {
+		running.Go(func() {
+			if err := begun.Start(ctx); err != nil {
+				f.Error(err)
+			}
+		})
+	}
+	f.r.kills, f.r.claims, f.stop = killing, claiming, func() { cancel(); running.Wait() }
 }
 
 // CheckForResume records what the registry says.
@@ -195,11 +197,16 @@ func newFixture(t *testing.T, objects ...client.Object) *fixture {
 	}).Build()
 	f.r = &Reconciler{
 		Client: f.own, Live: f.own, Host: f.host, HostLive: f.host, Images: f,
-		Jobs:     &commitjob.Runner{Config: commitjob.Config{Namespace: "sandbox-system"}, Client: f.host, Live: f.host, Exec: f},
+		Jobs:     &commitjob.Runner{Config: commitjob.Config{Namespace: "sandbox-system"}, Client: f.host, Live: f.host, Exec: f, Clock: f.clock},
 		Recorder: events.NewFakeRecorder(100), Clock: f.clock,
 	}
 	f.restarts()
 	t.Cleanup(func() { f.stop() })
+	// Commits that have begun just now, whatever their snapshots are.
+	f.r.Jobs.Note("", epoch)
+	for _, object := range objects {
+		f.r.Jobs.Note(object.GetUID(), epoch)
+	}
 	return f
 }
 

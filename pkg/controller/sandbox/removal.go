@@ -55,7 +55,12 @@ const (
 //
 // Containers that the pause does not keep run again by then, but for those that could reach what is
 // kept, and end by themselves, in the time that their template gives them.
-func (o *observed) removing() action {
+func (o *observed) removing(next *nextStatus) action {
+	if o.pod.DeletionTimestamp == nil {
+		if first, sure := o.secured(next); !sure {
+			return first
+		}
+	}
 	frozen, others := o.containers()
 	switch {
 	case o.pod.DeletionTimestamp == nil:
@@ -69,10 +74,10 @@ func (o *observed) removing() action {
 	case o.killing == killUnasked:
 		return action{do: kill}
 	case o.killing == killFailed:
-		next := o.remove(ptr.To[int64](removalGrace))
-		next.event = &note{warning: true, reason: v1alpha1.EventKillFailed,
+		end := o.remove(ptr.To[int64](removalGrace))
+		end.event = &note{warning: true, reason: v1alpha1.EventKillFailed,
 			message: fmt.Sprintf("the frozen containers of Pod %s could not be killed before they are thawed, so the kubelet ends them: %s", o.pod.Name, o.killFault)}
-		return next
+		return end
 	default:
 		return action{do: wait}
 	}

@@ -44,9 +44,11 @@ const workers = 16
 // Add adds the controller to the manager. host is the cache of the host cluster's Pods and Jobs.
 // The indexes of sandboxsnapshot.AddIndexes have to be there.
 func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueue.TypedRateLimiter[reconcile.Request]) error {
-	r.kills = newKills()
-	if err := mgr.Add(r.kills); err != nil {
-		return err
+	r.kills, r.claims = newKills(), newKills()
+	for _, begun := range []*kills{r.kills, r.claims} {
+		if err := mgr.Add(begun); err != nil {
+			return err
+		}
 	}
 	return builder.ControllerManagedBy(mgr).
 		Named("sandbox").
@@ -60,6 +62,7 @@ func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueu
 		WatchesRawSource(source.Kind(host, &batchv1.Job{}, handler.TypedEnqueueRequestsFromMapFunc(
 			func(_ context.Context, job *batchv1.Job) []reconcile.Request { return r.served(job) }))).
 		WatchesRawSource(source.Channel(r.kills.ended, &handler.EnqueueRequestForObject{})).
+		WatchesRawSource(source.Channel(r.claims.ended, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: limiter}).
 		Complete(conflict.Repeat(r.telling()))
 }

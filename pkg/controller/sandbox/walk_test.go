@@ -61,7 +61,7 @@ func (w *world) step() {
 		w.commit, w.commit, w.commit, w.commit,
 		w.write, w.write,
 		w.pause, w.pause, w.resume, w.resume, w.resumeElsewhere, w.update, w.edit,
-		w.deletePod, w.losePod, w.evict, w.end, w.restart, w.adopt, w.deleteSnapshot, w.sweepRegistry,
+		w.deletePod, w.losePod, w.evict, w.end, w.restart, w.adopt, w.deleteSnapshot, w.sweepRegistry, w.away,
 	}
 	happenings[w.rand.IntN(len(happenings))]()
 	w.check()
@@ -188,6 +188,11 @@ func (w *world) visit() {
 		case kill:
 			w.kill()
 			return
+		case claim:
+			w.claim()
+			if !w.calm {
+				return // its end brings the next visit
+			}
 		}
 	}
 	w.fail("%d steps at one visit", maxSteps)
@@ -205,6 +210,9 @@ func (w *world) observe() *observed {
 	}
 	if w.pod != nil && w.pod.DeletionTimestamp != nil && seen.pausedReason() == v1alpha1.ReasonRemovingPod {
 		seen.killing = w.killing
+	}
+	if seen.attemptIsOurs() && w.saved() && (w.pod == nil || w.pod.DeletionTimestamp == nil) {
+		seen.staying = w.staying()
 	}
 	if status.SnapshotName != "" && w.pod == nil && status.Phase != v1alpha1.SandboxPaused {
 		seen.from = w.snapshots[status.SnapshotName]

@@ -32,6 +32,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/install"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/validation"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 	registry "github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/sandbox"
 )
@@ -51,6 +52,10 @@ type world struct {
 	frozen  bool
 	// killing is how far the kill is that the last commit left behind.
 	killing killing
+	// waits is since when the node waits for somebody to come for what is frozen. known is whether the
+	// controller knows of that, or of a later time: since. ranOn: the node has thawed it.
+	waits, since time.Time
+	known, ranOn bool
 	// files counts the writes in the Pod's root filesystem, base those that it started with.
 	files, base int
 	// last is files of the Pod that went last; gaveUp: a person asked for fewer.
@@ -118,6 +123,9 @@ func (w *world) createSnapshot() {
 func (w *world) node() {
 	switch {
 	case w.pod == nil:
+	case w.frozen && w.pod.DeletionTimestamp == nil && w.saved() && w.now.Sub(w.waits) >= commitjob.DefaultThawAfter:
+		w.frozen, w.ranOn = false, true
+		w.note("node: nobody came, thawed")
 	case w.killing == killUnasked && w.chance(8), w.killing == killUnderWay && w.chance(4):
 		w.killing = killFailed
 		w.note("node: the kill is gone")
@@ -231,14 +239,52 @@ func (w *world) commit() {
 	case !there || w.chance(4):
 		w.endCommit(attempt, v1alpha1.ReasonCommitJobFailed)
 	case w.pod.Status.Phase == corev1.PodRunning && !w.frozen:
-		w.frozen, w.killing = true, killUnasked
+		w.frozen, w.killing, w.ranOn = true, killUnasked, false
+		w.waits, w.since, w.known = w.now, w.now, true
 		w.note("snapshot: frozen")
 	default:
 		attempt.Status.Phase, attempt.Status.CompletionTime = v1alpha1.SnapshotSucceed, &metav1.Time{Time: w.now}
 		attempt.Status.Containers = []v1alpha1.ContainerSnapshot{{ContainerName: "main", ContainerID: bareID(w.pod.Status.ContainerStatuses[0].ContainerID)}}
 		w.content[attempt.Name] = w.files
+		w.waits = w.now
 		w.note("snapshot: %s holds %d writes", attempt.Name, w.files)
 	}
+}
+
+// saved is whether the last attempt's commit has ended well.
+func (w *world) saved() bool {
+	attempt := w.snapshots[naming.PauseSnapshot(name, w.sandbox.Status.SnapshotAttempts)]
+	return attempt != nil && attempt.Status.Phase == v1alpha1.SnapshotSucceed
+}
+
+// away is a server that is away for a while, and knows then of nothing that went before.
+func (w *world) away() {
+	w.known = false
+	w.now = w.now.Add(time.Duration(w.rand.IntN(10)) * time.Minute)
+	w.note("controller: was away")
+}
+
+// staying is what the Reconciler finds out of what is frozen.
+func (w *world) staying() staying {
+	switch {
+	case w.known && w.now.Sub(w.since) < commitjob.DefaultThawAfter/2:
+		return stays
+	case w.ranOn && w.chance(3):
+		return unknown
+	case w.ranOn:
+		return ranOn
+	case !w.frozen:
+		return stays // it has ended
+	}
+	return unclaimed
+}
+
+// claim has the node told that somebody is there, or fails.
+func (w *world) claim() {
+	if w.ranOn || w.chance(4) && !w.calm {
+		return
+	}
+	w.waits, w.since, w.known = w.now, w.now, true
 }
 
 // awaited says whether the sandbox waits for the attempt.
