@@ -21,6 +21,8 @@ require (
 	github.com/opencontainers/go-digest v1.0.0
 	github.com/opencontainers/image-spec v1.1.1
 	github.com/opencontainers/runtime-spec v1.3.0
+	github.com/opensandbox-io/sandbox-apiserver/apis v0.1.0
+	github.com/opensandbox-io/sandbox-apiserver/generated v0.1.0
 	github.com/prometheus/client_golang v1.24.1
 	github.com/prometheus/client_model v0.6.2
 	github.com/prometheus/common v0.70.1
@@ -51,7 +53,6 @@ require (
 	k8s.io/streaming v0.37.2
 	k8s.io/utils v0.0.0-20260626114624-be93311217bd
 	sigs.k8s.io/controller-runtime v0.25.2
-	sigs.k8s.io/randfill v1.0.0
 	sigs.k8s.io/structured-merge-diff/v6 v6.4.2
 	sigs.k8s.io/yaml v1.6.0
 )
@@ -163,6 +164,13 @@ require (
 	k8s.io/kms v0.37.2 // indirect
 	sigs.k8s.io/apiserver-network-proxy/konnectivity-client v0.36.0 // indirect
 	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730 // indirect
+	sigs.k8s.io/randfill v1.0.0 // indirect
 )
 
 tool k8s.io/code-generator/cmd/deepcopy-gen
+
+// Modules of their own, for those who use the API; here they are always those of this checkout.
+replace (
+	github.com/opensandbox-io/sandbox-apiserver/apis => ./apis
+	github.com/opensandbox-io/sandbox-apiserver/generated => ./generated
+)

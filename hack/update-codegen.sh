@@ -7,7 +7,7 @@ set -o errexit -o nounset -o pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-module=$(go list -m)
+module=$(GOWORK=off go list -m)
 export GOBIN="${PWD}/bin/codegen"
 source "$(go list -m -f '{{.Dir}}' k8s.io/code-generator)/kube_codegen.sh"
 

@@ -6,4 +6,4 @@
 set -o errexit -o nounset -o pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-git describe --tags --always --dirty 2>/dev/null || echo unversioned
+git describe --tags --match 'v*' --always --dirty 2>/dev/null || echo unversioned

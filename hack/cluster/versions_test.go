@@ -43,8 +43,45 @@ func TestTheServerAndItsClusterShareTheirVersions(t *testing.T) {
 	}
 }
 
+// TestTheClientsShareTheServersVersions: apis and generated are modules of their own, tagged with the server. What they name
+// themselves is what the server is built with, and they name each other as it does.
+func TestTheClientsShareTheServersVersions(t *testing.T) {
+	const ours = "github.com/opensandbox-io/sandbox-apiserver/"
+	server := versions(t, "../../go.mod")
+	for _, folder := range []string{"apis", "generated"} {
+		path := "../../" + folder + "/go.mod"
+		for _, r := range parse(t, path).Require {
+			if !r.Indirect && server[r.Mod.Path] != r.Mod.Version {
+				t.Errorf("%s is %s in go.mod and %s in %s/go.mod", r.Mod.Path, server[r.Mod.Path], r.Mod.Version, folder)
+			}
+		}
+	}
+	required := map[string]string{}
+	for _, r := range parse(t, "../../go.mod").Require {
+		required[r.Mod.Path] = r.Mod.Version
+	}
+	if required[ours+"apis"] == "" || required[ours+"apis"] != required[ours+"generated"] {
+		t.Errorf("go.mod names apis %q and generated %q: both are tagged as the server is", required[ours+"apis"], required[ours+"generated"])
+	}
+}
+
 // versions are those that a go.mod builds with; it names every module that is needed (go 1.17 and later).
 func versions(t *testing.T, path string) map[string]string {
+	t.Helper()
+	file := parse(t, path)
+	found := map[string]string{}
+	for _, r := range file.Require {
+		found[r.Mod.Path] = r.Mod.Version
+	}
+	for _, r := range file.Replace {
+		if _, required := found[r.Old.Path]; required && r.Old.Version == "" && r.New.Version != "" {
+			found[r.Old.Path] = r.New.Version
+		}
+	}
+	return found
+}
+
+func parse(t *testing.T, path string) *modfile.File {
 	t.Helper()
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -54,14 +91,5 @@ func versions(t *testing.T, path string) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := map[string]string{}
-	for _, r := range file.Require {
-		found[r.Mod.Path] = r.Mod.Version
-	}
-	for _, r := range file.Replace {
-		if _, required := found[r.Old.Path]; required && r.Old.Version == "" {
-			found[r.Old.Path] = r.New.Version
-		}
-	}
-	return found
+	return file
 }
