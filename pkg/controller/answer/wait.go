@@ -24,9 +24,10 @@ import (
 )
 
 const (
-	// FirstWait and LastWait bound the waits between tries of what fails again and again.
+	// FirstWait is the first wait of what fails again and again.
 	FirstWait = 10 * time.Second
-	LastWait  = 5 * time.Minute
+	// LastWait is its longest.
+	LastWait = 5 * time.Minute
 	// firstPassing is the first wait where the trouble may be over in a moment.
 	firstPassing = time.Second
 	// spread is how much longer a wait may be where many meet the same trouble at the same time.
