@@ -66,24 +66,32 @@ func CreateAttempt(ctx context.Context, own client.Client, sandbox *v1alpha1.San
 func (r *Reconciler) createSnapshot(ctx context.Context, seen *observed) error {
 	sandbox := seen.sandbox
 	err := CreateAttempt(ctx, r.Client, sandbox)
+	seen.now = r.Clock.Now()
 	if err == nil {
 		r.attempts.hold(sandbox, Attempt(sandbox).Name, r.Clock.Now())
 		r.tell(sandbox, &note{reason: v1alpha1.ReasonPausing, message: fmt.Sprintf("snapshot %s commits the root filesystems", Attempt(sandbox).Name)})
 		r.tryPod(ctx, sandbox)
 	}
-	switch answer.OfCreate(err) {
-	case answer.Done:
+	if err == nil || apierrors.IsAlreadyExists(err) {
 		return nil
-	case answer.Ours:
-		if apierrors.IsAlreadyExists(err) {
-			return nil
-		}
+	}
+	failed, told := seen.snapshotNotMade(err)
+	if !told {
 		return err
 	}
-	next := seen.next()
-	again := time.Duration(0)
-	if answer.Of(err) != answer.Final {
+	return r.write(ctx, sandbox, failed)
+}
+
+// snapshotNotMade is what follows from an answer to the creation of the attempt's snapshot, and false where it is
+// nobody's to know of.
+func (o *observed) snapshotNotMade(err error) (action, bool) {
+	next, again := o.next(), time.Duration(0)
+	switch answer.OfCreate(err) {
+	case answer.Final:
+	case answer.Passing:
 		again = answer.Wait(err, next.FailedAttempts+1)
+	default:
+		return action{}, false
 	}
-	return r.write(ctx, sandbox, seen.attemptFailedFor(next, metav1.Condition{Reason: v1alpha1.ReasonSnapshotRejected, Message: err.Error()}, again))
+	return o.attemptFailedFor(next, metav1.Condition{Reason: v1alpha1.ReasonSnapshotRejected, Message: err.Error()}, again), true
 }

@@ -41,36 +41,35 @@ func (r *Reconciler) createPod(ctx context.Context, seen *observed) (done bool, 
 	sandbox := seen.sandbox
 	pod, err := newPod(sandbox, seen.from, r.PullSecret)
 	if err != nil {
-		return r.refused(ctx, seen, v1alpha1.ReasonPodRejected, err.Error(), seen.backoff())
+		return r.tellRefusal(ctx, sandbox, seen.refused(v1alpha1.ReasonPodRejected, err.Error(), seen.backoff()))
 	}
 	asked, err := r.ask(ctx, sandbox, pod)
+	seen.now = r.Clock.Now() // the answer of a webhook may take half a minute
 	if apierrors.IsAlreadyExists(err) {
 		mine, err := r.pod(ctx, sandbox, false)
 		if err != nil {
 			return false, ctrl.Result{}, err
 		}
 		if mine == nil {
-			return r.refused(ctx, seen, v1alpha1.ReasonPodNameConflict,
-				fmt.Sprintf("a Pod named %s exists and is not this sandbox's: delete it, or choose another name for the sandbox", asked.Name), seen.backoff())
+			return r.tellRefusal(ctx, sandbox, seen.refused(v1alpha1.ReasonPodNameConflict,
+				fmt.Sprintf("a Pod named %s exists and is not this sandbox's: delete it, or choose another name for the sandbox", asked.Name), seen.backoff()))
 		}
 		return true, ctrl.Result{}, nil
 	}
-	switch answer.OfCreate(err) {
-	case answer.Done:
-	case answer.Final:
-		return r.refused(ctx, seen, v1alpha1.ReasonPodRejected, err.Error(), seen.backoff())
-	case answer.Passing:
-		return r.refused(ctx, seen, v1alpha1.ReasonPodNotCreated, fmt.Sprintf("the Pod could not be created, which is tried again: %v", err), answer.Wait(err, sandbox.Status.FailedPods+1))
-	default:
-		return false, ctrl.Result{}, fmt.Errorf("create Pod %s/%s: %w", asked.Namespace, asked.Name, err)
+	if err != nil {
+		act, told := seen.podNotMade(err)
+		if !told {
+			return false, ctrl.Result{}, fmt.Errorf("create Pod %s/%s: %w", asked.Namespace, asked.Name, err)
+		}
+		return r.tellRefusal(ctx, sandbox, act)
 	}
 	if lost := stripped(asked, pod); lost != "" {
 		// Without it nobody would know whose Pod that is, or which files it has.
 		if err := r.deletePod(ctx, pod, action{grace: ptr.To[int64](removalGrace)}); err != nil {
 			return false, ctrl.Result{}, err
 		}
-		return r.refused(ctx, seen, v1alpha1.ReasonPodRejected, fmt.Sprintf(
-			"the Pod was created without its %s, and is removed: a mutating webhook or policy of the cluster takes that away; except the Pods of sandboxes from it", lost), seen.backoff())
+		return r.tellRefusal(ctx, sandbox, seen.refused(v1alpha1.ReasonPodRejected, fmt.Sprintf(
+			"the Pod was created without its %s, and is removed: a mutating webhook or policy of the cluster takes that away; except the Pods of sandboxes from it", lost), seen.backoff()))
 	}
 	source := "the template"
 	if seen.from != nil {
@@ -109,19 +108,31 @@ func stripped(asked, made *corev1.Pod) string {
 	return ""
 }
 
+// podNotMade is what follows from an answer to the creation of the Pod, and false where it is nobody's to know of.
+func (o *observed) podNotMade(err error) (action, bool) {
+	switch answer.OfCreate(err) {
+	case answer.Final:
+		return o.refused(v1alpha1.ReasonPodRejected, err.Error(), o.backoff()), true
+	case answer.Passing:
+		return o.refused(v1alpha1.ReasonPodNotCreated, fmt.Sprintf("the Pod could not be created, which is tried again: %v", err), answer.Wait(err, o.sandbox.Status.FailedPods+1)), true
+	}
+	return action{}, false
+}
+
 // refused tells that the Pod is not there, unlocks the template, and waits.
 func (o *observed) refused(reason, message string, again time.Duration) action {
 	next := o.next()
 	next.forgetPod()
 	next.wait(again)
 	next.set(v1alpha1.ConditionReady, false, reason, "%s", message)
-	return o.write(next, &note{warning: true, reason: reason, message: message})
+	act := o.write(next, &note{warning: true, reason: reason, message: message})
+	act.after = again
+	return act
 }
 
-func (r *Reconciler) refused(ctx context.Context, seen *observed, reason, message string, again time.Duration) (bool, ctrl.Result, error) {
-	act := seen.refused(reason, message, again)
-	if act.do == wait {
-		return false, ctrl.Result{RequeueAfter: again}, nil
+func (r *Reconciler) tellRefusal(ctx context.Context, sandbox *v1alpha1.Sandbox, act action) (done bool, result ctrl.Result, err error) {
+	if act.do == writeStatus {
+		err = r.write(ctx, sandbox, act)
 	}
-	return false, ctrl.Result{RequeueAfter: again}, r.write(ctx, seen.sandbox, act)
+	return false, ctrl.Result{RequeueAfter: act.after}, err
 }

@@ -54,6 +54,8 @@ type fixture struct {
 	// refusal is what the creation of a Pod answers.
 	refusal error
 	created int
+	// takes is how long the creation of a Pod takes.
+	takes time.Duration
 	// admits is what webhooks make of a Pod that is created.
 	admits func(*corev1.Pod)
 	// registry is what it says about images; nil: it has them all.
@@ -185,6 +187,7 @@ func newFixture(t *testing.T, objects ...client.Object) *fixture {
 	f.host = theirs.WithInterceptorFuncs(interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
 			f.created++
+			f.clock.SetTime(f.clock.Now().Add(f.takes))
 			if f.refusal != nil {
 				return f.refusal
 			}

@@ -231,3 +231,14 @@ func TestCountsOfAPodThatLasts(t *testing.T) {
 	f.clock.SetTime(epoch.Add(podLasts + time.Second))
 	f.visits(running)
 }
+
+// The wait begins with the answer: a webhook that lets everybody wait is not asked all of the time.
+func TestTheWaitBeginsWithTheAnswer(t *testing.T) {
+	f := newFixture(t, sandboxIn(v1alpha1.SandboxPending))
+	f.refusal, f.takes = apierrors.NewInternalError(errors.New(`failed calling webhook "x": context deadline exceeded`)), 30*time.Second
+	f.visit()
+	sandbox, result := f.visit()
+	if wait := sandbox.Status.RetryTime.Sub(epoch.Add(f.takes)); f.created != 1 || wait < time.Second || wait > 2*time.Second || result.RequeueAfter > 2*time.Second {
+		t.Errorf("asked %d times, and again %s after the answer; the next visit is in %s", f.created, wait, result.RequeueAfter)
+	}
+}
