@@ -17,15 +17,20 @@ limitations under the License.
 package sandbox
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/answer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 )
 
@@ -141,11 +146,7 @@ func (w *world) visit() {
 		case wait:
 			return
 		case writeStatus:
-			w.sandbox = w.sandbox.DeepCopy()
-			w.sandbox.Status = *next.status
-			w.note("  %s", summary(next.status))
-			w.told(next.event)
-			w.check()
+			w.store(next)
 			if next.after > 0 {
 				return
 			}
@@ -167,6 +168,12 @@ func (w *world) visit() {
 			if imagesMissing(seen.from) {
 				w.fail("creates a Pod whose image is not in the registry")
 			}
+			if err := w.answers(); err != nil {
+				if act, told := seen.podNotMade(err); told {
+					w.store(act)
+				}
+				return
+			}
 			w.createPod()
 			return
 		case deletePod:
@@ -174,6 +181,14 @@ func (w *world) visit() {
 			w.terminate(next.grace)
 			return
 		case createSnapshot:
+			if err := w.answers(); err != nil {
+				act, told := seen.snapshotNotMade(err)
+				if !told {
+					return
+				}
+				w.store(act)
+				continue
+			}
 			w.createSnapshot()
 		case thaw:
 			if w.chance(3) {
@@ -196,6 +211,43 @@ func (w *world) visit() {
 		}
 	}
 	w.fail("%d steps at one visit", maxSteps)
+}
+
+var apiAnswers = []error{
+	&apierrors.StatusError{ErrStatus: metav1.Status{Code: 422, Message: strings.Repeat("x", 152_000)}},
+	apierrors.NewForbidden(corev1.Resource("pods"), name, errors.New("exceeded quota")),
+	apierrors.NewInternalError(errors.New("failed calling webhook")),
+	apierrors.NewConflict(corev1.Resource("pods"), name, errors.New("the quota has changed")),
+	apierrors.NewTooManyRequests("not today", 86400),
+	errors.New("connection refused"),
+	context.Canceled,
+}
+
+// answers is what an API says that does not do what it is asked.
+func (w *world) answers() error {
+	if !w.chance(6) {
+		return nil
+	}
+	err := apiAnswers[w.rand.IntN(len(apiAnswers))]
+	w.note("the API: %.60s", err.Error())
+	return err
+}
+
+// store writes a status that a step has come to.
+func (w *world) store(act action) {
+	if act.do == wait {
+		return
+	}
+	w.sandbox = w.sandbox.DeepCopy()
+	w.sandbox.Status = *act.status
+	w.note("  %s", summary(act.status))
+	for _, condition := range act.status.Conditions {
+		if len(condition.Message) > answer.MaxCondition {
+			w.fail("%s says %d bytes", condition.Type, len(condition.Message))
+		}
+	}
+	w.told(act.event)
+	w.check()
 }
 
 // observe is the Reconciler's observe on this world.
