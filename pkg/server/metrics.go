@@ -17,6 +17,10 @@ limitations under the License.
 package server
 
 import (
+	"fmt"
+	"slices"
+	"strings"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	dto "github.com/prometheus/client_model/go"
@@ -33,7 +37,7 @@ import (
 // Both come with a registry of their own, and both count the Go runtime.
 func installMetrics(m *mux.PathRecorderMux) {
 	gatherer := prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
-		return gatherFirst(legacyregistry.DefaultGatherer, controllermetrics.Registry)
+		return gatherAll(legacyregistry.DefaultGatherer, controllermetrics.Registry)
 	})
 	// The metrics of requests, watches and etcd are registered by the handler that would serve them
 	// alone, and by nothing else.
@@ -43,21 +47,43 @@ func installMetrics(m *mux.PathRecorderMux) {
 	slis.SLIMetrics{}.Install(m)
 }
 
-// gatherFirst takes each metric from the first gatherer that has it.
-func gatherFirst(gatherers ...prometheus.Gatherer) ([]*dto.MetricFamily, error) {
+// gatherAll puts together what the gatherers have. Several may know a metric of the same name: each of their series is
+// taken once, that of the Go runtime, say, which both count, and the queues of each.
+func gatherAll(gatherers ...prometheus.Gatherer) ([]*dto.MetricFamily, error) {
 	var families []*dto.MetricFamily
-	seen := map[string]bool{}
+	known := map[string]*dto.MetricFamily{}
 	for _, gatherer := range gatherers {
 		more, err := gatherer.Gather()
 		if err != nil {
 			return families, err
 		}
 		for _, family := range more {
-			if !seen[family.GetName()] {
-				seen[family.GetName()] = true
+			before, is := known[family.GetName()]
+			if !is {
+				known[family.GetName()] = family
 				families = append(families, family)
+			} else if before.GetType() == family.GetType() {
+				before.Metric = append(before.Metric, others(family.GetMetric(), before.GetMetric())...)
 			}
 		}
 	}
 	return families, nil
+}
+
+// others are the series that are not among those which are known.
+func others(series, known []*dto.Metric) []*dto.Metric {
+	seen := map[string]bool{}
+	for _, metric := range known {
+		seen[labelsOf(metric)] = true
+	}
+	return slices.DeleteFunc(slices.Clone(series), func(metric *dto.Metric) bool { return seen[labelsOf(metric)] })
+}
+
+// labelsOf are sorted by their names, as registries gather them.
+func labelsOf(metric *dto.Metric) string {
+	var b strings.Builder
+	for _, label := range metric.GetLabel() {
+		fmt.Fprintf(&b, "%q=%q,", label.GetName(), label.GetValue())
+	}
+	return b.String()
 }
