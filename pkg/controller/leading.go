@@ -128,7 +128,7 @@ func countSandbox(world *metrics.World, sandbox *v1alpha1.Sandbox, now time.Time
 	if meta.IsStatusConditionTrue(sandbox.Status.Conditions, v1alpha1.ConditionDataLost) {
 		world.DataLost++
 	}
-	if passing(phase) {
+	if passing(phase) && reasonShown(sandbox) != v1alpha1.ReasonNeverRan { // that is to stay so
 		world.Longest[string(phase)] = max(world.Longest[string(phase)], now.Sub(since(sandbox)))
 	}
 }

@@ -64,20 +64,22 @@ func TestWorld(t *testing.T) {
 			Status:     v1alpha1.SandboxSnapshotStatus{Conditions: []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reason}}},
 		}
 	}
+	never := ago(v1alpha1.SandboxPending, time.Hour, time.Hour, time.Hour)
+	never.Status.Conditions[0].Reason = v1alpha1.ReasonNeverRan
 	world := worldOf([]v1alpha1.Sandbox{
 		ago(v1alpha1.SandboxRunning, time.Hour, 0, 0),
 		ago(v1alpha1.SandboxPausing, time.Hour, 9*time.Second, 9*time.Second),
 		ago(v1alpha1.SandboxResuming, 24*time.Hour, 8*time.Second, time.Hour),     // paused an hour ago, resumed eight seconds ago
 		ago(v1alpha1.SandboxResuming, 24*time.Hour, 23*time.Hour, 30*time.Second), // its Pod was lost thirty seconds ago
 		ago("", 3*time.Second, 0, 3*time.Second),
-		going, refused, forged,
+		going, refused, forged, never,
 	}, []v1alpha1.SandboxSnapshot{
 		waiting(40*time.Second, v1alpha1.ReasonQueued), waiting(50*time.Second, v1alpha1.ReasonQueued), waiting(time.Hour, v1alpha1.ReasonRegistryUnavailable),
 		{Status: v1alpha1.SandboxSnapshotStatus{Phase: v1alpha1.SnapshotSucceed}},
 		{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &metav1.Time{Time: noon}}, Status: v1alpha1.SandboxSnapshotStatus{Phase: v1alpha1.SnapshotSucceed}},
 	}, noon)
 
-	for phase, want := range map[string]int{"Pending": 2, "Running": 2, "Pausing": 1, "Paused": 0, "Resuming": 2, "Failed": 0, "Terminating": 1} {
+	for phase, want := range map[string]int{"Pending": 3, "Running": 2, "Pausing": 1, "Paused": 0, "Resuming": 2, "Failed": 0, "Terminating": 1} {
 		if got, is := world.Sandboxes[phase]; got != want || !is {
 			t.Errorf("%d sandboxes are %s (%v), want %d", got, phase, is, want)
 		}

@@ -84,7 +84,7 @@ func (s Strategy) PrepareForCreate(_ context.Context, obj runtime.Object) {
 			Type:               condition,
 			Status:             metav1.ConditionFalse,
 			Reason:             v1alpha1.ReasonPending,
-			Message:            "The sandbox has been accepted.",
+			Message:            "the sandbox has been accepted",
 			ObservedGeneration: sandbox.Generation,
 			LastTransitionTime: metav1.NewTime(s.clock.Now()),
 		})

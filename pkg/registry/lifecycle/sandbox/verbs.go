@@ -199,7 +199,7 @@ func refuseSnapshot(sandbox *lifecycle.Sandbox, name string, snapshot *lifecycle
 		if phase == "" {
 			phase = lifecycle.SnapshotPending
 		}
-		return refuseAt(field, CauseSnapshotNotReady, fmt.Sprintf("snapshot %q is %s; name one that is %s", name, phase, lifecycle.SnapshotSucceed))
+		return refuseAt(field, CauseSnapshotNotReady, fmt.Sprintf("snapshot %q is %s; name one whose phase is %s", name, phase, lifecycle.SnapshotSucceed))
 	case snapshot.Status.SandboxUID != sandbox.UID:
 		return refuseAt(field, CauseSnapshotOfAnother, fmt.Sprintf(
 			"snapshot %q was made of another sandbox; create a sandbox with spec.restoreFrom to start from it", name))
@@ -226,7 +226,7 @@ func startPause(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
 	next := want(sandbox, lifecycle.DesiredStatePaused, now)
 	next.Status.Phase = lifecycle.SandboxPausing
 	next.Status.SnapshotAttempts++
-	setBoth(next, v1alpha1.ReasonPausing, "A pause has been requested.", now)
+	setBoth(next, v1alpha1.ReasonPausing, "a pause has been requested", now)
 	return next
 }
 
@@ -238,9 +238,9 @@ func takeBack(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
 		return sandbox
 	}
 	next := want(sandbox, lifecycle.DesiredStatePaused, now)
-	setCondition(next, v1alpha1.ConditionReady, v1alpha1.ReasonWithdrawing, "A pause has been requested before anything ran: the start is being taken back.", now)
+	setCondition(next, v1alpha1.ConditionReady, v1alpha1.ReasonWithdrawing, "a pause has been requested before anything ran: the start is being taken back", now)
 	if reasonOf(sandbox, v1alpha1.ConditionPaused) != v1alpha1.ReasonRemovingPod {
-		setCondition(next, v1alpha1.ConditionPaused, v1alpha1.ReasonWithdrawing, "A pause has been requested before anything ran: the start is being taken back.", now)
+		setCondition(next, v1alpha1.ConditionPaused, v1alpha1.ReasonWithdrawing, "a pause has been requested before anything ran: the start is being taken back", now)
 	}
 	return next
 }
@@ -258,7 +258,7 @@ func keepPaused(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
 func acceptLoss(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
 	next := want(sandbox, lifecycle.DesiredStatePaused, now)
 	next.Status.Phase = lifecycle.SandboxPaused
-	setBoth(next, v1alpha1.ReasonFilesLost, "A pause on snapshot "+next.Status.SnapshotName+" has been requested, after files were lost.", now)
+	setBoth(next, v1alpha1.ReasonFilesLost, "a pause on snapshot "+next.Status.SnapshotName+" has been requested, after files were lost", now)
 	return next
 }
 
@@ -282,8 +282,8 @@ func keepStarting(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox 
 	}
 	next := want(sandbox, lifecycle.DesiredStateRunning, now)
 	next.Status.FailedAttempts = 0
-	setCondition(next, v1alpha1.ConditionReady, v1alpha1.ReasonPending, "A resume has been requested.", now)
-	setCondition(next, v1alpha1.ConditionPaused, v1alpha1.ReasonRunning, "The pause has been withdrawn.", now)
+	setCondition(next, v1alpha1.ConditionReady, v1alpha1.ReasonPending, "a resume has been requested", now)
+	setCondition(next, v1alpha1.ConditionPaused, v1alpha1.ReasonRunning, "the pause has been withdrawn", now)
 	return next
 }
 
@@ -294,7 +294,7 @@ func withdrawPause(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox
 	}
 	next := want(sandbox, lifecycle.DesiredStateRunning, now)
 	next.Status.FailedAttempts = 0
-	setCondition(next, v1alpha1.ConditionPaused, v1alpha1.ReasonRunning, "The pause has been withdrawn.", now)
+	setCondition(next, v1alpha1.ConditionPaused, v1alpha1.ReasonRunning, "the pause has been withdrawn", now)
 	return next
 }
 
@@ -302,7 +302,7 @@ func withdrawPause(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox
 // is confirmed.
 func cancelPause(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
 	next := want(sandbox, lifecycle.DesiredStateRunning, now)
-	setBoth(next, v1alpha1.ReasonCanceling, "The pause is being cancelled.", now)
+	setBoth(next, v1alpha1.ReasonCanceling, "the pause is being cancelled", now)
 	return next
 }
 
@@ -318,9 +318,9 @@ func startResume(sandbox *lifecycle.Sandbox, from source, now time.Time) *lifecy
 		}
 	}
 	next.Status.FailedAttempts = 0
-	setBoth(next, v1alpha1.ReasonResuming, "A resume has been requested.", now)
+	setBoth(next, v1alpha1.ReasonResuming, "a resume has been requested", now)
 	if from.chosen && sandbox.Status.PodName != "" || reasonOf(sandbox, v1alpha1.ConditionPaused) == v1alpha1.ReasonRemovingPod {
-		setCondition(next, v1alpha1.ConditionPaused, v1alpha1.ReasonRemovingPod, "The Pod of before is being removed.", now)
+		setCondition(next, v1alpha1.ConditionPaused, v1alpha1.ReasonRemovingPod, "the Pod of before is being removed", now)
 	}
 	return next
 }

@@ -17,8 +17,10 @@ limitations under the License.
 package sandbox
 
 import (
+	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -145,6 +147,10 @@ func (want outcome) check(t *testing.T, before, original, got *lifecycle.Sandbox
 		}
 		if condition.ObservedGeneration != generation || condition.Status != metav1.ConditionFalse {
 			t.Errorf("condition %+v", condition)
+		}
+		// As those of the controllers, with which they stand in one table.
+		if message := condition.Message; message == "" || strings.HasSuffix(message, ".") || unicode.IsUpper([]rune(message)[0]) {
+			t.Errorf("the message of condition %s is no part of a sentence: %q", condition.Type, message)
 		}
 	}
 }

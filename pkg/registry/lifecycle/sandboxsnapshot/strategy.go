@@ -80,7 +80,7 @@ func (s Strategy) PrepareForCreate(_ context.Context, obj runtime.Object) {
 		Type:               v1alpha1.ConditionReady,
 		Status:             metav1.ConditionFalse,
 		Reason:             v1alpha1.ReasonPending,
-		Message:            "The snapshot has been accepted.",
+		Message:            "the snapshot has been accepted",
 		ObservedGeneration: snapshot.Generation,
 		LastTransitionTime: metav1.NewTime(s.clock.Now()),
 	})
