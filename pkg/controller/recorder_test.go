@@ -88,6 +88,33 @@ func TestEventsAreCutToWhatTheAPITakes(t *testing.T) {
 	}
 }
 
+// What docs/limits.md says of events that follow one another: the first text is the one that is seen, so conditions have to
+// have the newest.
+func TestEventsOfOneReasonAreOneSeries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := &asked{}
+		r := &recording{events.NewBroadcaster(sink{api})}
+		ctx, end := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- r.Start(ctx) }()
+		synctest.Wait()
+		recorder := r.NewRecorder(scheme.Scheme, "test")
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "demo"}}
+		for _, text := range []string{"first", "second"} {
+			recorder.Eventf(pod, nil, "Warning", "PodLost", "Act", "%s", text)
+			synctest.Wait()
+		}
+		end()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		<-time.After(2 * flushTime)
+		if len(api.taken) != 1 || api.taken[0].Note != "first" {
+			t.Errorf("taken %+v: mend docs/limits.md", api.taken)
+		}
+	})
+}
+
 func TestEventsOfNamespacesThatEndAreNoErrors(t *testing.T) {
 	ends := apierrors.NewForbidden(schema.GroupResource{Resource: "events"}, "x", errors.New("because it is being terminated"))
 	ends.ErrStatus.Details.Causes = append(ends.ErrStatus.Details.Causes, metav1.StatusCause{Type: corev1.NamespaceTerminatingCause})
