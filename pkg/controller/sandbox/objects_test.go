@@ -179,9 +179,10 @@ func notAdmitted(p *corev1.Pod) {
 	p.Status = corev1.PodStatus{Phase: corev1.PodFailed, Reason: "OutOfcpu", Message: "Pod was rejected: Node didn't have enough resource: cpu, requested: 64000, used: 250, capacity: 2000"}
 }
 
+// terminating: it is being deleted, and its time to end is over just when an observation is made.
 func terminating(grace int64) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
-		p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &metav1.Time{Time: epoch}, &grace
+		p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &metav1.Time{Time: epoch.Add(time.Hour)}, &grace
 	}
 }
 

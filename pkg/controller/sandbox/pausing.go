@@ -36,7 +36,7 @@ func (o *observed) pausing() action {
 	if o.pausedReason() == v1alpha1.ReasonRemovingPod {
 		switch {
 		case o.pod != nil:
-			return o.removing(next)
+			return o.lingering(o.removing(next))
 		case o.staying == ranOn:
 			// Neither its node nor we came to kill it, for longer than it may be frozen.
 			return o.lost(next, o.attempt)

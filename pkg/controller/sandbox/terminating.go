@@ -17,6 +17,8 @@ limitations under the License.
 package sandbox
 
 import (
+	"time"
+
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
@@ -26,16 +28,19 @@ import (
 // one that is Ready, and whoever wonders why it is still there finds what for.
 func (o *observed) terminating(snapshots []v1alpha1.SandboxSnapshot) action {
 	next := o.next()
-	next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonTerminating, "the sandbox is being deleted: %s", deletionAwaits(o.pod, snapshots))
+	next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonTerminating, "the sandbox is being deleted: %s", deletionAwaits(o.pod, snapshots, o.now))
 	return o.write(next, nil)
 }
 
 // deletionAwaits is what is left of a sandbox that is being deleted.
-func deletionAwaits(pod *corev1.Pod, snapshots []v1alpha1.SandboxSnapshot) string {
+func deletionAwaits(pod *corev1.Pod, snapshots []v1alpha1.SandboxSnapshot, now time.Time) string {
 	for i := range snapshots {
 		if !finished(&snapshots[i]) {
 			return "the commit of snapshot " + snapshots[i].Name + " is being ended"
 		}
+	}
+	if why := lingers(pod, now); why != "" {
+		return "Pod " + pod.Name + " does not go: " + why
 	}
 	if pod != nil {
 		return "Pod " + pod.Name + " is being removed"

@@ -137,7 +137,7 @@ func (w *world) node() {
 		w.note("node: what was frozen is killed")
 	case w.pod.DeletionTimestamp != nil:
 		// Who is frozen cannot end by itself, and has all of its grace.
-		if grace := *w.pod.DeletionGracePeriodSeconds; !w.frozen || w.killing == killed || grace <= removalGrace || w.chance(10) || w.calm && w.pod.DeletionTimestamp.Add(lastRetry).Before(w.now) {
+		if grace := *w.pod.DeletionGracePeriodSeconds; !w.frozen || w.killing == killed || grace <= removalGrace || w.chance(10) || w.calm && !w.now.Before(w.pod.DeletionTimestamp.Add(lastRetry)) {
 			w.removePod()
 		}
 	case w.pod.Status.Phase == corev1.PodPending:
@@ -166,6 +166,7 @@ func (w *world) terminate(grace *int64) {
 	}
 	w.pod = w.pod.DeepCopy()
 	terminating(seconds)(w.pod)
+	w.pod.DeletionTimestamp = &metav1.Time{Time: w.now}
 }
 
 func (w *world) removePod() {
