@@ -33,6 +33,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -189,5 +190,20 @@ func TestCut(t *testing.T) {
 	}
 	if Note(strings.Repeat("x", 5000)) != Cut(strings.Repeat("x", 5000), MaxNote) || len(Condition(strings.Repeat("x", 50_000))) > MaxCondition {
 		t.Error("notes and conditions are cut otherwise")
+	}
+}
+
+func TestReasons(t *testing.T) {
+	for reason, taken := range map[string]bool{
+		"RegistryUnavailable": true, "R": true, "OutOfcpu": true, "a_b:c": true,
+		"": false, "two words": false, "Ends:": false, "1st": false, "Ünable": false, "a\nb": false, strings.Repeat("x", 129): false, strings.Repeat("x", 128): true,
+	} {
+		if got := Reason(reason, "Other"); (got == reason) != taken || got != reason && got != "Other" {
+			t.Errorf("%q becomes %q", reason, got)
+		}
+		condition := metav1.Condition{Type: "Ready", Status: metav1.ConditionFalse, Reason: Reason(reason, "Other"), LastTransitionTime: metav1.Now()}
+		if errs := validation.ValidateConditions([]metav1.Condition{condition}, field.NewPath("conditions")); len(errs) > 0 {
+			t.Errorf("%q: %v", reason, errs)
+		}
 	}
 }

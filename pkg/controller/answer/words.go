@@ -18,6 +18,7 @@ package answer
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 )
 
@@ -51,4 +52,17 @@ func Cut(text string, most int) string {
 	// What is not valid is dropped here: the cuts go through characters.
 	head, tail := strings.ToValidUTF8(text[:begin], ""), strings.ToValidUTF8(text[len(text)-end:], "")
 	return head + fmt.Sprintf(" … (%d bytes left out) … ", len(text)-len(head)-len(tail)) + tail
+}
+
+// reasons are what the API takes as the reason of a condition, and of an Event.
+// https://github.com/kubernetes/kubernetes/blob/v1.37.0/staging/src/k8s.io/apimachinery/pkg/apis/meta/v1/types.go (Condition)
+var reasons = regexp.MustCompile(`^[A-Za-z]([A-Za-z0-9_,:]{0,126}[A-Za-z0-9_])?$`)
+
+// Reason is a reason that comes from another program, or otherwise where no condition can have it: a status with it
+// could not be written, and whoever waits for that would wait for ever.
+func Reason(reason, otherwise string) string {
+	if reasons.MatchString(reason) {
+		return reason
+	}
+	return otherwise
 }

@@ -29,6 +29,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/answer"
 )
 
 // State is how far a Job has come.
@@ -157,7 +158,7 @@ func ofContainer(ended *corev1.ContainerStateTerminated) Outcome {
 	reported, err := result.Decode([]byte(ended.Message))
 	switch {
 	case err == nil && reported.Error != nil:
-		return Outcome{State: Failed, Reason: string(reported.Error.Reason), Message: reported.Error.Message, Thawed: reported.Thawed}
+		return Outcome{State: Failed, Reason: answer.Reason(string(reported.Error.Reason), v1alpha1.ReasonCommitJobFailed), Message: reported.Error.Message, Thawed: reported.Thawed}
 	case ended.ExitCode != 0:
 		return Outcome{
 			State:   Failed,

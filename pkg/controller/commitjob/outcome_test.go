@@ -114,6 +114,7 @@ func TestObserve(t *testing.T) {
 		"what runs may freeze, though another has ended":  {failed, []corev1.Pod{runs, exited(0, committed)}, Active, "", "", false},
 		"what runs may freeze, though another ended late": {failed, []corev1.Pod{exited(0, committed), runs}, Active, "", "", false},
 
+		"it fails for a reason that no condition can have": {failed, []corev1.Pod{exited(1, `{"error":{"reason":"","message":"what it was"},"thawed":true}`)}, Failed, v1alpha1.ReasonCommitJobFailed, "what it was", true},
 		"committed":                            {complete, []corev1.Pod{exited(0, committed)}, Succeeded, "", "", false},
 		"committed, before the Job says so":    {active, []corev1.Pod{exited(0, committed)}, Succeeded, "", "", false},
 		"committed, and the Job is gone":       {nil, []corev1.Pod{exited(0, committed)}, Succeeded, "", "", false},
