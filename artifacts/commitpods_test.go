@@ -188,10 +188,7 @@ func jobs(t *testing.T) map[string]*batchv1.Job {
 		}
 		snapshot := &v1alpha1.SandboxSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "demo-gen1", UID: "1"}}
 		for kind, leaveFrozen := range map[string]bool{"pause": true, "snapshot": false} {
-			job, err := config.Commit(snapshot, &commitjob.Source{}, leaveFrozen)
-			if err != nil {
-				t.Fatal(err)
-			}
+			job := config.Commit(snapshot, &commitjob.Source{}, leaveFrozen)
 			made[named(kind)] = job
 		}
 		made[named("unpause")], made[named("uncache")] = config.Unpause(snapshot, &commitjob.Source{}), config.Uncache(snapshot, &commitjob.Source{})

@@ -37,10 +37,7 @@ import (
 func TestPoliciesMeetWhatTheyAreFor(t *testing.T) {
 	jobs := &commitjob.Config{Namespace: "sandbox-system", Image: "image", Timeout: time.Minute}
 	snapshot := &v1alpha1.SandboxSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "demo-gen1", UID: "1"}}
-	commit, err := jobs.Commit(snapshot, &commitjob.Source{}, true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	commit := jobs.Commit(snapshot, &commitjob.Source{}, true)
 	pods := map[string]map[string]string{
 		"commit":  commit.Spec.Template.Labels,
 		"unpause": jobs.Unpause(snapshot, &commitjob.Source{}).Spec.Template.Labels,

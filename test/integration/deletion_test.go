@@ -19,6 +19,7 @@ package integration
 import (
 	"context"
 	"slices"
+	"strings"
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -50,6 +51,58 @@ func TestReplaceKeepsTheFinalizers(t *testing.T) {
 	f.must(err)
 	if !slices.Equal(snapshot.Finalizers, []string{v1alpha1.SnapshotFinalizer}) {
 		t.Errorf("the snapshot has the finalizers %q", snapshot.Finalizers)
+	}
+}
+
+// Who takes the server's finalizer from a commit under way would leave its Pod frozen, or have two commits of it.
+func TestTheFinalizerOfACommitIsTheServers(t *testing.T) {
+	f := newFixture(t)
+	attempt := func(name string, n int64, pause bool, phase v1alpha1.SandboxSnapshotPhase) {
+		f.Helper()
+		spec := v1alpha1.SandboxSnapshotSpec{SandboxName: "demo"}
+		if pause {
+			spec.Pause = &v1alpha1.SnapshotPause{SandboxUID: "u", PodUID: "p", Attempt: n}
+		}
+		made, err := f.controller.SandboxSnapshots(f.namespace).Create(t.Context(), &v1alpha1.SandboxSnapshot{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}, metav1.CreateOptions{})
+		f.must(err)
+		made.Status.Phase = phase
+		if phase == v1alpha1.SnapshotSucceed {
+			made.Status.Containers = []v1alpha1.ContainerSnapshot{{ContainerName: "main", ImageURI: "r/a:t", ImageDigest: "sha256:" + strings.Repeat("a", 64)}}
+		}
+		_, err = f.controller.SandboxSnapshots(f.namespace).UpdateStatus(t.Context(), made, metav1.UpdateOptions{})
+		f.must(err)
+		f.must(f.snapshots.Delete(t.Context(), name, metav1.DeleteOptions{}))
+	}
+	attempt("demo-gen1", 1, true, v1alpha1.SnapshotCommitting)
+	attempt("demo-gen2", 2, true, v1alpha1.SnapshotSucceed)
+	attempt("demo-gen3", 3, true, v1alpha1.SnapshotPending)
+	attempt("demo-gen4", 4, true, v1alpha1.SnapshotFailed)
+	attempt("demo-gen5", 5, false, v1alpha1.SnapshotSucceed) // of a server from before spec.pause
+	attempt("mine-commits", 0, false, v1alpha1.SnapshotCommitting)
+	attempt("mine", 0, false, v1alpha1.SnapshotSucceed)
+	for name, stays := range map[string]bool{
+		"demo-gen1": true, "demo-gen2": true, "demo-gen3": true, "demo-gen4": false, "demo-gen5": true, "mine-commits": true, "mine": false,
+	} {
+		at := f.pathOf("sandboxsnapshots", "/"+name)
+		if stays {
+			for way, got := range map[string]answer{
+				"merge":   f.patch(at, asMergePatch, `{"metadata":{"finalizers":null}}`),
+				"dry run": f.patch(at+"?dryRun=All", asMergePatch, `{"metadata":{"finalizers":[]}}`),
+				"another": f.patch(at, asMergePatch, `{"metadata":{"finalizers":["example.com/x"]}}`),
+			} {
+				if got.code != 422 || !slices.Contains(causes(got.status(f)), "metadata.finalizers") {
+					t.Errorf("%s, %s: %d %s", name, way, got.code, got.body)
+				}
+			}
+			// The server's own may.
+			_, err := f.controller.SandboxSnapshots(f.namespace).Patch(t.Context(), name, types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+			f.must(err)
+		} else if got := f.patch(at, asMergePatch, `{"metadata":{"finalizers":null}}`); got.code != 200 {
+			t.Errorf("%s: %d %s", name, got.code, got.body)
+		}
+		if _, err := f.snapshots.Get(t.Context(), name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			t.Errorf("%s is still there: %v", name, err)
+		}
 	}
 }
 

@@ -31,6 +31,8 @@ const (
 	LabelSnapshot = LabelPrefix + "snapshot"
 	// LabelSnapshotUID is the UID of the snapshot that a Job makes; Jobs are found by it.
 	LabelSnapshotUID = LabelPrefix + "snapshot-uid"
+	// LabelPodUID is the UID of the Pod that a Job commits or thaws.
+	LabelPodUID = LabelPrefix + "pod-uid"
 	// LabelComponent tells Jobs apart: "commit", "unpause", "uncache".
 	LabelComponent = LabelPrefix + "component"
 
@@ -39,7 +41,7 @@ const (
 	AnnotationNamespace = LabelPrefix + "namespace"
 	// AnnotationSnapshot is the name of the snapshot that a Job makes: a label may hold less.
 	AnnotationSnapshot = LabelPrefix + "snapshot-name"
-	// AnnotationSource is the JSON form of the SnapshotSource that a commit Job was made for.
+	// AnnotationSource is the JSON form of what a commit Job commits, and an unpause Job thaws.
 	AnnotationSource = LabelPrefix + "source"
 	// AnnotationRestoredFrom is the name of the snapshot that a Pod was made from.
 	AnnotationRestoredFrom = LabelPrefix + "restored-from"

@@ -130,6 +130,8 @@ const (
 const (
 	// ReasonCommitting: the commit Job exists.
 	ReasonCommitting = "Committing"
+	// ReasonCopying: the images of a paused sandbox get manifests of their own.
+	ReasonCopying = "Copying"
 	// ReasonThawing: the attempt has ended and what it froze is being thawed.
 	ReasonThawing = "Thawing"
 	// ReasonSucceeded: every container has an image with a digest in the registry.
@@ -194,6 +196,9 @@ const (
 	ReasonRuntimeNotSupported = "RuntimeNotSupported"
 	// ReasonCommitPodRejected: the Kubernetes API refuses the commit Job or its Pod.
 	ReasonCommitPodRejected = "CommitPodRejected"
+	// ReasonHeldUp: an API does not do what the commit needs, or its Pod does not start: the message says why. Of a
+	// snapshot's Ready condition while it is tried again, of Failed when that was in vain.
+	ReasonHeldUp = "HeldUp"
 	// ReasonCommitJobFailed: the commit Job failed; the message says how.
 	ReasonCommitJobFailed = "CommitJobFailed"
 	// ReasonDeadlineExceeded: the commit took longer than --commit-job-timeout.

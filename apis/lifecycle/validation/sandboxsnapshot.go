@@ -19,6 +19,7 @@ package validation
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -152,6 +153,23 @@ func ValidateSandboxSnapshotUpdate(snapshot, old *lifecycle.SandboxSnapshot) fie
 		errs = append(errs, field.Forbidden(field.NewPath("spec"), "is immutable; create another snapshot instead"))
 	}
 	return errs
+}
+
+// snapshotFinalizer is the server's (v1alpha1.SnapshotFinalizer, which internal types do not know).
+const snapshotFinalizer = lifecycle.GroupName + "/snapshot"
+
+// ValidateSnapshotFinalizer checks an update that is not the server's: nobody else takes its finalizer from a snapshot
+// whose commit may run, or may have left containers frozen for a pause. Nobody would know what to thaw.
+func ValidateSnapshotFinalizer(snapshot, old *lifecycle.SandboxSnapshot) field.ErrorList {
+	if !slices.Contains(old.Finalizers, snapshotFinalizer) || slices.Contains(snapshot.Finalizers, snapshotFinalizer) {
+		return nil
+	}
+	pause := old.Spec.Pause != nil || old.Spec.Source == nil && pauseSnapshotName.MatchString(old.Name)
+	if old.Status.Phase != lifecycle.SnapshotCommitting && (!pause || old.Status.Phase == lifecycle.SnapshotFailed) {
+		return nil
+	}
+	return field.ErrorList{field.Forbidden(field.NewPath("metadata", "finalizers"), "the server takes "+snapshotFinalizer+
+		" away once no commit of the snapshot runs and nothing that one froze is frozen; what it waits for the Ready condition says. Leave it in")}
 }
 
 // ValidateSandboxSnapshotStatusUpdate checks what the controller writes. It goes on from whatever

@@ -63,10 +63,7 @@ func TestMaxFrozen(t *testing.T) {
 		c.MaxFrozen = flag
 		source := demoSource()
 		source.Bears.Duration = 19 * time.Second
-		job, err := c.Commit(snapshotNamed("demo-gen1"), source, true)
-		if err != nil {
-			t.Fatal(err)
-		}
+		job := c.Commit(snapshotNamed("demo-gen1"), source, true)
 		if args := job.Spec.Template.Spec.Containers[0].Args; !slices.Contains(args, want) {
 			t.Errorf("args %q, want %s", args, want)
 		}

@@ -161,11 +161,7 @@ func SourceIn(snapshot *v1alpha1.SandboxSnapshot) *Source {
 // Commit is the Job that commits the source for a snapshot. With leaveFrozen the containers
 // stay frozen on success, so that no write can be lost before the Pod is removed, and its Pod has a
 // second container, in which Runner.Kill ends them.
-func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leaveFrozen bool) (*batchv1.Job, error) {
-	encoded, err := json.Marshal(source)
-	if err != nil {
-		return nil, fmt.Errorf("source of snapshot %s/%s: %w", snapshot.Namespace, snapshot.Name, err)
-	}
+func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leaveFrozen bool) *batchv1.Job {
 	args := append([]string{"commit", "--snapshot-uid=" + string(snapshot.UID)}, c.sourceArgs(source, true)...)
 	args = append(args, "--timeout="+c.Timeout.String())
 	maxFrozen := c.MaxFrozen
@@ -201,7 +197,7 @@ func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leav
 		deadline += c.standbyTime()
 	}
 	job := c.job(snapshot, ComponentCommit, naming.CommitJob(snapshot.Namespace, snapshot.Name, snapshot.UID), source, deadline)
-	job.Annotations[v1alpha1.AnnotationSource] = string(encoded)
+	recordSource(job, source)
 	pod := &job.Spec.Template.Spec
 	container := &pod.Containers[0]
 	if c.PushSecret != "" {
@@ -235,7 +231,13 @@ func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leav
 	if leaveFrozen {
 		c.addStandby(pod, source)
 	}
-	return job, nil
+	return job
+}
+
+// recordSource writes into a Job what it is of: of one whose snapshot is gone nothing else tells what may be frozen.
+func recordSource(job *batchv1.Job, source *Source) {
+	encoded, _ := json.Marshal(source) //nolint:errchkjson // texts and numbers
+	job.Annotations[v1alpha1.AnnotationSource] = string(encoded)
 }
 
 func (c *Config) thawAfter() time.Duration {
@@ -286,6 +288,7 @@ func (c *Config) Unpause(snapshot *v1alpha1.SandboxSnapshot, source *Source) *ba
 	args := append([]string{"thaw", "--timeout=" + unpauseTimeout.String()}, c.sourceArgs(source, false)...)
 	job.Spec.Template.Spec.Containers[0].Args = args
 	seesWhatIsFrozen(&job.Spec.Template.Spec)
+	recordSource(job, source)
 	return job
 }
 
@@ -319,6 +322,7 @@ func (c *Config) job(snapshot *v1alpha1.SandboxSnapshot, component, name string,
 		v1alpha1.LabelSandboxUID:  string(snapshot.Status.SandboxUID),
 		v1alpha1.LabelSnapshot:    naming.LabelValue(snapshot.Name),
 		v1alpha1.LabelSnapshotUID: string(snapshot.UID),
+		v1alpha1.LabelPodUID:      string(source.PodUID),
 	}
 	annotations := map[string]string{
 		v1alpha1.AnnotationNamespace: snapshot.Namespace,
@@ -367,7 +371,10 @@ func (c *Config) container(name string) corev1.Container {
 		Image:                    c.Image,
 		TerminationMessagePolicy: corev1.TerminationMessageReadFile,
 		Resources: corev1.ResourceRequirements{
-			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("64Mi")},
+			// Nothing, and not the limit, which is what a request is that is left out: a node without room is one to pause
+			// on, for that makes room. A priority would make it too, but at the cost of another sandbox's Pod and its files.
+			// What commits take of a node is bounded by their limit and --max-commits-per-node.
+			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("0"), corev1.ResourceMemory: resource.MustParse("0")},
 			Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(memoryLimit)},
 		},
 		SecurityContext: &corev1.SecurityContext{

@@ -25,7 +25,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -65,8 +64,6 @@ type Executor interface {
 // it where nobody comes. The kubelet starts containers in their order, and so this one while the commit is at work.
 func (c *Config) addStandby(pod *corev1.PodSpec, source *Source) {
 	kill := c.container(killName)
-	// It waits, nearly all of the time.
-	kill.Resources.Requests[corev1.ResourceMemory] = resource.MustParse("16Mi")
 	// The processes are signalled one by one, by the kernel's PIDs; they may belong to any user.
 	kill.SecurityContext.Capabilities.Add = []corev1.Capability{"KILL"}
 	kill.Env = []corev1.EnvVar{{Name: podUIDVariable, ValueFrom: &corev1.EnvVarSource{

@@ -102,10 +102,7 @@ func TestAJobOfVeryManyContainers(t *testing.T) {
 			ImageURI: "registry.example.com/" + strings.Repeat("n", 63) + "/" + strings.Repeat("s", 63) + "-" + name + ":snap-gen1-01234567",
 		})
 	}
-	job, err := config().Commit(&v1alpha1.SandboxSnapshot{}, source, true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	job := config().Commit(&v1alpha1.SandboxSnapshot{}, source, true)
 	annotations, arguments := 0, 0
 	for key, value := range job.Annotations {
 		annotations += len(key) + len(value)

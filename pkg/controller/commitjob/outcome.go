@@ -55,6 +55,8 @@ type Outcome struct {
 	// Reason and Message say why State is Failed, or, where the Job is Active and Message is
 	// not empty, what keeps its Pod from starting.
 	Reason, Message string
+	// Started says that its container has begun to run.
+	Started bool
 	// Refused says that the Job is Active and has no Pod because the API refuses it.
 	Refused bool
 	// Thawed says that nothing the Job touched is frozen any more.
@@ -125,6 +127,8 @@ func ofPod(pod *corev1.Pod, container string) Outcome {
 			return outcome
 		case status.State.Waiting != nil && pod.Status.Phase == corev1.PodPending:
 			return Outcome{State: Active, Message: waiting(pod, status.State.Waiting)}
+		case status.State.Running != nil && pod.Status.Phase != corev1.PodFailed:
+			return Outcome{State: Active, Started: true}
 		}
 	}
 	if pod.Status.Phase == corev1.PodFailed {

@@ -55,6 +55,37 @@ type Runner struct {
 // would look at every finished commit of the last minutes, each time.
 const IndexSnapshot = "snapshot served"
 
+// indexServed finds Jobs that commit or thaw by the namespace and name of their snapshot, and indexPod those that
+// commit by the UID of their Pod.
+const (
+	indexServed = "snapshot served, by name"
+	indexPod    = "pod committed"
+)
+
+// servedName is what indexServed finds a Job by.
+func servedName(o client.Object) []string {
+	component := o.GetLabels()[v1alpha1.LabelComponent]
+	if component != ComponentCommit && component != ComponentUnpause {
+		return nil
+	}
+	annotations := o.GetAnnotations()
+	return []string{client.ObjectKey{Namespace: annotations[v1alpha1.AnnotationNamespace], Name: annotations[v1alpha1.AnnotationSnapshot]}.String()}
+}
+
+// committedPod is what indexPod finds a Job by. Jobs of an older server have no such label.
+func committedPod(o client.Object) []string {
+	if o.GetLabels()[v1alpha1.LabelComponent] != ComponentCommit {
+		return nil
+	}
+	if uid := o.GetLabels()[v1alpha1.LabelPodUID]; uid != "" {
+		return []string{uid}
+	}
+	if source, err := SourceOf(o.(*batchv1.Job)); err == nil {
+		return []string{string(source.PodUID)}
+	}
+	return nil
+}
+
 // indexJob finds the Events about a Job by its UID.
 const indexJob = "job told of"
 
@@ -74,6 +105,11 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		return []string{string(o.(*corev1.Event).InvolvedObject.UID)}
 	}); err != nil {
 		return fmt.Errorf("index Events by their Job: %w", err)
+	}
+	for field, values := range map[string]client.IndexerFunc{indexServed: servedName, indexPod: committedPod} {
+		if err := indexer.IndexField(ctx, &batchv1.Job{}, field, values); err != nil {
+			return fmt.Errorf("index Jobs by %s: %w", field, err)
+		}
 	}
 	for _, object := range []client.Object{&corev1.Pod{}, &batchv1.Job{}} {
 		if err := indexer.IndexField(ctx, object, IndexSnapshot, func(o client.Object) []string {
@@ -103,6 +139,33 @@ func (r *Runner) Find(ctx context.Context, name string, snapshot *v1alpha1.Sandb
 		return nil, fmt.Errorf("a Job %s/%s exists and serves the snapshot with UID %q, not %q: delete it if it is yours", r.Namespace, name, uid, snapshot.UID)
 	}
 	return job, nil
+}
+
+// Serving are the Jobs that commit or thaw for the snapshot of that name, of whatever UID, as the cache shows them.
+func (r *Runner) Serving(ctx context.Context, snapshot client.ObjectKey) ([]batchv1.Job, error) {
+	jobs := &batchv1.JobList{}
+	if err := r.Client.List(ctx, jobs, client.InNamespace(r.Namespace), client.MatchingFields{indexServed: snapshot.String()}); err != nil {
+		return nil, fmt.Errorf("list the Jobs that serve snapshot %s: %w", snapshot, err)
+	}
+	return jobs.Items, nil
+}
+
+// ServingLive is Serving past the cache.
+func (r *Runner) ServingLive(ctx context.Context, snapshot client.ObjectKey) ([]batchv1.Job, error) {
+	jobs := &batchv1.JobList{}
+	if err := r.Live.List(ctx, jobs, client.InNamespace(r.Namespace), client.MatchingLabels{v1alpha1.LabelSnapshot: naming.LabelValue(snapshot.Name)}); err != nil {
+		return nil, fmt.Errorf("list the Jobs that serve snapshot %s: %w", snapshot, err)
+	}
+	return slices.DeleteFunc(jobs.Items, func(job batchv1.Job) bool { return !slices.Contains(servedName(&job), snapshot.String()) }), nil
+}
+
+// OfPod are the Jobs that commit that Pod, as the cache shows them.
+func (r *Runner) OfPod(ctx context.Context, pod types.UID) ([]batchv1.Job, error) {
+	jobs := &batchv1.JobList{}
+	if err := r.Client.List(ctx, jobs, client.InNamespace(r.Namespace), client.MatchingFields{indexPod: string(pod)}); err != nil {
+		return nil, fmt.Errorf("list the Jobs that commit the Pod with UID %s: %w", pod, err)
+	}
+	return jobs.Items, nil
 }
 
 // Observe reads the outcome of a snapshot's commit Job.
@@ -156,32 +219,45 @@ func (r *Runner) GiveUp(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot)
 	return nil
 }
 
-// Stop ends a snapshot's commit Job. It returns at once; Observe says when nothing runs any more.
-func (r *Runner) Stop(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) error {
+// Stop ends a snapshot's commit Job. It returns at once; Observe says when nothing runs any more. neverRan says
+// that its Pod had not come to a node and has gone: nothing was ever frozen, and a Pod to thaw would not come there either.
+func (r *Runner) Stop(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (neverRan bool, err error) {
 	job, err := r.Find(ctx, naming.CommitJob(snapshot.Namespace, snapshot.Name, snapshot.UID), snapshot)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if job != nil && job.DeletionTimestamp == nil {
 		err := r.Client.Delete(ctx, job, client.PropagationPolicy(metav1.DeletePropagationBackground), uidPrecondition(job.UID))
 		if err := ignoreGone(err); err != nil {
-			return fmt.Errorf("delete Job %s/%s: %w", job.Namespace, job.Name, err)
+			return false, fmt.Errorf("delete Job %s/%s: %w", job.Namespace, job.Name, err)
 		}
 	}
 	// The garbage collector would come to the Pods too; a frozen container is not left to wait.
 	pods, err := r.livePods(ctx, snapshot, ComponentCommit)
 	if err != nil {
-		return err
+		return false, err
 	}
+	neverRan = len(pods) == 1
 	for i := range pods {
-		if pods[i].DeletionTimestamp != nil {
+		pod := &pods[i]
+		if pod.DeletionTimestamp != nil {
+			neverRan = false
 			continue
 		}
-		if err := ignoreGone(r.Client.Delete(ctx, &pods[i], uidPrecondition(pods[i].UID))); err != nil {
-			return fmt.Errorf("delete Pod %s/%s: %w", pods[i].Namespace, pods[i].Name, err)
+		only := uidPrecondition(pod.UID)
+		if pod.Spec.NodeName == "" {
+			only.ResourceVersion = &pod.ResourceVersion // and not if a node gets it in this moment
+		} else {
+			neverRan = false
+		}
+		switch err := r.Client.Delete(ctx, pod, only); {
+		case apierrors.IsConflict(err):
+			neverRan = false // the next visit deletes it
+		case client.IgnoreNotFound(err) != nil:
+			return false, fmt.Errorf("delete Pod %s/%s: %w", pod.Namespace, pod.Name, err)
 		}
 	}
-	return nil
+	return neverRan, nil
 }
 
 // Thaw makes sure that nothing a snapshot's commit froze is frozen, and says whether that is

@@ -108,7 +108,7 @@ func (o *observed) pausing() action {
 
 // holdsUp is whether a commit that is wanted does not run for that reason.
 func holdsUp(reason string) bool {
-	return reason == v1alpha1.ReasonQueued || reason == v1alpha1.ReasonCommitPodRejected
+	return reason == v1alpha1.ReasonQueued || reason == v1alpha1.ReasonCommitPodRejected || reason == v1alpha1.ReasonHeldUp
 }
 
 // queuedStays is how long the sandbox may still say that it waits after its commit has begun.

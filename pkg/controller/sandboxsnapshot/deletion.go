@@ -17,129 +17,138 @@ limitations under the License.
 package sandboxsnapshot
 
 import (
-	"context"
-	"errors"
-	"time"
+	"fmt"
+	"slices"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/metrics"
 )
 
-const (
-	// deletionLimit is how long a registry may hold up the deletion of a snapshot, and with it of
-	// a namespace. What it has not deleted by then stays.
-	deletionLimit = 10 * time.Minute
-	// firstDeletionRetry and lastDeletionRetry bound the wait after a failure: as long as the
-	// registry has failed already.
-	firstDeletionRetry = time.Second
-	lastDeletionRetry  = time.Minute
-)
-
-// leftover is an image that outlives its snapshot.
-type leftover struct {
-	image, why string
-}
-
-// deleteImages deletes what the snapshot pushed, as its policy says. It returns zero where the
-// snapshot may go, else when to try again. Nothing is deleted but manifests in the repository
-// that this server would push the snapshot to now: whatever a status says, no other can be
-// reached.
-func (r *Reconciler) deleteImages(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (again time.Duration, err error) {
-	if snapshot.Spec.DeletionPolicy == v1alpha1.DeletionPolicyRetain || snapshot.Spec.Source != nil {
-		return 0, nil
+// deleting is the machine of a snapshot that is to go: it does once nobody needs it, its Jobs are gone, nothing that they
+// froze is frozen, and its images are deleted or left for good.
+func (o *observed) deleting() action {
+	if !slices.Contains(o.snapshot.Finalizers, v1alpha1.SnapshotFinalizer) {
+		return action{do: wait, rest: true}
 	}
-	var left []leftover
-	var problem error
-	for i := range snapshot.Status.Containers {
-		saved := &snapshot.Status.Containers[i]
-		pushed := saved.ImageDigest != ""
-		if !r.Images.Configured() || saved.ImageURI != r.reference(snapshot, saved.ContainerName) {
-			if pushed {
-				left = append(left, leftover{nameOf(saved), "it was pushed to another registry, or under another --snapshot-image-template, than this server's"})
-			}
-			continue
+	if o.user == nil {
+		return action{do: readUser}
+	}
+	if *o.user != "" {
+		return o.inUse(*o.user)
+	}
+	switch o.snapshot.Status.Phase {
+	case v1alpha1.SnapshotFailed:
+	case v1alpha1.SnapshotSucceed:
+		if act, is := o.leftFrozen(); is {
+			return act
 		}
-		if !pushed && r.Images.Check(imageOf(snapshot, saved.ContainerName)) != nil {
-			continue // there can be none of that name
+	case v1alpha1.SnapshotCommitting:
+		if ending := o.ending(); ending != nil {
+			return o.finish(ending)
 		}
-		// A commit that failed may have pushed the images of some containers. Their digests are not
-		// known, but their tag is this snapshot's alone.
-		err := r.Registry.Delete(ctx, saved.ImageURI, saved.ImageDigest)
-		if err == nil {
-			continue
+		return o.ends(o.next(), v1alpha1.ReasonCanceled, "the snapshot was deleted before its commit ended")
+	default:
+		if o.job == nil {
+			return action{do: findJob}
 		}
-		left = append(left, leftover{nameOf(saved), err.Error()})
-		if !errors.Is(err, registry.ErrDeleteUnsupported) && !errors.Is(err, registry.ErrOutOfReach) {
-			problem = err
+		if o.job.Job != nil {
+			return o.begin()
+		}
+		if act, is := o.mayStillAppear(); is && act.do == wait {
+			return act
 		}
 	}
-	if problem != nil {
-		now := r.Clock.Now()
-		if again := deletionRetry(heldUpSince(snapshot, now), now); again > 0 {
-			log.FromContext(ctx).Info("The images of a deleted snapshot could not be deleted", "why", problem.Error(), "tried again in", again.String())
-			return again, r.deletionFails(ctx, snapshot, problem)
-		}
+	if act, is := o.holdsOff(); is {
+		return act
 	}
-	for _, image := range left {
-		r.leave(ctx, snapshot, image)
-	}
-	return 0, nil
-}
-
-// deletionRetry is how long to wait after another failure, zero where the limit is reached.
-func deletionRetry(since, now time.Time) time.Duration {
-	elapsed := now.Sub(since)
-	if elapsed >= deletionLimit {
-		return 0
-	}
-	return min(max(elapsed, firstDeletionRetry), lastDeletionRetry, deletionLimit-elapsed)
-}
-
-// heldUpSince is when the registry first failed to delete. What held up the deletion before that,
-// a sandbox that needed the snapshot, is not held against the registry.
-func heldUpSince(snapshot *v1alpha1.SandboxSnapshot, now time.Time) time.Time {
-	ready := meta.FindStatusCondition(snapshot.Status.Conditions, v1alpha1.ConditionReady)
 	switch {
-	case ready == nil || ready.Reason != v1alpha1.ReasonImageDeletionFailed:
-		return now
-	case ready.LastTransitionTime.Before(snapshot.DeletionTimestamp):
-		return snapshot.DeletionTimestamp.Time
+	case o.cleaned == nil:
+		return action{do: cleanJobs}
+	case !*o.cleaned:
+		return action{do: wait, rest: true, after: backstop}
+	case o.images == nil:
+		return action{do: deleteImages}
+	case o.images.again > 0:
+		return o.imagesLeft()
 	}
-	return ready.LastTransitionTime.Time
+	return action{do: letGo}
 }
 
-// leave says that an image stays behind.
-func (r *Reconciler) leave(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, left leftover) {
-	metrics.ImageLeft()
-	log.FromContext(ctx).Info("An image of a deleted snapshot stays in the registry", "image", left.image, "why", left.why)
-	r.Recorder.Eventf(snapshot, nil, corev1.EventTypeWarning, v1alpha1.EventImageLeft, "Delete", "image %s stays in the registry: %s; delete it there", left.image, left.why)
+// inUse says for whom the deletion waits.
+func (o *observed) inUse(user string) action {
+	next := o.next()
+	message := fmt.Sprintf("the deletion waits until sandbox %s needs this snapshot no more: pause it again, or delete it", user)
+	next.set(v1alpha1.ConditionReady, o.snapshot.Status.Phase == v1alpha1.SnapshotSucceed, v1alpha1.ReasonInUse, "%s", message)
+	return o.rests(next, backstop, note{warning: true, reason: v1alpha1.ReasonInUse, action: "Delete", message: message})
 }
 
-// deletionFails tells once why the snapshot is still there.
-func (r *Reconciler) deletionFails(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, why error) error {
-	if before := meta.FindStatusCondition(snapshot.Status.Conditions, v1alpha1.ConditionReady); before != nil && before.Reason == v1alpha1.ReasonImageDeletionFailed {
-		return nil
+// imagesLeft tells once why the snapshot is still there.
+func (o *observed) imagesLeft() action {
+	next := o.next()
+	if o.says() != v1alpha1.ReasonImageDeletionFailed {
+		next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonImageDeletionFailed,
+			"the snapshot is being deleted and waits for its images, for at most %s: %v", deletionLimit, o.images.why)
 	}
-	r.setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonImageDeletionFailed,
-		"the snapshot is being deleted and waits for its images, for at most %s: %v", deletionLimit, why)
-	if err := r.writeStatus(ctx, snapshot); err != nil {
-		return err
-	}
-	r.Recorder.Eventf(snapshot, nil, corev1.EventTypeWarning, v1alpha1.ReasonImageDeletionFailed, "Delete",
-		"its images could not be deleted, which is tried again for at most %s: %v", deletionLimit, why)
-	return nil
+	return o.rests(next, o.images.again, note{warning: true, reason: v1alpha1.ReasonImageDeletionFailed, action: "Delete",
+		message: fmt.Sprintf("its images could not be deleted, which is tried again for at most %s: %v", deletionLimit, o.images.why)})
 }
 
-// nameOf is an image as exactly as it is known.
-func nameOf(saved *v1alpha1.ContainerSnapshot) string {
-	if saved.ImageDigest == "" {
-		return saved.ImageURI
+// leftFrozen thaws what a successful pause commit left frozen, where its sandbox has not gone on to
+// remove the Pod: without the snapshot it never will, and nobody would know what to thaw.
+//
+// The sandbox is told first. That it removes the Pod is written under the version of the sandbox that was read, so a decision
+// from before this word fails on it, and one from after knows that its snapshot is being deleted: what is
+// thawed is never removed as saved.
+func (o *observed) leftFrozen() (action, bool) {
+	if o.pause() == nil || o.says() == v1alpha1.ReasonCanceled {
+		return action{}, false
 	}
-	return saved.ImageURI + "@" + saved.ImageDigest
+	if o.sandbox == nil {
+		return action{do: readSandbox}, true
+	}
+	sandbox := o.sandbox.Sandbox
+	waits := sandbox != nil && sandbox.Status.Phase == v1alpha1.SandboxPausing && IsAttemptOf(o.snapshot, sandbox)
+	if sandbox != nil && sandbox.UID == o.pause().SandboxUID && !waits {
+		return action{}, false // it has the Pod removed, or thawed
+	}
+	if sandbox == nil || !waits {
+		// Its Pod goes with it, as a rule; without its finalizer it has left it behind.
+		if o.podThere == nil {
+			return action{do: readPod}, true
+		}
+		if !*o.podThere {
+			return action{}, false
+		}
+	} else if sandbox.Status.SnapshotName == o.snapshot.Name && sandbox.DeletionTimestamp == nil {
+		return action{do: wait, rest: true, after: backstop}, true // in use since just now: the cache that user asks does not know yet
+	} else if message := fmt.Sprintf(deletedMeanwhile, o.snapshot.Name); sandbox.DeletionTimestamp == nil && mayBeMarked(sandbox, message) {
+		return action{do: warnSandbox, message: message}, true
+	}
+	if act, is := o.holdsOff(); is {
+		return act, true
+	}
+	next := o.next()
+	switch {
+	case o.thaw == nil:
+		return action{do: thawPod}, true
+	case !o.thaw.done:
+		if o.thaw.why != "" {
+			next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonThawing, "the snapshot is being deleted; making sure that nothing stays frozen: %s", o.thaw.why)
+		}
+		return o.rests(next, backstop), true
+	}
+	next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonCanceled,
+		"the snapshot was deleted before its sandbox could be paused on it; nothing that its commit froze is frozen any more")
+	return o.write(next), true
+}
+
+// deletedMeanwhile is what a sandbox is told.
+const deletedMeanwhile = "snapshot %s is being deleted and the Pod has not been removed: what was frozen is thawed, and then saved in another"
+
+// mayBeMarked says whether a decision about the sandbox may be under way that its Pod is to be removed: not where it has been told, and
+// not of a pause that is being undone.
+func mayBeMarked(sandbox *v1alpha1.Sandbox, told string) bool {
+	paused := meta.FindStatusCondition(sandbox.Status.Conditions, v1alpha1.ConditionPaused)
+	return paused == nil || paused.Reason != v1alpha1.ReasonCanceling && paused.Reason != v1alpha1.ReasonFilesLost && paused.Message != told
 }

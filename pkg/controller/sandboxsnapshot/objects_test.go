@@ -152,8 +152,12 @@ type fixture struct {
 	recorder  *events.FakeRecorder
 	// refuseStatus makes the next write of a status fail.
 	refuseStatus bool
-	// refuseJob is what the next creation of a Job answers.
-	refuseJob error
+	// refuseJob is what the next creation of a Job answers, hostAnswers what every request for such an object does
+	// (by the kind's name), and lateJob one that is created though the answer was an error.
+	refuseJob   error
+	hostAnswers map[string]error
+	lateJob     *batchv1.Job
+	created     int
 	// refuseSecrets makes the next creation of a Secret fail; unreadable is one that may not be read.
 	refuseSecrets bool
 	unreadable    string
@@ -183,6 +187,10 @@ func newFixture(t *testing.T, objects ...client.Object) *fixture {
 	if err := AddIndexes(t.Context(), ours); err != nil {
 		t.Fatal(err)
 	}
+	// The API selects by it.
+	ours.WithIndex(&v1alpha1.SandboxSnapshot{}, v1alpha1.FieldStatusPhase, func(o client.Object) []string {
+		return []string{string(o.(*v1alpha1.SandboxSnapshot).Status.Phase)}
+	})
 	f.own = ours.WithInterceptorFuncs(interceptor.Funcs{
 		SubResourceUpdate: func(ctx context.Context, c client.Client, subresource string, object client.Object, options ...client.SubResourceUpdateOption) error {
 			if f.refuseStatus {
@@ -202,16 +210,26 @@ func newFixture(t *testing.T, objects ...client.Object) *fixture {
 	}
 	f.host = theirs.WithInterceptorFuncs(interceptor.Funcs{
 		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, object client.Object, options ...client.GetOption) error {
+			if err := f.hostAnswers[fmt.Sprintf("get %T", object)]; err != nil {
+				return err
+			}
 			if _, ok := object.(*corev1.Secret); ok && f.unreadable == key.Name {
 				return apierrors.NewForbidden(corev1.Resource("secrets"), key.Name, nil)
 			}
 			return c.Get(ctx, key, object, options...)
 		},
 		Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
-			if _, ok := object.(*batchv1.Job); ok && f.refuseJob != nil {
-				err := f.refuseJob
-				f.refuseJob = nil
-				return err
+			if job, ok := object.(*batchv1.Job); ok {
+				f.created++
+				if err := f.hostAnswers["create Job"]; err != nil {
+					f.lateJob = job.DeepCopy()
+					return err
+				}
+				if f.refuseJob != nil {
+					err := f.refuseJob
+					f.refuseJob = nil
+					return err
+				}
 			}
 			if _, ok := object.(*corev1.Secret); ok && f.refuseSecrets {
 				f.refuseSecrets = false
@@ -310,6 +328,7 @@ func (f *fixture) runs(job *batchv1.Job) *corev1.Pod {
 			Namespace: job.Namespace, Name: job.Name + "-x", Labels: job.Spec.Template.Labels,
 			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(job, batchv1.SchemeGroupVersion.WithKind("Job"))},
 		},
+		Spec: corev1.PodSpec{NodeName: "node-1"},
 		Status: corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{
 			Name: "image-committer", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}},
 		}}},
@@ -353,6 +372,11 @@ func (f *fixture) change(name string, edit func(*v1alpha1.Sandbox)) {
 	if err := f.own.Status().Update(f.Context(), sandbox); err != nil {
 		f.Fatal(err)
 	}
+}
+
+// later lets time pass.
+func (f *fixture) later(by time.Duration) {
+	f.r.Clock = clocktesting.NewFakePassiveClock(f.r.Clock.Now().Add(by))
 }
 
 // edits is somebody's edit of a snapshot.

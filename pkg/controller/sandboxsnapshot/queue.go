@@ -61,10 +61,10 @@ func (q *queue) has(key client.ObjectKey) bool {
 
 // take removes and returns the one whose turn it is among those whose slot is free, nil where
 // there is none. Its namespace goes to the end of the turns.
-func (q *queue) take(free func(slot) bool) *ticket {
+func (q *queue) take(free func(client.ObjectKey, slot) bool) *ticket {
 	for turn, namespace := range q.turns {
 		for _, next := range q.waiting[namespace] {
-			if !free(next.wanted) {
+			if !free(next.key, next.wanted) {
 				continue
 			}
 			q.remove(next.key)

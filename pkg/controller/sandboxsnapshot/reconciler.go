@@ -24,29 +24,18 @@ import (
 	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
-	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/finalizer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
-)
-
-const (
-	// backstop is how long a snapshot under way is left alone when no watch tells of it.
-	backstop = time.Minute
-	// queueBackstop is the same for one that waits for its turn. Thousands may do so at a time, and
-	// nothing can happen to them that the end of another commit, or their sandbox, does not tell.
-	queueBackstop = 10 * time.Minute
 )
 
 // Registry is what the controller asks of the registry itself; layers are the committer's business.
@@ -78,123 +67,93 @@ type Reconciler struct {
 	Clock                clock.PassiveClock
 
 	slots    slots
+	memory   memory
 	recovery recovery
 	// wake carries the snapshots that waited for a slot and have got one.
 	wake chan event.GenericEvent
 }
 
-// Reconcile takes one step: everything it decides on is read live or recorded in the status, so
-// that a step that was killed half-way is taken up by the next.
+// maxSteps bounds the steps of one visit; a healthy one takes eight, and two for each image that it copies.
+const maxSteps = 24
+
+// Reconcile decides and acts until there is nothing to do but to wait. Everything it decides on is read live or recorded
+// in the status, so that a step that was killed half-way is taken up by the next.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	if underWay, err := r.underWay(ctx, req.NamespacedName); underWay || err != nil {
-		return ctrl.Result{RequeueAfter: backstop}, err
+	if quiet, after, err := r.quiet(ctx, req.NamespacedName); quiet || err != nil {
+		return ctrl.Result{RequeueAfter: after}, err
 	}
 	snapshot := &v1alpha1.SandboxSnapshot{}
 	if err := r.Live.Get(ctx, req.NamespacedName, snapshot); err != nil {
-		if apierrors.IsNotFound(err) {
-			r.release(req.NamespacedName)
-			return ctrl.Result{}, nil
+		if !apierrors.IsNotFound(err) {
+			return ctrl.Result{}, fmt.Errorf("read snapshot %s: %w", req, err)
 		}
-		return ctrl.Result{}, fmt.Errorf("read snapshot %s: %w", req, err)
+		snapshot = nil
 	}
-	if snapshot.DeletionTimestamp != nil {
-		return r.finalize(ctx, snapshot)
-	}
-	switch snapshot.Status.Phase {
-	case v1alpha1.SnapshotSucceed, v1alpha1.SnapshotFailed:
-		r.release(req.NamespacedName)
-		return ctrl.Result{}, nil
-	case v1alpha1.SnapshotCommitting:
-		r.slots.keep(req.NamespacedName, slot{pod: snapshot.Status.SourcePodUID, node: snapshot.Status.SourceNodeName})
-		return r.follow(ctx, snapshot)
-	default:
-		return r.start(ctx, snapshot)
-	}
-}
-
-// finalize lets a snapshot go once its Jobs are gone and nothing that they froze is frozen.
-func (r *Reconciler) finalize(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (ctrl.Result, error) {
-	if !controllerutil.ContainsFinalizer(snapshot, v1alpha1.SnapshotFinalizer) {
-		return ctrl.Result{}, nil
-	}
-	user, err := r.user(ctx, snapshot)
+	astray, err := r.strays(ctx, req.NamespacedName, snapshot)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	if user != "" {
-		return ctrl.Result{RequeueAfter: backstop}, r.inUse(ctx, snapshot, user)
+	if snapshot == nil {
+		r.release(req.NamespacedName)
+		r.memory.forget(req.NamespacedName)
+		return ctrl.Result{RequeueAfter: astray}, nil
 	}
-	if ended, err := r.abandon(ctx, snapshot); err != nil || !ended {
-		return ctrl.Result{RequeueAfter: backstop}, err
+	after, err := r.visit(ctx, snapshot)
+	if astray > 0 && (after == 0 || astray < after) {
+		after = astray
 	}
-	if left, err := r.Jobs.Cleanup(ctx, snapshot); err != nil || !left {
-		return ctrl.Result{RequeueAfter: backstop}, err
-	}
-	if again, err := r.deleteImages(ctx, snapshot); err != nil || again > 0 {
-		return ctrl.Result{RequeueAfter: again}, err
-	}
-	r.uncache(ctx, snapshot)
-	if err := finalizer.Remove(ctx, r.Client, snapshot, v1alpha1.SnapshotFinalizer); err != nil {
-		return ctrl.Result{}, err
-	}
-	r.release(client.ObjectKeyFromObject(snapshot))
-	return ctrl.Result{}, nil
+	return ctrl.Result{RequeueAfter: after}, err
 }
 
-// abandon ends the commit of a snapshot that is being deleted, recorded or not, and says
-// whether it has ended and nothing is frozen.
-func (r *Reconciler) abandon(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (bool, error) {
-	switch snapshot.Status.Phase {
-	case v1alpha1.SnapshotFailed:
-		return true, nil
-	case v1alpha1.SnapshotSucceed:
-		return r.giveUp(ctx, snapshot)
-	case v1alpha1.SnapshotCommitting:
-	default:
-		job, err := r.Jobs.Find(ctx, naming.CommitJob(snapshot.Namespace, snapshot.Name, snapshot.UID), snapshot)
-		if err != nil || job == nil {
-			return job == nil, err
+// visit takes a snapshot as far as it gets, and says when to look at it again.
+func (r *Reconciler) visit(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (time.Duration, error) {
+	key := client.ObjectKeyFromObject(snapshot)
+	seen := &observed{snapshot: snapshot, queued: r.slots.waits(key), past: r.memory.get(key)}
+	if snapshot.Status.Phase == v1alpha1.SnapshotCommitting {
+		if seen.ending() == nil || !r.slots.has(key) {
+			r.holdSlot(snapshot)
 		}
-		if err := record(snapshot, job); err != nil {
-			return false, err
+	} else {
+		// What has no Job holds no slot but while it is looked at.
+		defer func() {
+			if !seen.keepsSlot {
+				r.release(key)
+			}
+		}()
+	}
+	for range maxSteps + 2*len(snapshot.Spec.Containers) + 2*len(snapshot.Status.Containers) {
+		seen.now = r.Clock.Now()
+		if seen.queued && seen.sandbox != nil && !seen.podEnds {
+			seen.podEnds = r.podEnds(ctx, seen)
+		}
+		next := decide(*seen)
+		seen.keepsSlot = next.keepsSlot
+		err := r.act(ctx, seen, next)
+		switch {
+		case err != nil && (next.do == writeStatus || !isTrouble(err)):
+			seen.keepsSlot = next.keepsSlot || next.do == createJob || seen.job != nil && seen.job.Job != nil
+			return 0, err
+		case err != nil:
+			log.FromContext(ctx).Info("A snapshot is held up", "doing", next.do, "why", err.Error())
+			seen.trouble = &trouble{doing: next.do, err: err}
+			seen.past = r.memory.note(key, seen.now, seen.trouble)
+			continue
+		case seen.gone:
+			return 0, nil
+		}
+		if next.rest || next.do == wait {
+			if seen.trouble == nil && !next.remembers {
+				r.memory.forget(key)
+			}
+			return next.after, nil
 		}
 	}
-	if ended, _, err := r.stopAndThaw(ctx, snapshot); err != nil || !ended {
-		return false, err
-	}
-	// Written down, or the next visit would thaw once more with the Jobs that are deleted now.
-	return true, r.fail(ctx, snapshot, v1alpha1.ReasonCanceled, "the snapshot was deleted before its commit ended")
+	return 0, fmt.Errorf("snapshot %s does not settle: %d steps at one visit", key, maxSteps)
 }
 
-// giveUp thaws what a successful pause commit left frozen, where its sandbox has not gone on to
-// remove the Pod: without the snapshot it never will, and nobody would know what to thaw.
-func (r *Reconciler) giveUp(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (bool, error) {
-	pause := PauseOf(snapshot)
-	if pause == nil {
-		return true, nil
-	}
-	sandbox := &v1alpha1.Sandbox{}
-	key := client.ObjectKey{Namespace: snapshot.Namespace, Name: snapshot.Spec.SandboxName}
-	if err := r.Live.Get(ctx, key, sandbox); err != nil {
-		if apierrors.IsNotFound(err) {
-			return true, nil
-		}
-		return false, fmt.Errorf("read sandbox %s: %w", key, err)
-	}
-	ready := meta.FindStatusCondition(snapshot.Status.Conditions, v1alpha1.ConditionReady)
-	waits := sandbox.Status.Phase == v1alpha1.SandboxPausing && IsAttemptOf(snapshot, sandbox)
-	switch {
-	case !waits || ready != nil && ready.Reason == v1alpha1.ReasonCanceled:
-		return true, nil
-	case sandbox.Status.SnapshotName == snapshot.Name && sandbox.DeletionTimestamp == nil:
-		return false, nil // in use since just now: the cache that user asks does not know yet
-	}
-	if thawed, _, err := r.Jobs.Thaw(ctx, snapshot); err != nil || !thawed {
-		return false, err
-	}
-	r.setCondition(snapshot, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonCanceled,
-		"the snapshot was deleted before its sandbox could be paused on it; nothing that its commit froze is frozen any more")
-	return true, r.writeStatus(ctx, snapshot)
+// holdSlot notes the slot of a commit under way. One that ends keeps its Pod, and no other's room: nothing of it runs.
+func (r *Reconciler) holdSlot(snapshot *v1alpha1.SandboxSnapshot) {
+	r.slots.keep(client.ObjectKeyFromObject(snapshot), slot{pod: snapshot.Status.SourcePodUID, node: snapshot.Status.SourceNodeName})
 }
 
 // user is the name of a sandbox that needs the snapshot, empty where none does.
@@ -226,45 +185,13 @@ func (r *Reconciler) user(ctx context.Context, snapshot *v1alpha1.SandboxSnapsho
 	return "", nil
 }
 
-func (r *Reconciler) inUse(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, user string) error {
-	message := fmt.Sprintf("the deletion waits until sandbox %s needs this snapshot no more: pause it again, or delete it", user)
-	condition := meta.FindStatusCondition(snapshot.Status.Conditions, v1alpha1.ConditionReady)
-	if condition != nil && condition.Reason == v1alpha1.ReasonInUse && condition.Message == message {
-		return nil
-	}
-	status := metav1.ConditionFalse
-	if snapshot.Status.Phase == v1alpha1.SnapshotSucceed {
-		status = metav1.ConditionTrue
-	}
-	r.setCondition(snapshot, v1alpha1.ConditionReady, status, v1alpha1.ReasonInUse, "%s", message)
-	if err := r.writeStatus(ctx, snapshot); err != nil {
-		return err
-	}
-	r.Recorder.Eventf(snapshot, nil, corev1.EventTypeWarning, v1alpha1.ReasonInUse, "Delete", "%s", message)
-	return nil
-}
-
-// writeStatus writes under the resourceVersion that was read: two controllers cannot both
-// believe that they decided.
-func (r *Reconciler) writeStatus(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) error {
-	snapshot.Status.ObservedGeneration = snapshot.Generation
-	if err := r.Client.Status().Update(ctx, snapshot); err != nil {
-		return fmt.Errorf("write the status of snapshot %s/%s: %w", snapshot.Namespace, snapshot.Name, err)
-	}
-	return nil
-}
-
-func (r *Reconciler) setCondition(snapshot *v1alpha1.SandboxSnapshot, kind string, status metav1.ConditionStatus, reason, format string, args ...any) {
-	condition := metav1.Condition{Type: kind, Status: status, Reason: reason, Message: fmt.Sprintf(format, args...), ObservedGeneration: snapshot.Generation}
-	if before := meta.FindStatusCondition(snapshot.Status.Conditions, kind); before == nil || before.Status != status {
-		condition.LastTransitionTime = metav1.NewTime(r.Clock.Now())
-	}
-	meta.SetStatusCondition(&snapshot.Status.Conditions, condition)
-}
-
 // release frees the snapshot's slot and wakes the one that has got it.
 func (r *Reconciler) release(key client.ObjectKey) {
-	given := r.slots.release(key, r.limits())
+	r.given(r.slots.release(key, r.limits()))
+}
+
+// given wakes those that have got a slot.
+func (r *Reconciler) given(given []client.ObjectKey) {
 	if r.wake == nil {
 		return // not added to a manager: who calls Reconcile then, visits them all
 	}

@@ -151,8 +151,10 @@ func TestAFailureThatMayHaveLeftSomethingFrozen(t *testing.T) {
 			f.ends(f.runs(f.hasJobs(commit)), 137, report)
 
 			// The reason is written before anything is done about it.
+			f.refuseJob = apierrors.NewServiceUnavailable("not now")
 			f.is(f.visits("demo-gen1"), ending)
 			f.hasJobs(commit)
+			f.later(longestWait)
 			f.is(f.visits("demo-gen1"), ending)
 			job := f.hasJobs(commit, unpause)
 			f.is(f.visits("demo-gen1"), ending)
@@ -169,13 +171,15 @@ func TestAThawThatFailsIsTriedAgain(t *testing.T) {
 	f.visits("demo-gen1")
 	f.ends(f.runs(f.hasJobs(commit)), 137, "")
 	f.visits("demo-gen1")
-	f.visits("demo-gen1")
 	first := f.hasJobs(commit, unpause)
 	f.ends(f.runs(first), 1, "")
-	if err := f.visit("demo-gen1"); err == nil || !strings.Contains(err.Error(), "thaw the containers of Pod default/demo on node node-1") {
-		t.Errorf("error %v", err)
+	if said := f.visits("demo-gen1").Status.Conditions[0].Message; !strings.Contains(said, "thaw the containers of Pod default/demo on node node-1") {
+		t.Errorf("the snapshot says %q", said)
 	}
 	f.hasJobs(commit)
+	f.visits("demo-gen1")
+	f.hasJobs(commit) // not at once
+	f.later(longestWait)
 	f.is(f.visits("demo-gen1"), "Committing Ready=False/Thawing Failed=Unknown/CommitJobFailed")
 	if again := f.hasJobs(commit, unpause); again.UID == first.UID {
 		t.Error("the Job that failed is still there")
@@ -235,7 +239,7 @@ func TestACommitPodThatDoesNotStart(t *testing.T) {
 	pod.Status.ContainerStatuses[0].State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff", Message: "no such image"}}
 	f.shows(pod)
 	snapshot := f.visits("demo-gen1")
-	f.is(snapshot, committing)
+	f.is(snapshot, "Committing Ready=False/HeldUp")
 	if !strings.Contains(snapshot.Status.Conditions[0].Message, "no such image") {
 		t.Errorf("the snapshot says %q", snapshot.Status.Conditions[0].Message)
 	}
@@ -331,8 +335,6 @@ func TestCancelWhileCommitting(t *testing.T) {
 	f.change("demo", canceling)
 
 	f.is(f.visits("demo-gen1"), ending)
-	f.hasJobs(commit)
-	f.is(f.visits("demo-gen1"), ending)
 	f.hasJobs() // stopped
 	f.is(f.visits("demo-gen1"), ending)
 	f.ends(f.runs(f.hasJobs(unpause)), 0, `{"thawed":true}`)
@@ -351,12 +353,12 @@ func TestDeleteWhileCommitting(t *testing.T) {
 	f.runs(f.hasJobs(commit))
 	f.deletes(attemptOf("demo"))
 
-	f.is(f.visits("demo-gen1"), committing)
+	const ending = "Committing Ready=False/Thawing Failed=Unknown/Canceled"
+	f.is(f.visits("demo-gen1"), ending)
 	f.hasJobs() // stopped
-	f.is(f.visits("demo-gen1"), committing)
+	f.is(f.visits("demo-gen1"), ending)
 	f.ends(f.runs(f.hasJobs(unpause)), 0, `{"thawed":true}`)
 	f.is(f.visits("demo-gen1"), "Failed Ready=False/Canceled Failed=True/Canceled")
-	f.hasJobs()
 	f.is(f.visits("demo-gen1"), "gone")
 	f.hasJobs()
 }
@@ -368,11 +370,13 @@ func TestDelete(t *testing.T) {
 		want     string
 		jobs     []string
 	}{
-		"pending":                                {pausing("demo"), attemptOf("demo"), "gone", nil},
-		"succeeded, of no sandbox any more":      {pausing("other"), attemptOf("demo", committed), "gone", nil},
-		"succeeded, and its sandbox is not here": {pausing("demo", running), attemptOf("demo", committed), "gone", nil},
-		"succeeded, and a later attempt goes on": {pausing("demo", func(s *v1alpha1.Sandbox) { s.Status.SnapshotAttempts = 2 }), attemptOf("demo", committed), "gone", nil},
-		"succeeded, of a user":                   {pausing("demo"), snapshotOf("demo", "demo-gen1", committed), "gone", nil},
+		"pending": {pausing("demo"), attemptOf("demo"), "gone", nil},
+		// A sandbox whose finalizer was taken away leaves its Pod behind.
+		"succeeded, of no sandbox any more":             {pausing("other"), attemptOf("demo", committed), "Succeed", []string{unpause}},
+		"succeeded, of no sandbox any more, and no Pod": {pausing("other"), attemptOf("demo", committed, func(s *v1alpha1.SandboxSnapshot) { s.Status.SourcePodUID = "before" }), "gone", nil},
+		"succeeded, and its sandbox is not here":        {pausing("demo", running), attemptOf("demo", committed), "gone", nil},
+		"succeeded, and a later attempt goes on":        {pausing("demo", func(s *v1alpha1.Sandbox) { s.Status.SnapshotAttempts = 2 }), attemptOf("demo", committed), "gone", nil},
+		"succeeded, of a user":                          {pausing("demo"), snapshotOf("demo", "mine", committed), "gone", nil},
 		// What it froze would stay frozen without anybody who knows of it.
 		"succeeded, and its containers are frozen": {pausing("demo"), attemptOf("demo", committed), "Succeed", []string{unpause}},
 		"succeeded, and its pause is cancelled":    {pausing("demo", canceling), attemptOf("demo", committed), "Succeed", []string{unpause}},
@@ -391,7 +395,7 @@ func TestDelete(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t, test.sandbox, podOf("demo"), test.snapshot)
 			f.deletes(test.snapshot)
-			f.is(f.visits("demo-gen1"), test.want)
+			f.is(f.visits(test.snapshot.Name), test.want)
 			f.hasJobs(test.jobs...)
 		})
 	}
@@ -466,6 +470,65 @@ func TestDeleteThawsWhatTheCommitFroze(t *testing.T) {
 	f.is(f.visits("demo-gen1"), "Succeed Ready=False/Canceled")
 	f.is(f.visits("demo-gen1"), "gone")
 	f.hasJobs()
+}
+
+// That a Pod is removed and that it is thawed are decided by two controllers, and never both.
+func TestAThawAndARemovalDoNotCross(t *testing.T) {
+	read := func(f *fixture) *v1alpha1.Sandbox {
+		f.Helper()
+		sandbox := &v1alpha1.Sandbox{}
+		if err := f.own.Get(f.Context(), client.ObjectKey{Namespace: namespace, Name: "demo"}, sandbox); err != nil {
+			f.Fatal(err)
+		}
+		return sandbox
+	}
+	t.Run("the removal was decided before", func(t *testing.T) {
+		f := newFixture(t, pausing("demo"), podOf("demo"), attemptOf("demo", committed))
+		decided := read(f)
+		f.deletes(attemptOf("demo"))
+		f.visits("demo-gen1")
+		f.hasJobs(unpause)
+		marked(decided)
+		if err := f.own.Status().Update(t.Context(), decided); !apierrors.IsConflict(err) {
+			t.Errorf("the Pod that is thawed is marked for removal: %v", err)
+		}
+		told := read(f)
+		if !strings.Contains(told.Status.Conditions[0].Message, "snapshot demo-gen1 is being deleted") {
+			t.Errorf("the sandbox says %q", told.Status.Conditions[0].Message)
+		}
+		f.visits("demo-gen1")
+		if again := read(f); again.ResourceVersion != told.ResourceVersion {
+			t.Error("the sandbox is written at each visit")
+		}
+	})
+	t.Run("the removal comes between", func(t *testing.T) {
+		f := newFixture(t, pausing("demo"), podOf("demo"), attemptOf("demo", committed))
+		f.deletes(attemptOf("demo"))
+		f.r.Live = &after{Reader: f.own, do: func() { f.change("demo", marked) }}
+		if err := f.visit("demo-gen1"); !apierrors.IsConflict(err) {
+			t.Errorf("the visit ends with %v", err)
+		}
+		f.hasJobs()
+		f.is(f.visits("demo-gen1"), "Succeed Ready=True/InUse")
+		f.hasJobs()
+	})
+}
+
+// after runs a function when the sandbox has been read for the second time: when it is decided on.
+type after struct {
+	client.Reader
+	do    func()
+	reads int
+}
+
+func (a *after) Get(ctx context.Context, key client.ObjectKey, object client.Object, options ...client.GetOption) error {
+	err := a.Reader.Get(ctx, key, object, options...)
+	if _, is := object.(*v1alpha1.Sandbox); is {
+		if a.reads++; a.reads == 2 {
+			a.do()
+		}
+	}
+	return err
 }
 
 func TestQueue(t *testing.T) {

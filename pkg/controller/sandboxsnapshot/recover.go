@@ -24,6 +24,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
@@ -54,7 +55,7 @@ func (r *recovery) once(do func() error) error {
 // died and that no status knows yet.
 func (r *Reconciler) recover(ctx context.Context) error {
 	committing := &v1alpha1.SandboxSnapshotList{}
-	if err := r.Live.List(ctx, committing, client.MatchingFields{IndexPhase: string(v1alpha1.SnapshotCommitting)}); err != nil {
+	if err := r.Live.List(ctx, committing, client.MatchingFields{v1alpha1.FieldStatusPhase: string(v1alpha1.SnapshotCommitting)}); err != nil {
 		return fmt.Errorf("list the snapshots under way: %w", err)
 	}
 	for i := range committing.Items {
@@ -75,27 +76,33 @@ func (r *Reconciler) recover(ctx context.Context) error {
 
 // keepUnrecorded notes the slot of a Job whose snapshot has still to be told of it. The end of
 // that snapshot gives the slot back.
+//
+// One Job that cannot be read, because somebody has edited it, is no reason to commit nothing: its Pod is known by its
+// label, and what is to become of it its snapshot's visit decides.
 func (r *Reconciler) keepUnrecorded(ctx context.Context, job *batchv1.Job) error {
 	if ended(job) {
 		return nil
 	}
+	source, err := commitjob.SourceOf(job)
+	if err != nil {
+		source = &commitjob.Source{PodUID: types.UID(job.Labels[v1alpha1.LabelPodUID])}
+	}
+	its := slot{pod: source.PodUID, node: source.NodeName}
 	key := client.ObjectKey{Namespace: job.Annotations[v1alpha1.AnnotationNamespace], Name: job.Annotations[v1alpha1.AnnotationSnapshot]}
 	snapshot := &v1alpha1.SandboxSnapshot{}
 	if err := r.Live.Get(ctx, key, snapshot); err != nil {
 		if apierrors.IsNotFound(err) {
+			r.slots.keep(strayKey(job), its)
 			return nil
 		}
 		return fmt.Errorf("read snapshot %s: %w", key, err)
 	}
-	final := snapshot.Status.Phase == v1alpha1.SnapshotSucceed || snapshot.Status.Phase == v1alpha1.SnapshotFailed
-	if final || string(snapshot.UID) != job.Labels[v1alpha1.LabelSnapshotUID] {
-		return nil
+	switch {
+	case astray(job, snapshot):
+		r.slots.keep(strayKey(job), its)
+	case snapshot.Status.Phase != v1alpha1.SnapshotSucceed && snapshot.Status.Phase != v1alpha1.SnapshotFailed:
+		r.slots.keep(key, its)
 	}
-	source, err := commitjob.SourceOf(job)
-	if err != nil {
-		return err
-	}
-	r.slots.keep(key, slot{pod: source.PodUID, node: source.NodeName})
 	return nil
 }
 

@@ -23,6 +23,7 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -42,8 +43,6 @@ import (
 const (
 	// IndexSandbox finds snapshots by spec.sandboxName.
 	IndexSandbox = "spec.sandboxName"
-	// IndexPhase finds snapshots by status.phase.
-	IndexPhase = "status.phase"
 	// IndexSnapshot finds sandboxes by the snapshots that they need.
 	IndexSnapshot = "snapshots in use"
 )
@@ -57,9 +56,6 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 	}{
 		{&v1alpha1.SandboxSnapshot{}, IndexSandbox, func(o client.Object) []string {
 			return []string{o.(*v1alpha1.SandboxSnapshot).Spec.SandboxName}
-		}},
-		{&v1alpha1.SandboxSnapshot{}, IndexPhase, func(o client.Object) []string {
-			return []string{string(o.(*v1alpha1.SandboxSnapshot).Status.Phase)}
 		}},
 		{&v1alpha1.Sandbox{}, IndexSnapshot, func(o client.Object) []string {
 			return needed(o.(*v1alpha1.Sandbox))
@@ -102,7 +98,9 @@ func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueu
 		WatchesRawSource(source.Kind(host, &batchv1.Job{}, handler.TypedEnqueueRequestsFromMapFunc(
 			func(_ context.Context, job *batchv1.Job) []reconcile.Request { return served(job) }))).
 		WatchesRawSource(source.Kind(host, &corev1.Pod{}, handler.TypedEnqueueRequestsFromMapFunc(
-			func(_ context.Context, pod *corev1.Pod) []reconcile.Request { return served(pod) }))).
+			func(ctx context.Context, pod *corev1.Pod) []reconcile.Request {
+				return append(served(pod), r.awaiting(ctx, pod)...)
+			}))).
 		WatchesRawSource(source.Kind(host, &corev1.Event{}, handler.TypedEnqueueRequestsFromMapFunc(r.refusedOf))).
 		WatchesRawSource(source.Channel(r.wake, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: limiter}).
@@ -165,6 +163,15 @@ func (r *Reconciler) unfinishedOf(ctx context.Context, sandbox client.Object) []
 		}
 	}
 	return requests
+}
+
+// awaiting are the snapshots that are to be made of a sandbox's Pod: while they wait for their turn it may go.
+func (r *Reconciler) awaiting(ctx context.Context, pod *corev1.Pod) []reconcile.Request {
+	name := pod.Labels[v1alpha1.LabelSandbox]
+	if name == "" || pod.Labels[v1alpha1.LabelComponent] != "" {
+		return nil
+	}
+	return r.unfinishedOf(ctx, &v1alpha1.Sandbox{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: name}})
 }
 
 // refusedOf is the snapshot whose Job an Event is about.

@@ -18,6 +18,7 @@ package sandboxsnapshot
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -35,12 +36,15 @@ type slots struct {
 	held   map[client.ObjectKey]slot
 	onNode map[string]int
 	ofPod  map[types.UID]client.ObjectKey
+	total  int
 	queue  queue
 }
 
 type slot struct {
 	pod  types.UID
 	node string
+	// ended says that nothing runs any more: the Pod is not to be committed yet, but there is room for others.
+	ended bool
 }
 
 // limits bound the commits under way.
@@ -57,14 +61,17 @@ func (s *slots) acquire(key client.ObjectKey, wanted slot, limits limits) (ok bo
 		if its == wanted {
 			return true, ""
 		}
-		s.drop(key)
+		if its.pod != wanted.pod {
+			s.drop(key)
+		}
 	}
 	// Nobody who waits could use what is free now, or would have got it before.
-	if !s.free(wanted, limits) {
+	if !s.free(key, wanted, limits) {
 		s.queue.put(key, wanted)
-		return false, s.shortOf(wanted, limits)
+		return false, s.shortOf(key, wanted, limits)
 	}
 	s.queue.remove(key)
+	s.drop(key)
 	s.hold(key, wanted)
 	return true, ""
 }
@@ -85,6 +92,21 @@ func (s *slots) keep(key client.ObjectKey, its slot) {
 	s.hold(key, its)
 }
 
+// end says that nothing of a commit runs any more, while its Pod is still to be thawed, or its Job to be found. It returns
+// those that have a slot now.
+func (s *slots) end(key client.ObjectKey, limits limits) []client.ObjectKey {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	its, held := s.held[key]
+	if !held || its.ended {
+		return nil
+	}
+	s.drop(key)
+	its.ended = true
+	s.hold(key, its)
+	return s.give(limits)
+}
+
 // release gives the slot back, or the place in the queue, and returns those that have a slot now.
 func (s *slots) release(key client.ObjectKey, limits limits) []client.ObjectKey {
 	s.mutex.Lock()
@@ -94,12 +116,17 @@ func (s *slots) release(key client.ObjectKey, limits limits) []client.ObjectKey 
 		return nil
 	}
 	s.drop(key)
+	return s.give(limits)
+}
+
+func (s *slots) give(limits limits) []client.ObjectKey {
 	var given []client.ObjectKey
-	for len(s.held) < limits.total {
-		next := s.queue.take(func(wanted slot) bool { return s.free(wanted, limits) })
+	for s.total < limits.total {
+		next := s.queue.take(func(key client.ObjectKey, wanted slot) bool { return s.free(key, wanted, limits) })
 		if next == nil {
 			break
 		}
+		s.drop(next.key)
 		s.hold(next.key, next.wanted)
 		given = append(given, next.key)
 	}
@@ -110,27 +137,51 @@ func (s *slots) release(key client.ObjectKey, limits limits) []client.ObjectKey 
 func (s *slots) inUse() int {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	return len(s.held)
+	return s.total
 }
 
-// free says whether there is such a slot now.
-func (s *slots) free(wanted slot, limits limits) bool {
-	if len(s.held) >= limits.total || s.onNode[wanted.node] >= limits.perNode {
+// free says whether there is such a slot for the snapshot now.
+func (s *slots) free(key client.ObjectKey, wanted slot, limits limits) bool {
+	if s.total >= limits.total || s.onNode[wanted.node] >= limits.perNode {
 		return false
 	}
-	_, busy := s.ofPod[wanted.pod]
-	return !busy
+	other, busy := s.ofPod[wanted.pod]
+	return !busy || other == key
 }
 
 // shortOf says why there is no such slot now.
-func (s *slots) shortOf(wanted slot, limits limits) string {
-	if other, busy := s.ofPod[wanted.pod]; busy {
+func (s *slots) shortOf(key client.ObjectKey, wanted slot, limits limits) string {
+	if other, busy := s.ofPod[wanted.pod]; busy && other != key {
+		if strings.HasPrefix(other.Namespace, strayPrefix) {
+			return fmt.Sprintf("Job %s, whose snapshot is gone, is being ended, and what it froze in the same Pod is thawed", other.Name)
+		}
 		return fmt.Sprintf("snapshot %s commits the same Pod", other.Name)
 	}
 	if running := s.onNode[wanted.node]; running >= limits.perNode {
 		return fmt.Sprintf("%d commits run on node %s (--max-commits-per-node)", running, wanted.node)
 	}
-	return fmt.Sprintf("%d commits run in all (--max-commits)", len(s.held))
+	return fmt.Sprintf("%d commits run in all (--max-commits)", s.total)
+}
+
+// of are those of a namespace that have a slot.
+func (s *slots) of(namespace string) []client.ObjectKey {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	var keys []client.ObjectKey
+	for key := range s.held {
+		if key.Namespace == namespace {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// has says whether the snapshot has a slot.
+func (s *slots) has(key client.ObjectKey) bool {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	_, held := s.held[key]
+	return held
 }
 
 func (s *slots) hold(key client.ObjectKey, its slot) {
@@ -138,8 +189,11 @@ func (s *slots) hold(key client.ObjectKey, its slot) {
 		s.held, s.onNode, s.ofPod = map[client.ObjectKey]slot{}, map[string]int{}, map[types.UID]client.ObjectKey{}
 	}
 	s.held[key] = its
-	s.onNode[its.node]++
 	s.ofPod[its.pod] = key
+	if !its.ended {
+		s.onNode[its.node]++
+		s.total++
+	}
 }
 
 func (s *slots) drop(key client.ObjectKey) {
@@ -148,8 +202,11 @@ func (s *slots) drop(key client.ObjectKey) {
 		return
 	}
 	delete(s.held, key)
-	if s.onNode[its.node]--; s.onNode[its.node] == 0 {
-		delete(s.onNode, its.node)
+	if !its.ended {
+		s.total--
+		if s.onNode[its.node]--; s.onNode[its.node] == 0 {
+			delete(s.onNode, its.node)
+		}
 	}
 	if s.ofPod[its.pod] == key {
 		delete(s.ofPod, its.pod)

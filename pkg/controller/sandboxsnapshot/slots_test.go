@@ -33,14 +33,14 @@ func TestAcquire(t *testing.T) {
 		want    slot
 		refusal string
 	}{
-		"all free":                   {nil, slot{"p", "n"}, ""},
-		"others elsewhere":           {map[string]slot{"a": {"p1", "m"}, "b": {"p2", "n"}}, slot{"p", "n"}, ""},
-		"its own slot again":         {map[string]slot{"it": {"p", "n"}, "a": {"p1", "n"}}, slot{"p", "n"}, ""},
-		"its own slot, another Pod":  {map[string]slot{"it": {"p1", "n"}, "a": {"p2", "n"}}, slot{"p", "n"}, ""},
-		"the Pod is being committed": {map[string]slot{"a": {"p", "n"}}, slot{"p", "n"}, "snapshot a commits the same Pod"},
-		"the node is full":           {map[string]slot{"a": {"p1", "n"}, "b": {"p2", "n"}}, slot{"p", "n"}, "2 commits run on node n (--max-commits-per-node)"},
+		"all free":                   {nil, slot{pod: "p", node: "n"}, ""},
+		"others elsewhere":           {map[string]slot{"a": {pod: "p1", node: "m"}, "b": {pod: "p2", node: "n"}}, slot{pod: "p", node: "n"}, ""},
+		"its own slot again":         {map[string]slot{"it": {pod: "p", node: "n"}, "a": {pod: "p1", node: "n"}}, slot{pod: "p", node: "n"}, ""},
+		"its own slot, another Pod":  {map[string]slot{"it": {pod: "p1", node: "n"}, "a": {pod: "p2", node: "n"}}, slot{pod: "p", node: "n"}, ""},
+		"the Pod is being committed": {map[string]slot{"a": {pod: "p", node: "n"}}, slot{pod: "p", node: "n"}, "snapshot a commits the same Pod"},
+		"the node is full":           {map[string]slot{"a": {pod: "p1", node: "n"}, "b": {pod: "p2", node: "n"}}, slot{pod: "p", node: "n"}, "2 commits run on node n (--max-commits-per-node)"},
 		"all is full": {
-			map[string]slot{"a": {"p1", "k"}, "b": {"p2", "l"}, "c": {"p3", "m"}}, slot{"p", "n"}, "3 commits run in all (--max-commits)"},
+			map[string]slot{"a": {pod: "p1", node: "k"}, "b": {pod: "p2", node: "l"}, "c": {pod: "p3", node: "m"}}, slot{pod: "p", node: "n"}, "3 commits run in all (--max-commits)"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -190,12 +190,12 @@ func BenchmarkQueue(b *testing.B) {
 	for _, n := range []int{100, 5000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			s, bounds := &slots{}, limits{perNode: 1, total: 100}
-			s.keep(key("busy"), slot{"busy", "full"})
+			s.keep(key("busy"), slot{pod: "busy", node: "full"})
 			for i := range n {
-				s.acquire(client.ObjectKey{Namespace: fmt.Sprint(i % 50), Name: fmt.Sprint(i)}, slot{types.UID(fmt.Sprint(i)), "full"}, bounds)
+				s.acquire(client.ObjectKey{Namespace: fmt.Sprint(i % 50), Name: fmt.Sprint(i)}, slot{pod: types.UID(fmt.Sprint(i)), node: "full"}, bounds)
 			}
 			for b.Loop() {
-				s.acquire(key("it"), slot{"p", "other"}, bounds)
+				s.acquire(key("it"), slot{pod: "p", node: "other"}, bounds)
 				s.release(key("it"), bounds)
 			}
 		})

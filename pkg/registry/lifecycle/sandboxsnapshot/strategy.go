@@ -131,8 +131,13 @@ func keepFinalizer(snapshot *lifecycle.SandboxSnapshot) {
 }
 
 // ValidateUpdate checks an update.
-func (Strategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
-	return validation.ValidateSandboxSnapshotUpdate(obj.(*lifecycle.SandboxSnapshot), old.(*lifecycle.SandboxSnapshot))
+func (Strategy) ValidateUpdate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
+	snapshot, oldSnapshot := obj.(*lifecycle.SandboxSnapshot), old.(*lifecycle.SandboxSnapshot)
+	errs := validation.ValidateSandboxSnapshotUpdate(snapshot, oldSnapshot)
+	if !isServer(ctx) {
+		errs = append(errs, validation.ValidateSnapshotFinalizer(snapshot, oldSnapshot)...)
+	}
+	return errs
 }
 
 // WarningsOnUpdate has none.

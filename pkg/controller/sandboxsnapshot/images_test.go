@@ -40,6 +40,8 @@ type album struct {
 	// refuses is what it answers about one image alone.
 	refuses map[string]error
 	asked   []string
+	// afterCopy happens when an image has been copied.
+	afterCopy func()
 }
 
 func (a *album) Delete(_ context.Context, image, digest string) error {
@@ -52,6 +54,12 @@ func (a *album) Delete(_ context.Context, image, digest string) error {
 
 func (a *album) Duplicate(_ context.Context, image, digest, target string, annotations map[string]string) (string, error) {
 	a.asked = append(a.asked, fmt.Sprintf("copy %s@%s to %s %v", image, digest, target, annotations))
+	if err := a.refuses[image]; err != nil {
+		return "", err
+	}
+	if a.afterCopy != nil {
+		a.afterCopy()
+	}
 	return "sha256:twin", a.err
 }
 

@@ -79,3 +79,80 @@ func TestASnapshotOfAPausedSandbox(t *testing.T) {
 		})
 	}
 }
+
+// What a copy has pushed is told before it can end half-way: the deletion reaches it.
+func TestACopyThatEndsHalfWay(t *testing.T) {
+	const (
+		mains    = "registry.example.com/default/demo-main:snap-mineuid"
+		sidecars = "registry.example.com/default/demo-sidecar:snap-mineuid"
+	)
+	start := func(t *testing.T) (*fixture, *album) {
+		f := newFixture(t, pausing("demo", paused), attemptOf("demo", saved, withSidecar), snapshotOf("demo", "mine"))
+		asked := &album{}
+		f.r.Registry = asked
+		return f, asked
+	}
+	deletes := func(f *fixture, asked *album, want ...string) {
+		f.Helper()
+		asked.asked, asked.refuses = nil, nil
+		f.deletes(snapshotOf("demo", "mine"))
+		if f.visits("mine") != nil || strings.Join(asked.asked, "; ") != strings.Join(want, "; ") {
+			f.Errorf("the registry was asked to %q, want %q", asked.asked, want)
+		}
+	}
+	t.Run("the registry refuses the second", func(t *testing.T) {
+		f, asked := start(t)
+		asked.refuses = map[string]error{sidecarImage: errors.New("it is full")}
+		snapshot := f.visits("mine")
+		f.is(snapshot, "Failed Ready=False/CommitJobFailed Failed=True/CommitJobFailed")
+		if all := snapshot.Status.Containers; len(all) != 2 || all[0].ImageURI != mains || all[0].ImageDigest != "sha256:twin" || all[1].ImageURI != sidecars || all[1].ImageDigest != "" {
+			t.Errorf("it tells of %+v", all)
+		}
+		deletes(f, asked, "delete "+mains+"@sha256:twin", "delete "+sidecars+"@")
+	})
+	t.Run("the server dies after a push", func(t *testing.T) {
+		f, asked := start(t)
+		asked.afterCopy = func() { f.refuseStatus = true }
+		if err := f.visit("mine"); err == nil {
+			t.Fatal("the status was written")
+		}
+		deletes(f, asked, "delete "+mains+"@", "delete "+sidecars+"@")
+	})
+	for name, becomes := range map[string]func(*v1alpha1.Sandbox){
+		"its sandbox stays": paused, "its sandbox is being resumed": resuming,
+		"its sandbox runs": func(s *v1alpha1.Sandbox) { paused(s); running(s) },
+	} {
+		t.Run("the server dies, and goes on: "+name, func(t *testing.T) {
+			f, asked := start(t)
+			asked.afterCopy = func() { f.refuseStatus = true; asked.afterCopy = nil }
+			if err := f.visit("mine"); err == nil {
+				t.Fatal("the status was written")
+			}
+			f.restart()
+			f.r.Registry = asked
+			f.change("demo", becomes)
+			snapshot := f.visits("mine")
+			f.is(snapshot, succeeded)
+			if all := snapshot.Status.Containers; len(all) != 2 || all[0].ImageURI != mains || all[1].ImageURI != sidecars {
+				t.Errorf("it has %+v", all)
+			}
+			f.hasJobs()
+		})
+	}
+	t.Run("another pause has come between", func(t *testing.T) {
+		f, asked := start(t)
+		asked.afterCopy = func() { f.refuseStatus = true; asked.afterCopy = nil }
+		_ = f.visit("mine")
+		later := attemptOf("demo", saved, withSidecar, func(s *v1alpha1.SandboxSnapshot) {
+			s.Name, s.UID, s.Spec.Pause.Attempt, s.Status.SourcePodUID = "demo-gen2", "gen2", 2, "another"
+			for i := range s.Status.Containers {
+				s.Status.Containers[i].ImageURI = f.r.reference(s, s.Status.Containers[i].ContainerName)
+			}
+		})
+		if err := f.own.Create(t.Context(), later); err != nil {
+			t.Fatal(err)
+		}
+		f.change("demo", func(s *v1alpha1.Sandbox) { s.Status.SnapshotName = "demo-gen2" })
+		f.is(f.visits("mine"), "Failed Ready=False/SourcePodReplaced Failed=True/SourcePodReplaced")
+	})
+}
