@@ -48,7 +48,7 @@ func (o *observed) pending() action {
 		return action{do: readSandbox}
 	}
 	unwanted := o.unwanted()
-	if unwanted == nil && o.pause() != nil && o.queued && o.slot == nil {
+	if unwanted == nil && o.pause() != nil && o.queued && o.slot == nil && o.says() == v1alpha1.ReasonQueued {
 		if !o.podEnds {
 			// Still wanted, and not its turn: all that follows would be done again then.
 			return action{do: wait, rest: true, after: queueBackstop, keepsSlot: true}

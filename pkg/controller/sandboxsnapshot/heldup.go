@@ -64,6 +64,26 @@ type trouble struct {
 func (o *observed) heldUp() action {
 	message := o.trouble.err.Error()
 	again := o.past.until.Sub(o.now)
+	if o.snapshot.DeletionTimestamp == nil && o.snapshot.Status.Phase != v1alpha1.SnapshotCommitting {
+		switch late := o.now.Sub(o.past.since) >= patience; {
+		case o.trouble.doing == createJob && answer.OfCreate(o.trouble.err) == answer.Final:
+			return o.fail(v1alpha1.ReasonCommitPodRejected, "the commit Job is refused: "+message)
+		case late && o.job != nil && o.job.Job != nil:
+			// What waits for it has to be ended.
+			if next, ok := o.begun(); ok {
+				return o.ends(next, v1alpha1.ReasonHeldUp, message)
+			}
+		case late && o.past.created.IsZero():
+			return o.fail(v1alpha1.ReasonHeldUp, fmt.Sprintf("tried %d times in %s: %s", o.past.tries, o.now.Sub(o.past.since).Round(time.Second), message))
+		}
+	}
+	act := o.rests(o.tellsOf(message), again)
+	act.keepsSlot = !o.past.created.IsZero() || o.job != nil && o.job.Job != nil
+	return act
+}
+
+// tellsOf is the status that tells of trouble.
+func (o *observed) tellsOf(message string) *nextStatus {
 	next := o.next()
 	ending := o.ending()
 	switch {
@@ -73,22 +93,10 @@ func (o *observed) heldUp() action {
 		next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonHeldUp, "the deletion waits: %s", message)
 	case o.snapshot.Status.Phase == v1alpha1.SnapshotCommitting:
 		next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonHeldUp, "how far the commit is cannot be seen: %s", message)
-	case o.trouble.doing == createJob && answer.OfCreate(o.trouble.err) == answer.Final:
-		return o.fail(v1alpha1.ReasonCommitPodRejected, "the commit Job is refused: "+message)
-	case o.now.Sub(o.past.since) >= patience && o.job != nil && o.job.Job != nil:
-		// What waits for it has to be ended.
-		if next, ok := o.begun(); ok {
-			return o.ends(next, v1alpha1.ReasonHeldUp, message)
-		}
-		return action{do: wait, rest: true, after: again, keepsSlot: true, remembers: true}
-	case o.now.Sub(o.past.since) >= patience && o.past.created.IsZero():
-		return o.fail(v1alpha1.ReasonHeldUp, fmt.Sprintf("tried %d times in %s: %s", o.past.tries, o.now.Sub(o.past.since).Round(time.Second), message))
 	default:
 		next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonHeldUp, "tried again for %s: %s", patience, message)
 	}
-	act := o.rests(next, again)
-	act.keepsSlot = !o.past.created.IsZero() || o.job != nil && o.job.Job != nil
-	return act
+	return next
 }
 
 // mayStillAppear goes on with a snapshot whose Job was not there just now, though it was created: an answer that did not
@@ -103,10 +111,15 @@ func (o *observed) mayStillAppear() (action, bool) {
 	return o.fail(v1alpha1.ReasonHeldUp, fmt.Sprintf("tried %d times: %s", o.past.tries, o.past.last)), true
 }
 
-// holdsOff waits until the next try is due.
+// holdsOff waits until the next try is due, and tells why where that could not be told before.
 func (o *observed) holdsOff() (action, bool) {
 	left := o.past.until.Sub(o.now)
-	return action{do: wait, rest: true, after: left, keepsSlot: !o.past.created.IsZero(), remembers: true}, left > 0
+	if left <= 0 {
+		return action{}, false
+	}
+	act := o.rests(o.tellsOf(o.past.last), left)
+	act.keepsSlot, act.remembers = !o.past.created.IsZero(), true
+	return act, true
 }
 
 // memory has the troubles of snapshots. After a restart each begins anew.
