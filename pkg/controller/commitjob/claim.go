@@ -66,6 +66,9 @@ func (m *moments) of(snapshot types.UID) (since time.Time, known bool) {
 	return since, known
 }
 
+// ErrNotBegun is that the API was not asked for a Job yet.
+var ErrNotBegun = errors.New("the commit has not begun")
+
 // Begin creates a commit Job, unless the one who stands beside an earlier commit of this sandbox is there
 // still: it could take for its own what this one freezes.
 func (r *Runner) Begin(ctx context.Context, job *batchv1.Job, source *Source) error {
@@ -86,7 +89,7 @@ func (r *Runner) endEarlier(ctx context.Context, job *batchv1.Job, node string) 
 	if err := r.Live.List(ctx, pods, client.InNamespace(r.Namespace), client.MatchingLabels{
 		v1alpha1.LabelComponent: ComponentCommit, v1alpha1.LabelSandboxUID: job.Labels[v1alpha1.LabelSandboxUID],
 	}); err != nil {
-		return fmt.Errorf("list the Pods of earlier commits of sandbox %s: %w", job.Labels[v1alpha1.LabelSandbox], err)
+		return fmt.Errorf("list the Pods of earlier commits of sandbox %s: %w", job.Labels[v1alpha1.LabelSandbox], errors.Join(ErrNotBegun, err))
 	}
 	for i := range pods.Items {
 		pod := &pods.Items[i]
@@ -96,10 +99,10 @@ func (r *Runner) endEarlier(ctx context.Context, job *batchv1.Job, node string) 
 		}
 		if pod.DeletionTimestamp == nil {
 			if err := ignoreGone(r.Client.Delete(ctx, pod, uidPrecondition(pod.UID))); err != nil {
-				return fmt.Errorf("delete Pod %s/%s of an earlier commit: %w", pod.Namespace, pod.Name, err)
+				return fmt.Errorf("delete Pod %s/%s of an earlier commit: %w", pod.Namespace, pod.Name, errors.Join(ErrNotBegun, err))
 			}
 		}
-		return fmt.Errorf("Pod %s/%s of an earlier commit is about to end; this one comes after it", pod.Namespace, pod.Name)
+		return fmt.Errorf("Pod %s/%s of an earlier commit is about to end; this one comes after it: %w", pod.Namespace, pod.Name, ErrNotBegun)
 	}
 	return nil
 }

@@ -219,12 +219,15 @@ func (r *Reconciler) createJob(ctx context.Context, seen *observed) error {
 		return err
 	}
 	secrets.Take(job)
-	if err := r.Jobs.Client.Create(ctx, job); err != nil {
+	if err := r.Jobs.Begin(ctx, job, source); err != nil {
+		if errors.Is(err, commitjob.ErrNotBegun) {
+			return err
+		}
 		if answer.OfCreate(err) != answer.Final {
 			r.given(r.slots.end(client.ObjectKeyFromObject(snapshot), r.limits()))
 		}
 		// Also where it exists by now: the next visit finds it and takes it up.
-		return fmt.Errorf("create Job %s/%s: %w", job.Namespace, job.Name, err)
+		return &notCreated{fmt.Errorf("create Job %s/%s: %w", job.Namespace, job.Name, err)}
 	}
 	seen.job = &foundJob{job}
 	if len(secrets.Files) > 0 {

@@ -97,7 +97,7 @@ func TestDecide(t *testing.T) {
 			writeStatus, "Pending Ready=False/HeldUp", time.Second},
 		"pending: an API is away for long": {observed{snapshot: attemptOf("demo"), trouble: &trouble{checkSource, away}, past: troubles{since: epoch.Add(-patience)}},
 			writeStatus, failed + "HeldUp Failed=True/HeldUp", 0},
-		"pending: the Job is refused": {observed{snapshot: attemptOf("demo"), trouble: &trouble{createJob, no}, past: troubles{since: epoch}},
+		"pending: the Job is refused": {observed{snapshot: attemptOf("demo"), trouble: &trouble{createJob, &notCreated{no}}, past: troubles{since: epoch}},
 			writeStatus, failed + "CommitPodRejected Failed=True/CommitPodRejected", 0},
 		"pending: the next try is not due": {observed{snapshot: attemptOf("demo"), sandbox: found(pausing("demo")), job: none, past: troubles{since: epoch, until: epoch.Add(time.Second), last: "x"}}, writeStatus, heldUp, time.Second},
 		"pending: a Job may still appear": {observed{snapshot: attemptOf("demo"), sandbox: found(pausing("demo")), job: none, past: troubles{since: epoch.Add(-patience), created: epoch}},

@@ -17,6 +17,7 @@ limitations under the License.
 package sandboxsnapshot
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -60,13 +61,24 @@ type trouble struct {
 	err   error
 }
 
+// notCreated is the answer to the creation of a Job.
+type notCreated struct{ error }
+
+func (n *notCreated) Unwrap() error { return n.error }
+
+// creating says whether the API has been asked for a Job.
+func (t *trouble) creating() bool {
+	answered := (*notCreated)(nil)
+	return errors.As(t.err, &answered)
+}
+
 // heldUp is what to do after trouble.
 func (o *observed) heldUp() action {
 	message := o.trouble.err.Error()
 	again := o.past.until.Sub(o.now)
 	if o.snapshot.DeletionTimestamp == nil && o.snapshot.Status.Phase != v1alpha1.SnapshotCommitting {
 		switch late := o.now.Sub(o.past.since) >= patience; {
-		case o.trouble.doing == createJob && answer.OfCreate(o.trouble.err) == answer.Final:
+		case o.trouble.creating() && answer.OfCreate(o.trouble.err) == answer.Final:
 			return o.fail(v1alpha1.ReasonCommitPodRejected, "the commit Job is refused: "+message)
 		case late && o.job != nil && o.job.Job != nil:
 			// What waits for it has to be ended.
@@ -147,7 +159,7 @@ func (m *memory) note(key client.ObjectKey, now time.Time, new *trouble) trouble
 	past.tries++
 	past.last = new.err.Error()
 	past.until = now.Add(min(answer.Wait(new.err, past.tries), longestWait))
-	if new.doing == createJob && answer.OfCreate(new.err) == answer.Passing {
+	if new.creating() && answer.OfCreate(new.err) == answer.Passing {
 		past.created = now
 	}
 	m.of[key] = past
