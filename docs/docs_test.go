@@ -22,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -192,4 +193,53 @@ func metricsOfTheCode(t *testing.T) map[string]bool {
 	}
 	delete(there, "sandbox_bases") // a repository
 	return there
+}
+
+// TestLinksLead follows every link of a page to a file, and to a heading of it.
+func TestLinksLead(t *testing.T) {
+	pages, err := filepath.Glob("*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	followed := 0
+	for _, page := range append(pages, "../README.md", "../CONTRIBUTING.md") {
+		content, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range link.FindAllStringSubmatch(string(content), -1) {
+			if strings.Contains(match[1], "://") {
+				continue
+			}
+			followed++
+			path, heading, named := strings.Cut(match[1], "#")
+			target := filepath.Join(filepath.Dir(page), path)
+			if path == "" {
+				target = page
+			}
+			text, err := os.ReadFile(target)
+			if info, statErr := os.Stat(target); statErr == nil && info.IsDir() && !named {
+				continue
+			}
+			if err != nil {
+				t.Errorf("%s: %s is not there", page, match[1])
+			} else if named && !slices.Contains(headings(string(text)), heading) {
+				t.Errorf("%s: there is no such heading as that of %s", page, match[1])
+			}
+		}
+	}
+	if followed < 40 {
+		t.Errorf("%d links were found", followed)
+	}
+}
+
+// headings are those of a page, as links name them.
+func headings(page string) []string {
+	var all []string
+	for _, match := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(page, -1) {
+		name := regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(match[1]), "")
+		all = append(all, strings.ReplaceAll(name, " ", "-"))
+	}
+	return all
 }
