@@ -86,6 +86,7 @@ var reasons = map[string]bool{
 	ReasonContainerNotKept:      true,
 	ReasonResourcesChanged:      true,
 	ReasonBaseRebuilt:           true,
+	ReasonThawedUnattended:      true,
 	ReasonWarningsOmitted:       true,
 }
 
