@@ -47,6 +47,8 @@ const (
 	hostMaxWait = 5 * time.Second
 	// hostRecheck is how often it is asked for resources that it did not serve: an upgrade brings them.
 	hostRecheck = time.Minute
+	// hostForbidden is for how long a refusal is not believed: a kube-apiserver that starts knows no roles yet.
+	hostForbidden = time.Minute
 )
 
 // hostCluster is what the server knows of the kube-apiserver in front of it. It may start before that, as after a power
@@ -137,13 +139,14 @@ func withoutOwnAddress(err error) error {
 func (h *hostCluster) run(ctx context.Context) {
 	backoff := wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.1, Steps: 1 << 30, Cap: hostMaxWait}
 	next := backoff.DelayFunc()
+	began := h.clock.Now()
 	for {
 		delay := hostRecheck
 		facts, err := h.ask(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
-		case apierrors.IsForbidden(err):
+		case apierrors.IsForbidden(err) && h.clock.Since(began) > hostForbidden:
 			// Whoever took away what everybody may ask has all of it, as far as can be known.
 			klog.ErrorS(err, "The server may not ask which Kubernetes this is; taking it for a new one")
 			h.found(hostFacts{version: "unknown", served: h.optional})

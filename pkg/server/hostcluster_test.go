@@ -120,14 +120,29 @@ func TestAnUpgradeOfTheClusterBringsPolicies(t *testing.T) {
 }
 
 // TestWhoMayNotAskTakesAllForServed: clusters that take discovery away from service accounts exist; a policy must not be
-// passed by there.
+// passed by there. A kube-apiserver that has just started refuses everything for a moment, and is asked again.
 func TestWhoMayNotAskTakesAllForServed(t *testing.T) {
+	forbidden := apierrors.NewForbidden(schema.GroupResource{}, "", errors.New("no"))
 	synctest.Test(t, func(t *testing.T) {
 		host := newScriptedHost()
-		host.err = apierrors.NewForbidden(schema.GroupResource{}, "", errors.New("no"))
+		host.err = forbidden
 		host.run(t.Context())
 		if !host.isReached() || host.lacks(mutatingPolicies) || host.lacks(validatingPolicies) {
 			t.Error("policies are passed by")
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		host := newScriptedHost()
+		host.err = forbidden
+		go host.run(t.Context())
+		time.Sleep(hostForbidden / 2)
+		if host.isReached() {
+			t.Fatal("a kube-apiserver that knows no roles yet is taken at its word")
+		}
+		host.facts, host.err = kube135, nil
+		time.Sleep(2 * hostMaxWait)
+		if !host.lacks(mutatingPolicies) {
+			t.Error("what a Kubernetes 1.35 has not is waited for, since it refused to say so at first")
 		}
 	})
 }

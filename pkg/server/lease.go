@@ -171,28 +171,44 @@ func (l *lease) lead(ctx context.Context, work func(context.Context) error) erro
 	mutex.Unlock()
 	if !wait {
 		if elector.IsLeader() {
-			l.giveBack()
+			l.giveBack(ctx)
 		}
 		return ctx.Err()
 	}
 	if lost {
 		klog.InfoS("The lease of the controllers is lost; they end, and the API goes on", "lease", l.lock.Describe())
 	}
-	select {
-	case err = <-worked:
-	case <-tooLong:
+	err, ended := l.drained(worked, tooLong)
+	if !ended {
 		return fmt.Errorf("the controllers had not ended after %s; their lease runs out by itself", l.drain)
 	}
 	if lost {
 		return errLeaseLost
 	}
-	l.giveBack()
+	l.giveBack(ctx)
 	return err
 }
 
+// drained waits for the work to end, and says so where that takes long. Nothing is begun meanwhile.
+func (l *lease) drained(worked <-chan error, tooLong <-chan struct{}) (err error, ended bool) {
+	for {
+		late := time.NewTimer(time.Minute)
+		select {
+		case err = <-worked:
+			late.Stop()
+			return err, true
+		case <-tooLong:
+			late.Stop()
+			return nil, false
+		case <-late.C:
+			klog.InfoS("The controllers have been told to end a minute ago, and have not; no others are begun before they have")
+		}
+	}
+}
+
 // giveBack spares the next leader the wait. Where that fails the lease runs out by itself.
-func (l *lease) giveBack() {
-	ctx, cancel := context.WithTimeout(context.Background(), leaseGiveBack)
+func (l *lease) giveBack(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseGiveBack)
 	defer cancel()
 	record, _, err := l.lock.Get(ctx)
 	if err == nil {

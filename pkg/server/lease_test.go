@@ -36,7 +36,7 @@ import (
 
 var testTimes = LeaseTimes{Duration: time.Minute, RenewDeadline: 40 * time.Second, RetryPeriod: 10 * time.Second}
 
-// cluster holds the lease of some replicas, and may be away.
+// leaseCluster holds the lease of some replicas, and may be away.
 type leaseCluster struct {
 	*fake.Clientset
 	away atomic.Bool
@@ -231,12 +231,12 @@ func TestWhoHasNotTheLeaseWaitsAndEndsAtOnce(t *testing.T) {
 // TestAPodThatIsStartedAgainNeedNotWaitForItsOwnLease: the kubelet starts a container again only when the one before has ended.
 func TestAPodThatIsStartedAgainNeedNotWaitForItsOwnLease(t *testing.T) {
 	t.Setenv("POD_UID", "")
-	if leaseIdentity() == leaseIdentity() {
-		t.Error("two processes of which nothing is known have the same identity")
+	if first, second := leaseIdentity(), leaseIdentity(); first == second {
+		t.Errorf("two processes of which nothing is known are both %s", first)
 	}
 	t.Setenv("POD_UID", "0c7a2f0e")
-	if leaseIdentity() != leaseIdentity() || !strings.HasSuffix(leaseIdentity(), "_0c7a2f0e") {
-		t.Errorf("two processes of one Pod are %s and %s", leaseIdentity(), leaseIdentity())
+	if first, second := leaseIdentity(), leaseIdentity(); first != second || !strings.HasSuffix(first, "_0c7a2f0e") {
+		t.Errorf("two processes of one Pod are %s and %s", first, second)
 	}
 }
 
