@@ -132,7 +132,8 @@ const (
 	ReasonCommitting = "Committing"
 	// ReasonCopying: the images of a paused sandbox get manifests of their own.
 	ReasonCopying = "Copying"
-	// ReasonThawing: the attempt has ended and what it froze is being thawed.
+	// ReasonThawing: the attempt has ended and what it froze is being thawed. Of a Sandbox's Ready condition as well, where
+	// its pause is being cancelled.
 	ReasonThawing = "Thawing"
 	// ReasonSucceeded: every container has an image with a digest in the registry.
 	ReasonSucceeded = "Succeeded"

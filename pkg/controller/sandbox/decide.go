@@ -39,6 +39,8 @@ type observed struct {
 	pod *corev1.Pod
 	// attempt is the snapshot of the last pause attempt, whoever's it is; nil where there is none.
 	attempt *v1alpha1.SandboxSnapshot
+	// highest is the highest number of an attempt that a snapshot is named by, where the attempt is not this sandbox's.
+	highest int64
 	// from is the snapshot that the next Pod comes from; nil where none is named or it is gone.
 	from *v1alpha1.SandboxSnapshot
 	// thawed says that nothing which the attempt's commit froze is frozen.

@@ -93,6 +93,7 @@ func says(kind string, status metav1.ConditionStatus, reason string) func(*v1alp
 var (
 	heldByLoss    = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonFilesLost)
 	canceling     = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonCanceling)
+	thawing       = says(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonThawing)
 	removing      = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonRemovingPod)
 	queuedBy      = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonQueued)
 	lostDataBy    = says(v1alpha1.ConditionDataLost, metav1.ConditionTrue, v1alpha1.ReasonPodLost)
@@ -408,6 +409,11 @@ func nameWritten(o *observed) { o.named = true }
 // asked: the registry was asked about the image of the Pod that is there.
 func asked(ago time.Duration) func(*observed) {
 	return func(o *observed) { o.looksAgain = firstRetry - ago }
+}
+
+// takenUpTo: snapshots that are not this sandbox's have the names of so many attempts.
+func takenUpTo(attempt int64) func(*observed) {
+	return func(o *observed) { o.highest = attempt }
 }
 
 func fresh(o *observed) { o.fresh = true }

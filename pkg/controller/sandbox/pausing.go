@@ -73,7 +73,7 @@ func (o *observed) pausing() action {
 	case !o.attemptIsOurs() && canceling:
 		return o.canceled(next)
 	case !o.attemptIsOurs():
-		next.SnapshotAttempts++
+		next.SnapshotAttempts = max(next.SnapshotAttempts, o.highest) + 1
 		return o.write(next, nil)
 	}
 
@@ -129,8 +129,8 @@ func (o *observed) committed(next *nextStatus, canceling bool) action {
 		// Somebody deletes what was just made. When it is gone, the attempt is made again; the
 		// containers are frozen until then.
 		return action{do: wait}
-	case o.pod == nil && (canceling || undone || o.staying == ranOn || o.staying == unknown):
-		// It may have been thawed, and have run on for a while.
+	case o.pod == nil && (undone || canceling && o.mayBeThawed() || o.staying == ranOn || o.staying == unknown):
+		// It may have run on for a while.
 		next.SnapshotName = o.attempt.Name
 		return o.lost(next, o.attempt)
 	case o.pod == nil:
@@ -140,6 +140,10 @@ func (o *observed) committed(next *nextStatus, canceling bool) action {
 			return o.savedAfterLoss(next, reset)
 		}
 		return o.finishPause(next)
+	case canceling && !o.mayBeThawed():
+		// Written down before it is: should the Pod be lost after that, what it wrote since the commit is lost with it.
+		next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonThawing, "the pause is being cancelled, and what attempt %d froze is being thawed", next.SnapshotAttempts)
+		return o.write(next, nil)
 	case (canceling || undone) && !o.thawed:
 		return action{do: thaw}
 	case canceling:
@@ -167,6 +171,12 @@ func (o *observed) committed(next *nextStatus, canceling bool) action {
 	next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonPausing, "the sandbox is being paused")
 	next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonRemovingPod, "snapshot %s is ready, Pod %s is being removed", o.attempt.Name, o.pod.Name)
 	return o.write(next, nil)
+}
+
+// mayBeThawed says whether anybody has set about thawing what the attempt of a cancelled pause has frozen: the
+// sandbox, which says so before it does, or the end of a snapshot that somebody deletes.
+func (o *observed) mayBeThawed() bool {
+	return o.readyReason() == v1alpha1.ReasonThawing || o.attempt.DeletionTimestamp != nil
 }
 
 func (o *observed) finishPause(next *nextStatus) action {

@@ -119,8 +119,14 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		case wait:
 			return r.rest(ctx, sandbox, next.after)
 		case writeStatus:
+			attempting := sandbox.Status.Phase == v1alpha1.SandboxPausing
 			if err := r.write(ctx, sandbox, next); err != nil {
 				return ctrl.Result{}, err
+			}
+			if attempting && sandbox.Status.Phase != v1alpha1.SandboxPausing {
+				if err := r.prune(ctx, sandbox); err != nil {
+					return ctrl.Result{}, err
+				}
 			}
 			if next.after > 0 {
 				return ctrl.Result{RequeueAfter: next.after}, nil
@@ -264,6 +270,11 @@ func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1
 	}
 	if status.SnapshotAttempts > 0 && (status.Phase == v1alpha1.SandboxPausing || status.FailedAttempts > 0) {
 		if seen.attempt, err = r.snapshot(ctx, own, sandbox.Namespace, naming.PauseSnapshot(sandbox.Name, status.SnapshotAttempts)); err != nil {
+			return nil, err
+		}
+	}
+	if seen.attempt != nil && !seen.attemptIsOurs() {
+		if seen.highest, err = r.highestAttempt(ctx, own, sandbox); err != nil {
 			return nil, err
 		}
 	}

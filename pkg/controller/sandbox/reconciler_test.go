@@ -463,6 +463,69 @@ func TestANameThatIsTaken(t *testing.T) {
 	}
 }
 
+// Snapshots of an earlier sandbox of the name, orphaned or restored, may have any number of the names.
+func TestManyNamesThatAreTaken(t *testing.T) {
+	objects := []client.Object{sandboxIn(v1alpha1.SandboxPausing, wantsPaused, onPod, attempts(1)), podOf()}
+	for n := range 30 {
+		objects = append(objects, snapshotIn(v1alpha1.SnapshotSucceed, named(fmt.Sprintf("demo-gen%d", n+1)), notOurs))
+	}
+	f := newFixture(t, objects...)
+	f.visits("Pausing pod=demo/pod-1 attempts=31")
+	if got := f.snapshots(); !strings.HasSuffix(got, "demo-gen31") && !strings.Contains(got, "demo-gen31 ") {
+		t.Errorf("snapshots %q", got)
+	}
+}
+
+// Who pauses and thinks better of it, again and again, must not fill the store.
+func TestPausesThatAreTakenBack(t *testing.T) {
+	for name, how := range map[string]func(*v1alpha1.SandboxSnapshot){
+		"cancelled before the commit has ended": func(s *v1alpha1.SandboxSnapshot) {
+			snapshotIn(v1alpha1.SnapshotFailed, failedFor(v1alpha1.ReasonCanceled)).Status.DeepCopyInto(&s.Status)
+		},
+		"failed once each": func(s *v1alpha1.SandboxSnapshot) {
+			snapshotIn(v1alpha1.SnapshotFailed).Status.DeepCopyInto(&s.Status)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, sandboxIn(v1alpha1.SandboxRunning, onPod), podOf())
+			key := client.ObjectKey{Namespace: namespace, Name: "demo"}
+			for n := range 12 {
+				sandbox := &v1alpha1.Sandbox{}
+				if err := f.own.Get(t.Context(), key, sandbox); err != nil {
+					t.Fatal(err)
+				}
+				sandbox.Status.Phase, sandbox.Status.SnapshotAttempts, sandbox.Status.FailedAttempts = v1alpha1.SandboxPausing, int64(n+1), 0
+				if strings.HasPrefix(name, "cancelled") {
+					canceling(sandbox)
+				} else {
+					removePaused(sandbox)
+				}
+				if err := f.own.Status().Update(t.Context(), sandbox); err != nil {
+					t.Fatal(err)
+				}
+				attempt := Attempt(sandbox)
+				if err := f.own.Create(t.Context(), attempt); err != nil {
+					t.Fatal(err)
+				}
+				how(attempt)
+				if err := f.own.Status().Update(t.Context(), attempt); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := f.r.Reconcile(t.Context(), ctrl.Request{NamespacedName: key}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := f.snapshots(); got != "demo-gen12" {
+				t.Errorf("snapshots %q", got)
+			}
+		})
+	}
+}
+
+func removePaused(s *v1alpha1.Sandbox) {
+	says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonPausing)(s)
+}
+
 func TestAPauseThatFailsForDays(t *testing.T) {
 	objects := []client.Object{sandboxIn(v1alpha1.SandboxRunning, wantsPaused, onPod, failedPause, lostDataBy, attempts(4), failures(4), retries(80*time.Second)), podOf()}
 	for n := range 4 {

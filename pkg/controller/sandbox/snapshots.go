@@ -137,7 +137,7 @@ func (r *Reconciler) prune(ctx context.Context, sandbox *v1alpha1.Sandbox) error
 }
 
 // beyond are the pause snapshots beyond spec.snapshot.historyLimit, the oldest first, and failed
-// ones but the last. The one that the next resume needs stays whatever the limit says.
+// ones, cancelled ones among them, but the last. That may be one of which the cache does not know yet that it has failed. The one that the next resume needs stays whatever the limit says.
 func beyond(snapshots []v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) []*v1alpha1.SandboxSnapshot {
 	limit := kept(sandbox)
 	slices.SortFunc(snapshots, func(a, b v1alpha1.SandboxSnapshot) int {
@@ -157,6 +157,8 @@ func beyond(snapshots []v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) []*
 			if failed > 1 {
 				old = append(old, &snapshots[i])
 			}
+		default:
+			failed++
 		}
 	}
 	return old
@@ -182,6 +184,21 @@ func kept(sandbox *v1alpha1.Sandbox) int32 {
 		return max(limit, 2)
 	}
 	return limit
+}
+
+// highestAttempt is the highest number that a snapshot of an attempt to pause a sandbox of this name has.
+func (r *Reconciler) highestAttempt(ctx context.Context, reader client.Reader, sandbox *v1alpha1.Sandbox) (int64, error) {
+	list := &v1alpha1.SandboxSnapshotList{}
+	if err := reader.List(ctx, list, client.InNamespace(sandbox.Namespace), client.MatchingFields{sandboxsnapshot.IndexSandbox: sandbox.Name}); err != nil {
+		return 0, fmt.Errorf("list the snapshots of sandboxes named %s/%s: %w", sandbox.Namespace, sandbox.Name, err)
+	}
+	highest := int64(0)
+	for i := range list.Items {
+		if n := naming.Attempt(list.Items[i].Name); list.Items[i].Name == naming.PauseSnapshot(sandbox.Name, n) {
+			highest = max(highest, n)
+		}
+	}
+	return highest, nil
 }
 
 // owned are the snapshots that pauses of this sandbox made.
