@@ -105,9 +105,12 @@ unit: ## Run the unit tests (no cluster, no network)
 # Go 1.27 (golang/go#75804).
 FUZZTIME ?= 20000x
 export FUZZTIME
+# How many storms the controllers go through; each has 50 steps.
+STORMS ?= 500x
+export STORMS
 
 .PHONY: fuzz
-fuzz: ## Fuzz what decodes the content of others, each target for FUZZTIME
+fuzz: ## Fuzz what decodes the content of others, each target for FUZZTIME, and the controllers in STORMS
 	hack/fuzz.sh
 
 .PHONY: integration
@@ -146,6 +149,7 @@ bench-store: ## Measure what patches of one large sandbox cost the server and it
 .PHONY: e2e-nightly
 e2e-nightly: $(CLUSTER) ## What takes long, many times: trees, writers, hostile content, cycles, 1 GB (needs root; COUNT=… says how many times)
 	NIGHTLY=true SEEDS=500 go test $(TEST_FLAGS) -count=1 -timeout 60m ./pkg/committer/...
+	FUZZTIME=1x STORMS=20000x hack/fuzz.sh
 	NIGHTLY=true E2E_FLAGS="-run ^(TestRandomTrees|TestRandomTreesOfAWholePod|TestWhatOthersWroteIntoACommittedContainerIsThereAfterResume|TestResumeCache|TestWhatAnObserverWasToldIsThereAfterResume|TestAHostileContainerIsCommitted|TestManyCyclesStaySmallAndLoseNothing|TestAFreezeIsShortHoweverMuchThereIs|TestBtrfs)$$ -timeout 90m $(E2E_FLAGS)" hack/e2e.sh
 
 .PHONY: test

@@ -50,7 +50,10 @@ var reasons = map[string]bool{
 	ReasonFilesSaved:            true,
 	ReasonPodAdopted:            true,
 	ReasonCommitting:            true,
+	ReasonCopying:               true,
+	ReasonHeldUp:                true,
 	ReasonThawing:               true,
+	ReasonThawedUnattended:      true,
 	ReasonSucceeded:             true,
 	ReasonInUse:                 true,
 	ReasonImageDeletionFailed:   true,
@@ -86,7 +89,6 @@ var reasons = map[string]bool{
 	ReasonContainerNotKept:      true,
 	ReasonResourcesChanged:      true,
 	ReasonBaseRebuilt:           true,
-	ReasonThawedUnattended:      true,
 	ReasonWarningsOmitted:       true,
 }
 

@@ -169,7 +169,11 @@ func TestDecide(t *testing.T) {
 			do:   writeStatus, status: "Running Ready=False/ImagePullFailed Paused=False/Running pod=demo/pod-1", then: wait, event: v1alpha1.ReasonRunning},
 		{name: "pending: the Pod that is gone had run before that was written down",
 			sees: observation(sandboxIn(pending, onPod), sawMainRun),
-			do:   writeStatus, status: "Pending Ready=False/Pending Paused=False/Running DataLost=True/PodLost", then: createPod, event: v1alpha1.ReasonPodLost},
+			do:   writeStatus, status: "Pending Ready=False/Pending Paused=False/Running DataLost=True/PodLost", event: v1alpha1.ReasonPodLost},
+
+		{name: "pending: the Pod that is gone had run before it was ever told of",
+			sees: observation(sandboxIn(pending, creates), sawMainRun),
+			do:   writeStatus, status: "Pending Ready=False/Pending Paused=False/Running DataLost=True/PodLost", event: v1alpha1.ReasonPodLost},
 
 		// A template that is changed before anything has run.
 		{name: "edited: why the Pod goes is written down before it is removed",

@@ -46,6 +46,8 @@ type seenPod struct {
 	resets []reset
 	// words are what it has said of its end.
 	words string
+	// settled: the sandbox's status has told of it, or it was removed because somebody wanted it so.
+	settled bool
 }
 
 // first is the restart count with which the container ran for the first time, and whether it has. A
@@ -76,6 +78,20 @@ func (o *observed) seenToRun() bool {
 	}
 	for container := range o.runs.since {
 		if o.runs.uid == o.sandbox.Status.PodUID && counts(container) {
+			return true
+		}
+	}
+	return false
+}
+
+// ranUnnoticed says whether the Pod is gone that the sandbox was about to tell of, and had run.
+func (o *observed) ranUnnoticed() bool {
+	if o.pod != nil || o.sandbox.Status.PodUID != "" || o.sandbox.Status.PodName == "" || o.runs.uid == "" {
+		return false
+	}
+	kept := o.keeps()
+	for container := range o.runs.since {
+		if len(kept) == 0 || slices.Contains(kept, container) {
 			return true
 		}
 	}
@@ -152,8 +168,8 @@ func (m *ranMemory) see(pod *corev1.Pod) {
 	m.pods[key] = seen
 }
 
-// of is what is known of the Pod that the sandbox's status tells of, and who took the last one for its own, whether that
-// was told of or not.
+// of is what is known of the Pod that the sandbox's status tells of, or is yet to tell of, and who took the last one for
+// its own, whether that was told of or not.
 func (m *ranMemory) of(sandbox *v1alpha1.Sandbox) seenPod {
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
@@ -161,11 +177,29 @@ func (m *ranMemory) of(sandbox *v1alpha1.Sandbox) seenPod {
 	if seen.sandbox != sandbox.UID {
 		return seenPod{}
 	}
-	if seen.uid != sandbox.Status.PodUID {
+	unnoticed := sandbox.Status.PodUID == "" && sandbox.Status.PodName != "" && !seen.settled
+	if seen.uid != sandbox.Status.PodUID && !unnoticed {
 		return seenPod{taken: seen.taken}
 	}
 	seen.since = maps.Clone(seen.since)
 	return seen
+}
+
+// written notes what the status tells of by now: of that Pod, or of none any more.
+func (m *ranMemory) written(sandbox *v1alpha1.Sandbox) {
+	if sandbox.Status.PodName == "" || sandbox.Status.PodUID != "" {
+		m.settle(client.ObjectKeyFromObject(sandbox), sandbox.Status.PodUID)
+	}
+}
+
+// settle notes that nobody has to be told any more of what the Pod has run; of any, where the UID is empty.
+func (m *ranMemory) settle(key client.ObjectKey, pod types.UID) {
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
+	if seen, known := m.pods[key]; known && (pod == "" || seen.uid == pod) {
+		seen.settled = true
+		m.pods[key] = seen
+	}
 }
 
 func (m *ranMemory) forget(key client.ObjectKey) {

@@ -52,6 +52,19 @@ type Images interface {
 	CheckForResume(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot)
 }
 
+// Jobs reaches what a commit has left frozen on a node.
+type Jobs interface {
+	// Thaw makes sure that nothing of it is frozen, and says whether that is so by now.
+	Thaw(ctx context.Context, attempt *v1alpha1.SandboxSnapshot) (thawed bool, why string, err error)
+	// Standby says whether it can be killed.
+	Standby(ctx context.Context, attempt *v1alpha1.SandboxSnapshot) (commitjob.Outcome, error)
+	// Kill kills it.
+	Kill(ctx context.Context, attempt *v1alpha1.SandboxSnapshot) commitjob.Outcome
+	// StaysFrozen says whether it is known to be frozen for a while yet; else Claim tells its node that somebody is there.
+	StaysFrozen(attempt *v1alpha1.SandboxSnapshot) bool
+	Claim(ctx context.Context, attempt *v1alpha1.SandboxSnapshot) commitjob.Outcome
+}
+
 // Reconciler brings sandboxes to where they are wanted.
 type Reconciler struct {
 	// Client writes our own objects and reads them from a cache; Live reads past it.
@@ -60,7 +73,7 @@ type Reconciler struct {
 	// Host is the host cluster's client, with Pods from a cache; HostLive reads past it.
 	Host     client.Client
 	HostLive client.Reader
-	Jobs     *commitjob.Runner
+	Jobs     Jobs
 	Images   Images
 	// PullSecret is added to the imagePullSecrets of a Pod that comes from a snapshot.
 	PullSecret string
@@ -377,6 +390,7 @@ func (r *Reconciler) write(ctx context.Context, sandbox *v1alpha1.Sandbox, next 
 	if err := r.Client.Status().Update(ctx, sandbox); err != nil {
 		return fmt.Errorf("write the status of sandbox %s/%s: %w", sandbox.Namespace, sandbox.Name, err)
 	}
+	r.ran.written(sandbox)
 	if next.event != nil {
 		r.tell(sandbox, next.event)
 	}
@@ -404,6 +418,9 @@ func (r *Reconciler) deletePod(ctx context.Context, pod *corev1.Pod, how action)
 	only := client.Preconditions{UID: &pod.UID}
 	if how.asSeen {
 		only.ResourceVersion = &pod.ResourceVersion // what has changed is seen by the next visit
+	}
+	if !how.asSeen {
+		r.ran.settle(client.ObjectKey{Namespace: pod.Namespace, Name: pod.Labels[v1alpha1.LabelSandbox]}, pod.UID)
 	}
 	options := []client.DeleteOption{only}
 	if how.grace != nil {

@@ -206,9 +206,9 @@ func newFixture(t *testing.T, objects ...client.Object) *fixture {
 	f.restarts()
 	t.Cleanup(func() { f.stop() })
 	// Commits that have begun just now, whatever their snapshots are.
-	f.r.Jobs.Note("", epoch)
+	f.r.Jobs.(*commitjob.Runner).Note("", epoch)
 	for _, object := range objects {
-		f.r.Jobs.Note(object.GetUID(), epoch)
+		f.r.Jobs.(*commitjob.Runner).Note(object.GetUID(), epoch)
 	}
 	return f
 }

@@ -44,7 +44,7 @@ func (o *observed) starting() action {
 		return o.write(next, nil)
 	case o.pod != nil:
 		return o.begun(next)
-	case next.PodUID != "" && o.seenToRun():
+	case next.PodUID != "" && o.seenToRun(), o.ranUnnoticed():
 		return o.ranAfterAll(next)
 	case o.restores():
 		return o.restoring(next)
