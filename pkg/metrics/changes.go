@@ -171,7 +171,7 @@ func ofSnapshot(before, after *lifecycle.SandboxSnapshot) snapshotChange {
 		return change
 	}
 	was, is := &before.Status, &after.Status
-	if was.StartTime == nil && is.StartTime != nil {
+	if was.JobUID == "" && is.JobUID != "" && is.StartTime != nil {
 		change.waited = between(after.CreationTimestamp.Time, is.StartTime.Time)
 	}
 	if was.Phase == is.Phase {
@@ -186,7 +186,7 @@ func ofSnapshot(before, after *lifecycle.SandboxSnapshot) snapshotChange {
 		change.end = &ended{outcome: failed, reason: BoundedReason(why.Reason)}
 	case lifecycle.SnapshotSucceed:
 		change.end = &ended{outcome: succeeded}
-		if is.StartTime == nil || is.CompletionTime == nil {
+		if is.JobUID == "" || is.StartTime == nil || is.CompletionTime == nil {
 			break // nothing was committed: it is a copy, or was made of existing images
 		}
 		change.took = between(is.StartTime.Time, is.CompletionTime.Time)

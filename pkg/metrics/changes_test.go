@@ -148,11 +148,15 @@ func TestChangesOfASnapshot(t *testing.T) {
 		}
 		return snapshot
 	}
-	begun := func(s *lifecycle.SandboxSnapshot) { s.Status.StartTime = at(7) }
+	begun := func(s *lifecycle.SandboxSnapshot) { s.Status.StartTime, s.Status.JobUID = at(7), "job" }
 	done := func(s *lifecycle.SandboxSnapshot) {
-		s.Status.StartTime, s.Status.CompletionTime = at(7), at(12)
+		s.Status.JobUID, s.Status.StartTime, s.Status.CompletionTime = "job", at(7), at(12)
 		s.Status.FrozenDuration = &metav1.Duration{Duration: 120 * time.Millisecond}
 		s.Status.Containers = []lifecycle.ContainerSnapshot{{LayerBytes: 1000}, {LayerBytes: 24}}
+	}
+	copied := func(s *lifecycle.SandboxSnapshot) {
+		done(s)
+		s.Status.JobUID, s.Status.FrozenDuration = "", nil
 	}
 	failedFor := func(reason string) func(*lifecycle.SandboxSnapshot) {
 		return func(s *lifecycle.SandboxSnapshot) {
@@ -175,7 +179,8 @@ func TestChangesOfASnapshot(t *testing.T) {
 			snapshotChange{end: &ended{outcome: failed, reason: v1alpha1.ReasonPushSecretNotFound}}},
 		{"it fails for something made up", made(lifecycle.SnapshotCommitting, begun), made(lifecycle.SnapshotFailed, failedFor("x")),
 			snapshotChange{end: &ended{outcome: failed, reason: "Other"}}},
-		{"it is a copy", made(lifecycle.SnapshotPending, nil), made(lifecycle.SnapshotSucceed, nil), snapshotChange{end: &ended{outcome: succeeded}}},
+		{"a copy begins", made(lifecycle.SnapshotPending, nil), made(lifecycle.SnapshotPending, copied), snapshotChange{}},
+		{"it is a copy", made(lifecycle.SnapshotPending, copied), made(lifecycle.SnapshotSucceed, copied), snapshotChange{end: &ended{outcome: succeeded}}},
 	} {
 		test.want.purpose = "user"
 		if got := ofSnapshot(test.before, test.after); !reflect.DeepEqual(got, test.want) {

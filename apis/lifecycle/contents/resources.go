@@ -22,6 +22,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/utils/ptr"
 )
 
@@ -90,6 +91,21 @@ func Resize(container *corev1.Container, had *corev1.ResourceRequirements) {
 			container.Resources.Requests[name] = quantity
 		}
 	}
+}
+
+// SameResources is whether a container has the same resources in both templates.
+func SameResources(one, other *corev1.PodTemplateSpec, name string) bool {
+	of := func(template *corev1.PodTemplateSpec) *corev1.ResourceRequirements {
+		if template == nil {
+			return nil
+		}
+		all := Containers(&template.Spec)
+		if at := slices.IndexFunc(all, func(c *corev1.Container) bool { return c.Name == name }); at >= 0 {
+			return &all[at].Resources
+		}
+		return nil
+	}
+	return apiequality.Semantic.DeepEqual(of(one), of(other))
 }
 
 // changes says in what resources are others than those of the template, with both values.

@@ -26,7 +26,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
@@ -149,14 +148,15 @@ func keepResources(pod *corev1.PodSpec, sandbox *v1alpha1.Sandbox, from *v1alpha
 	if from.Status.Template == nil || sandbox.Spec.Template != nil && from.Status.SandboxUID != sandbox.UID {
 		return
 	}
-	then := contents.Containers(&from.Status.Template.Spec)
+	wanted, err := template.Of(sandbox, from)
+	if err != nil {
+		return
+	}
 	for _, container := range contents.Containers(pod) {
 		had := slices.IndexFunc(from.Status.Containers, func(c v1alpha1.ContainerSnapshot) bool { return c.ContainerName == container.Name })
-		of := slices.IndexFunc(then, func(c *corev1.Container) bool { return c.Name == container.Name })
-		if had < 0 || of < 0 || from.Status.Containers[had].Resources == nil || !apiequality.Semantic.DeepEqual(then[of].Resources, container.Resources) {
-			continue
+		if had >= 0 && from.Status.Containers[had].Resources != nil && contents.SameResources(wanted, from.Status.Template, container.Name) {
+			contents.Resize(container, from.Status.Containers[had].Resources)
 		}
-		contents.Resize(container, from.Status.Containers[had].Resources)
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/registry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
@@ -140,6 +141,9 @@ func (r *Reconciler) saved(ctx context.Context, snapshot *v1alpha1.SandboxSnapsh
 		return nil, nil, err
 	}
 	for i := range chosen {
+		if sandbox.Spec.Template != nil && !contents.SameResources(sandbox.Spec.Template, from.Status.Template, chosen[i].ContainerName) {
+			chosen[i].Resources = nil // somebody has written others into the template since, and those win
+		}
 		// A status is only as good as whoever could write it, and the server's account may read every tenant's images.
 		if chosen[i].ImageURI != r.reference(from, chosen[i].ContainerName) {
 			return nil, nil, refuse(v1alpha1.ReasonRegistryUnavailable, "container %s: its image %s in snapshot %s is not where this server would have pushed it: --snapshot-registry or "+

@@ -51,3 +51,25 @@ func TestAResizeIsRecorded(t *testing.T) {
 		}
 	}
 }
+
+// TestACopyKnowsOfAResize, unless somebody has written other resources into the template since: then it would undo that.
+func TestACopyKnowsOfAResize(t *testing.T) {
+	says := func(limit string) func(*v1alpha1.Sandbox) {
+		return func(s *v1alpha1.Sandbox) {
+			s.Spec.Template.Spec.Containers[0].Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(limit)}
+		}
+	}
+	had := &corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("128Mi")}}
+	for template, kept := range map[string]bool{"64Mi": true, "96Mi": false} {
+		f := newFixture(t, pausing("demo", paused, says(template)), snapshotOf("demo", "mine"), attemptOf("demo", saved, func(s *v1alpha1.SandboxSnapshot) {
+			s.Status.Template = pausing("demo", says("64Mi")).Spec.Template
+			s.Status.Containers[0].Resources = had
+		}))
+		f.r.Registry = &album{}
+		snapshot := f.visits("mine")
+		f.is(snapshot, succeeded)
+		if got := snapshot.Status.Containers[0].Resources != nil; got != kept {
+			t.Errorf("the template says %s: it knows of the resize: %t, want %t", template, got, kept)
+		}
+	}
+}
