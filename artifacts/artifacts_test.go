@@ -29,6 +29,8 @@ import (
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
@@ -94,6 +96,28 @@ func TestCertificateIsVerified(t *testing.T) {
 			t.Errorf("%s: %s %s speaks of insecureSkipTLSVerify", m.file, m.Kind, m.Name)
 		}
 	}
+}
+
+// TestTheServerStays: it is not restarted for an etcd that is away, nor ended for the Pods of others.
+func TestTheServerStays(t *testing.T) {
+	for _, m := range manifests(t, "base") {
+		if m.Kind != "StatefulSet" {
+			continue
+		}
+		var set appsv1.StatefulSet
+		decode(t, m, &set)
+		if set.Spec.Template.Spec.PriorityClassName != "system-cluster-critical" {
+			t.Errorf("its priority is %q", set.Spec.Template.Spec.PriorityClassName)
+		}
+		server := set.Spec.Template.Spec.Containers[0]
+		for name, probe := range map[string]*corev1.Probe{"liveness": server.LivenessProbe, "startup": server.StartupProbe} {
+			if path := probe.HTTPGet.Path; path != "/livez?exclude=etcd" {
+				t.Errorf("its %s probe asks %s", name, path)
+			}
+		}
+		return
+	}
+	t.Error("there is no server")
 }
 
 func TestExamplesAreOfTheAPI(t *testing.T) {

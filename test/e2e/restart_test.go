@@ -26,6 +26,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -105,8 +106,28 @@ func TestAServerThatFindsAnotherStoreAnswers503AndNoPodDies(t *testing.T) {
 	r.awaitRefusal(t)
 	podLives()
 
+	// Without its controllers first: it serves, and nothing comes of what it is asked for.
+	r.startServer(t, append(slices.Clone(accepting), "--controllers=false"))
+	r.awaitServer(t)
+	r.create("idle")
+	began := time.Now()
+	eventually(t, "five seconds have passed", patience, func(ctx context.Context) (bool, string) {
+		if pod, err := r.kube.CoreV1().Pods(r.namespace).Get(ctx, "idle", metav1.GetOptions{}); err == nil || r.get("idle").Status.PodName != "" {
+			t.Fatalf("the sandbox has a Pod though no controller runs: %v", pod.Status)
+		}
+		return time.Since(began) > 5*time.Second, "too early"
+	})
+	if err := r.sandboxes().Delete(t.Context(), "idle", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	podLives()
+
 	r.startServer(t, accepting)
 	r.awaitServer(t)
+	eventually(t, "what was deleted meanwhile is gone", patience, func(ctx context.Context) (bool, string) {
+		_, err := r.sandboxes().Get(ctx, "idle", metav1.GetOptions{})
+		return apierrors.IsNotFound(err), fmt.Sprint(err)
+	})
 	if list, err := r.sandboxes().List(t.Context(), metav1.ListOptions{}); err != nil || len(list.Items) != 0 {
 		t.Errorf("the new store has %d sandboxes (error %v), want none", len(list.Items), err)
 	}
