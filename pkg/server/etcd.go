@@ -127,7 +127,12 @@ func startEtcd(ctx context.Context, dataDir string, quota int64) (_ *embeddedEtc
 		}
 		quota = room.Quota(volume.Total)
 	}
-	config := etcdConfig(dataDir, socket, quota)
+	config := etcdConfig(dataDir, socket)
+	var size int64
+	if info, err := os.Stat(datadir.ToBackendFileName(config.Dir)); err == nil {
+		size = info.Size()
+	}
+	config.QuotaBackendBytes = room.Bound(quota, size)
 	logger, logLevel, err := etcdLogger()
 	if err != nil {
 		return nil, err
@@ -174,7 +179,7 @@ func (e *embeddedEtcd) purgeLog() {
 
 func etcdDir(dataDir string) string { return filepath.Join(dataDir, "etcd") }
 
-func etcdConfig(dataDir, socket string, quota int64) *embed.Config {
+func etcdConfig(dataDir, socket string) *embed.Config {
 	client := url.URL{Scheme: "unix", Path: socket}
 	// Nobody ever calls the only member, but it needs an address that stays the same wherever the
 	// directory is mounted.
@@ -189,7 +194,6 @@ func etcdConfig(dataDir, socket string, quota int64) *embed.Config {
 	config.AdvertiseClientUrls = []url.URL{client}
 	config.InitialCluster = config.InitialClusterFromName(config.Name)
 	config.EnableGRPCGateway = false
-	config.QuotaBackendBytes = room.Bound(quota)
 	config.SnapshotCount = etcdLogEntries
 	config.SnapshotCatchUpEntries = etcdLogKept
 	// purgeLog does it. Snapshots, a few kilobytes each, stay five: the newest may not be whole.

@@ -35,6 +35,7 @@ func (e *embeddedEtcd) keeper(dataDir, prefix string) *room.Keeper {
 		DataDir:  dataDir,
 		Database: etcdDatabase{dir: e.etcd.Config().Dir, server: e.etcd.Server, touched: prefix + ".touched"},
 		Quota:    e.quota,
+		Bound:    e.etcd.Config().QuotaBackendBytes,
 		Clock:    clock.RealClock{},
 	}
 }

@@ -55,6 +55,8 @@ type Keeper struct {
 	Database Database
 	// Quota is what the database may hold.
 	Quota int64
+	// Bound is what etcd refuses all writes beyond.
+	Bound int64
 	Clock clock.WithTicker
 	// Tell leaves word where administrators look. Nil: only the log has it.
 	Tell func(ctx context.Context, reason, message string)
@@ -213,7 +215,7 @@ func (k *Keeper) facts(now time.Time) facts {
 	return facts{
 		Usage:                k.usage,
 		level:                k.level(),
-		bound:                Bound(k.Quota),
+		bound:                k.Bound,
 		sinceCompaction:      since(k.compactedAt),
 		sinceDefragmentation: since(k.defragmentedAt),
 		least:                k.least,

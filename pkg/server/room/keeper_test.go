@@ -83,7 +83,7 @@ func newKeeper(t *testing.T, quota int64) (*Keeper, *database, *clocktesting.Fak
 	}
 	db := &database{path: path, size: 10 << 20, inUse: 10 << 20, revision: 1}
 	clock := clocktesting.NewFakeClock(time.Date(2026, time.November, 30, 0, 0, 0, 0, time.UTC))
-	return &Keeper{DataDir: dir, Database: db, Quota: quota, Clock: clock}, db, clock
+	return &Keeper{DataDir: dir, Database: db, Quota: quota, Bound: Bound(quota, 0), Clock: clock}, db, clock
 }
 
 // TestHistoryNeverFillsAStore writes one object for ten minutes, as fast as a small disk does.
@@ -97,7 +97,7 @@ func TestHistoryNeverFillsAStore(t *testing.T) {
 			t.Fatalf("full of history, after %d compactions: %s", len(db.compactions), why)
 		}
 	}
-	if db.size > Bound(k.Quota) {
+	if db.size > k.Bound {
 		t.Errorf("the file has grown to %s", bytes(db.size))
 	}
 	if len(db.compactions) < 10 {
@@ -172,7 +172,7 @@ func TestAFullStoreThatNobodyMayWriteToBecomesFree(t *testing.T) {
 
 func TestAnAlarmEnds(t *testing.T) {
 	k, db, clock := newKeeper(t, 500<<20)
-	db.size, db.history, db.alarmed = Bound(k.Quota), 400<<20, true
+	db.size, db.history, db.alarmed = k.Bound, 400<<20, true
 	for range 60 {
 		db.revision++
 		k.look(t.Context())

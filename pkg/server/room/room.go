@@ -56,9 +56,9 @@ func Quota(total int64) int64 {
 	return min(max((total-logRoom-ballastSize(total))/10*6, MinQuota), MaxQuota)
 }
 
-// Bound is what etcd itself refuses all writes beyond. It is above the quota, so that what frees
-// room can still be written when nothing else is accepted.
-func Bound(quota int64) int64 { return quota + max(quota/4, 2*Headroom) }
+// Bound is what etcd itself refuses all writes beyond. It is above the quota, and above the size that
+// its file has at the start: what frees room can still be written when nothing else is accepted.
+func Bound(quota, size int64) int64 { return max(quota+quota/4, quota+2*Headroom, size+2*Headroom) }
 
 func ballastSize(total int64) int64 { return min(total/16, 4*Segment) }
 

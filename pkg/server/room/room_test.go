@@ -37,8 +37,16 @@ func TestQuota(t *testing.T) {
 			t.Errorf("of %s: %s, want a little less than %s", bytes(row.total), bytes(got), bytes(row.want))
 		}
 		// All that etcd may take, beside one another.
-		if all := Bound(got) + logRoom + ballastSize(row.total); row.total >= 512<<20 && all > row.total/100*95 {
+		if all := Bound(got, 0) + logRoom + ballastSize(row.total); row.total >= 512<<20 && all > row.total/100*95 {
 			t.Errorf("of %s: database, log and ballast may take %s", bytes(row.total), bytes(all))
+		}
+	}
+}
+
+func TestThereIsAlwaysRoomForDeletions(t *testing.T) {
+	for _, row := range []struct{ quota, size int64 }{{MinQuota, 0}, {500 << 20, 400 << 20}, {500 << 20, 900 << 20}, {MaxQuota, 9 << 30}} {
+		if left := Bound(row.quota, row.size) - max(row.quota, row.size); left < 2*Headroom {
+			t.Errorf("of a file of %s with a quota of %s: %s", bytes(row.size), bytes(row.quota), bytes(left))
 		}
 	}
 }
