@@ -115,7 +115,7 @@ fuzz: ## Fuzz what decodes the content of others, each target for FUZZTIME, and 
 
 .PHONY: integration
 integration: ## Run the serving tests: the real server over an embedded etcd
-	go test $(TEST_FLAGS) -count=1 ./test/integration/...
+	go test $(TEST_FLAGS) -count=1 -timeout 20m ./test/integration/...
 
 .PHONY: e2e
 e2e: $(CLUSTER) ## Run the end-to-end tests on the local cluster; starts it and ends it, unless it is up already (needs root)
@@ -150,6 +150,7 @@ bench-store: ## Measure what patches of one large sandbox cost the server and it
 e2e-nightly: $(CLUSTER) ## What takes long, many times: trees, writers, hostile content, cycles, 1 GB (needs root; COUNT=… says how many times)
 	NIGHTLY=true SEEDS=500 go test $(TEST_FLAGS) -count=1 -timeout 60m ./pkg/committer/...
 	FUZZTIME=1x STORMS=20000x hack/fuzz.sh
+	NIGHTLY=true go test $(TEST_FLAGS) -count=1 -timeout 20m ./test/integration/ -run ^TestEightClientsPatchTheLargestObject$$
 	NIGHTLY=true E2E_FLAGS="-run ^(TestRandomTrees|TestRandomTreesOfAWholePod|TestWhatOthersWroteIntoACommittedContainerIsThereAfterResume|TestResumeCache|TestWhatAnObserverWasToldIsThereAfterResume|TestAHostileContainerIsCommitted|TestManyCyclesStaySmallAndLoseNothing|TestAFreezeIsShortHoweverMuchThereIs|TestBtrfs)$$ -timeout 90m $(E2E_FLAGS)" hack/e2e.sh
 
 .PHONY: test

@@ -21,6 +21,7 @@ package apiserver
 import (
 	"fmt"
 
+	"k8s.io/apiserver/pkg/registry/generic"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/utils/clock"
 
@@ -74,6 +75,11 @@ func (c *Config) Complete() CompletedConfig {
 	}}
 }
 
+// stores is what all stores of the API have around etcd, from the outside to the inside.
+func (c CompletedConfig) stores() generic.RESTOptionsGetter {
+	return refusesWhenFull(pacedWrites(writesInTurn(resumableWatches{sharedHistory{c.genericConfig.RESTOptionsGetter}})), c.extraConfig.Room)
+}
+
 // Server serves the lifecycle API.
 type Server struct {
 	*genericapiserver.GenericAPIServer
@@ -81,7 +87,7 @@ type Server struct {
 
 // New makes the server and installs the API group. It does not listen yet.
 func (c CompletedConfig) New() (*Server, error) {
-	generic, err := c.genericConfig.New("sandbox-apiserver", genericapiserver.NewEmptyDelegate())
+	served, err := c.genericConfig.New("sandbox-apiserver", genericapiserver.NewEmptyDelegate())
 	if err != nil {
 		return nil, fmt.Errorf("making the generic server: %w", err)
 	}
@@ -97,12 +103,12 @@ func (c CompletedConfig) New() (*Server, error) {
 		Authorizer:     c.genericConfig.Authorization.Authorizer,
 		Preflight:      c.extraConfig.Preflight,
 		Clock:          c.extraConfig.Clock,
-	}.NewAPIGroup(refusesWhenFull(writesInTurn(resumableWatches{c.genericConfig.RESTOptionsGetter}), c.extraConfig.Room))
+	}.NewAPIGroup(c.stores())
 	if err != nil {
 		return nil, err
 	}
-	if err := generic.InstallAPIGroup(group); err != nil {
+	if err := served.InstallAPIGroup(group); err != nil {
 		return nil, fmt.Errorf("installing the API group: %w", err)
 	}
-	return &Server{GenericAPIServer: generic}, nil
+	return &Server{GenericAPIServer: served}, nil
 }

@@ -22,6 +22,7 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -179,7 +180,12 @@ func wantEvents(t *testing.T, kube *kubefake.Clientset, reason string, want int)
 
 // TestAVolumeThatOthersFill has somebody else take all of the volume, to the last byte.
 func TestAVolumeThatOthersFill(t *testing.T) {
-	dir := mounted(t, 256<<20)
+	for name, mount := range map[string]func(*testing.T, int64) string{"tmpfs": mounted, "ext4": mountedExt4} {
+		t.Run(name, func(t *testing.T) { othersFill(t, mount(t, 256<<20)) })
+	}
+}
+
+func othersFill(t *testing.T, dir string) {
 	own, err := start(dir, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -292,6 +298,37 @@ func mounted(t *testing.T, size int64) string {
 	}
 	t.Cleanup(func() {
 		// A server that a failed test has left running still has it.
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// mountedExt4 is a volume as nodes have them, in a file.
+func mountedExt4(t *testing.T, size int64) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: mounts a volume")
+	}
+	if _, err := exec.LookPath("mkfs.ext4"); err != nil {
+		t.Skip(err)
+	}
+	image, dir := filepath.Join(t.TempDir(), "image"), shortTempDir(t)
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(image, size); err != nil {
+		t.Fatal(err)
+	}
+	// Nothing is kept for root, which the test is.
+	if out, err := exec.CommandContext(t.Context(), "mkfs.ext4", "-q", "-m", "0", image).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.ext4: %v: %s", err, out)
+	}
+	if out, err := exec.CommandContext(t.Context(), "mount", "-o", "loop", image, dir).CombinedOutput(); err != nil {
+		t.Skipf("cannot mount a volume: %v: %s", err, out)
+	}
+	t.Cleanup(func() {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
