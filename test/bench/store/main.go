@@ -40,8 +40,6 @@ const (
 // What is done: patches by clients that have a connection each, and do not wait for each other.
 const (
 	clients     = 8
-	forHeap     = 600
-	forCPU      = 920
 	templateEnv = 900
 )
 
@@ -49,6 +47,8 @@ func main() {
 	ours := flag.String("serve", "", "the server of this checkout")
 	baseline := flag.String("baseline", "", "the server of another commit; without one nothing is compared")
 	rounds := flag.Int("rounds", 3, "how often each is measured, by turns")
+	forHeap := flag.Int("heap-patches", 600, "after how many patches the heap is measured")
+	forCPU := flag.Int("cpu-patches", 920, "how many patches the CPU is measured of")
 	dir := flag.String("dir", "", "where the stores are while they are used; a file system with 2 GiB to spare")
 	profiles := flag.String("profiles", "", "directory for profiles of the CPU and the heap")
 	out := flag.String("out", ".bench/store.json", "where the numbers go")
@@ -56,7 +56,7 @@ func main() {
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	b := &bench{dir: *dir, profiles: *profiles, builds: map[string]string{"ours": *ours}, order: []string{"ours"}}
+	b := &bench{dir: *dir, profiles: *profiles, forHeap: *forHeap, forCPU: max(*forHeap, *forCPU), builds: map[string]string{"ours": *ours}, order: []string{"ours"}}
 	if *baseline != "" {
 		b.builds["baseline"], b.order = *baseline, []string{"baseline", "ours"}
 	}
@@ -67,13 +67,14 @@ func main() {
 }
 
 type bench struct {
-	dir, profiles string
-	builds        map[string]string
-	order         []string
+	dir, profiles   string
+	forHeap, forCPU int
+	builds          map[string]string
+	order           []string
 }
 
 func (b *bench) run(ctx context.Context, rounds int, out string) error {
-	result := newResult()
+	result := newResult(b.forHeap, b.forCPU)
 	for round := range rounds {
 		for _, build := range b.order {
 			fmt.Fprintf(os.Stderr, "bench-store: round %d of %d, %s\n", round+1, rounds, build)
@@ -107,7 +108,7 @@ func (b *bench) measure(ctx context.Context, build string, result *result) (err 
 	if err := b.profile(served, "profile", build+"-cpu.pprof"); err != nil {
 		return err
 	}
-	if err := served.patch(ctx, clients, forHeap); err != nil {
+	if err := served.patch(ctx, clients, b.forHeap); err != nil {
 		return err
 	}
 	after, err := served.measure()
@@ -121,7 +122,7 @@ func (b *bench) measure(ctx context.Context, build string, result *result) (err 
 	if err != nil {
 		return err
 	}
-	if err := served.patch(ctx, clients, forCPU-forHeap); err != nil {
+	if err := served.patch(ctx, clients, b.forCPU-b.forHeap); err != nil {
 		return err
 	}
 	end, err := served.measure()

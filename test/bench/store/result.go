@@ -37,10 +37,13 @@ type sample struct {
 }
 
 type result struct {
-	samples map[string][]sample
+	forHeap, forCPU int
+	samples         map[string][]sample
 }
 
-func newResult() *result { return &result{samples: map[string][]sample{}} }
+func newResult(forHeap, forCPU int) *result {
+	return &result{forHeap: forHeap, forCPU: forCPU, samples: map[string][]sample{}}
+}
 
 func (r *result) add(build string, s sample) { r.samples[build] = append(r.samples[build], s) }
 
@@ -65,7 +68,7 @@ func (r *result) compared() bool { return len(r.samples["baseline"]) > 0 }
 
 func (r *result) print(w io.Writer) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(table, "build\trounds\tMiB of heap before\tafter %d patches\tseconds of CPU for %d patches\n", forHeap, forCPU)
+	fmt.Fprintf(table, "build\trounds\tMiB of heap before\tafter %d patches\tseconds of CPU for %d patches\n", r.forHeap, r.forCPU)
 	for _, build := range []string{"baseline", "ours"} {
 		if len(r.samples[build]) > 0 {
 			fmt.Fprintf(table, "%s\t%d\t%.0f\t%.0f\t%.1f\n", build, len(r.samples[build]), r.median(build, heapBefore), r.median(build, heap), r.median(build, cpu))
