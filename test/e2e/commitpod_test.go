@@ -82,7 +82,7 @@ func TestTheCommitPodMayDoNoMoreThanItNeeds(t *testing.T) {
 			t.Errorf("volume %s may hold a token", volume.Name)
 		}
 	}
-	if resources := pod.Spec.Containers[0].Resources; resources.Limits.Memory().IsZero() || resources.Requests.Cpu().IsZero() {
+	if resources := pod.Spec.Containers[0].Resources; resources.Limits.Memory().IsZero() || !resources.Requests.Cpu().IsZero() || !resources.Requests.Memory().IsZero() {
 		t.Errorf("resources %+v", resources)
 	}
 	r.awaitPaused("demo")

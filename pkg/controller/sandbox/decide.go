@@ -43,6 +43,8 @@ type observed struct {
 	highest int64
 	// from is the snapshot that the next Pod comes from; nil where none is named or it is gone.
 	from *v1alpha1.SandboxSnapshot
+	// astray is a Job that commits the Pod for a snapshot that is gone, empty where there is none.
+	astray string
 	// thawed says that nothing which the attempt's commit froze is frozen.
 	thawed bool
 	// killing is how far the end of what it left frozen has come, killFault why it has failed.

@@ -52,6 +52,8 @@ func (o *observed) pausing() action {
 		return o.write(next, nil)
 	}
 	switch {
+	case !o.attemptIsOurs() && canceling && o.pod != nil && o.astray != "":
+		return o.awaitsStray(next)
 	case o.attempt == nil && canceling:
 		return o.canceled(next)
 	case o.attempt == nil && o.pod == nil:

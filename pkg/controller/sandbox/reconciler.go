@@ -23,9 +23,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -63,6 +65,8 @@ type Jobs interface {
 	// StaysFrozen says whether it is known to be frozen for a while yet; else Claim tells its node that somebody is there.
 	StaysFrozen(attempt *v1alpha1.SandboxSnapshot) bool
 	Claim(ctx context.Context, attempt *v1alpha1.SandboxSnapshot) commitjob.Outcome
+	// OfPod are those that commit a Pod, whatever for.
+	OfPod(ctx context.Context, pod types.UID) ([]batchv1.Job, error)
 }
 
 // Reconciler brings sandboxes to where they are wanted.
@@ -288,6 +292,11 @@ func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1
 	}
 	if seen.attempt != nil && !seen.attemptIsOurs() {
 		if seen.highest, err = r.highestAttempt(ctx, own, sandbox); err != nil {
+			return nil, err
+		}
+	}
+	if status.Phase == v1alpha1.SandboxPausing && pod != nil && !seen.attemptIsOurs() {
+		if seen.astray, err = r.astray(ctx, pod); err != nil {
 			return nil, err
 		}
 	}

@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -373,6 +374,8 @@ func (s *storm) Thaw(_ context.Context, attempt *v1alpha1.SandboxSnapshot) (bool
 }
 
 // Standby is there until it has killed.
+func (s *storm) OfPod(context.Context, types.UID) ([]batchv1.Job, error) { return nil, nil }
+
 func (s *storm) Standby(context.Context, *v1alpha1.SandboxSnapshot) (commitjob.Outcome, error) {
 	switch {
 	case s.crashed:

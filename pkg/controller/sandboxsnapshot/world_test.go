@@ -753,5 +753,5 @@ func (w *world) fail(format string, args ...any) {
 		state = append(state, fmt.Sprintf("Pod %s (%s) %s on %q", pod.Name, pod.UID, pod.Status.Phase, pod.Spec.NodeName))
 	}
 	state = append(state, fmt.Sprintf("frozen %v, slots %v", w.frozen, w.r.slots.held))
-	w.t.Errorf("SEED=%d: %s\nstate:\n  %s\npast:\n  %s", w.seed, fmt.Sprintf(format, args...), strings.Join(state, "\n  "), strings.Join(w.past[max(0, len(w.past)-60):], "\n  "))
+	w.t.Errorf("seed %d: %s\nstate:\n  %s\npast:\n  %s", w.seed, fmt.Sprintf(format, args...), strings.Join(state, "\n  "), strings.Join(w.past[max(0, len(w.past)-60):], "\n  "))
 }

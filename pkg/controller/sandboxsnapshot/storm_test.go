@@ -18,8 +18,6 @@ package sandboxsnapshot
 
 import (
 	"fmt"
-	"os"
-	"strconv"
 	"testing"
 	"time"
 
@@ -28,35 +26,30 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
 
-// stepsOfAWalk is how many things happen before the world calms down.
-const stepsOfAWalk = 100
+// stormSteps is how many things happen in a storm before the world calms down.
+const stormSteps = 50
 
-// TestWalk lets people, nodes, commits and API servers do at random what they may do at any time, lets the controller die
+// FuzzStorm lets people, nodes, commits and API servers do at random what they may do at any time, lets the controller die
 // between any two requests, checks after each step what must never happen, and then that all of it comes to
-// rest. STEPS says how many steps there are in all, SEED repeats one walk.
-func TestWalk(t *testing.T) {
-	steps, first := 20_000, uint64(0)
-	if asked, err := strconv.Atoi(os.Getenv("STEPS")); err == nil {
-		steps = asked
+// rest. STORMS says how many there are: 20000x are a million steps.
+func FuzzStorm(f *testing.F) {
+	seeds := uint64(400)
+	if testing.Short() {
+		seeds = 100
 	}
-	if seed, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64); err == nil {
-		first, steps = seed, stepsOfAWalk
+	for seed := range seeds {
+		f.Add(seed)
 	}
-	ends := map[string]int{}
-	for seed := first; steps > 0; seed, steps = seed+1, steps-stepsOfAWalk {
+	f.Fuzz(func(t *testing.T, seed uint64) {
 		w := newWorld(t, seed)
-		for range stepsOfAWalk {
+		for range stormSteps {
 			w.step()
+			if t.Failed() {
+				return
+			}
 		}
 		w.settle()
-		for _, snapshot := range w.snapshots() {
-			ends[string(snapshot.Status.Phase)+" "+conditionOf(snapshot.Status.Conditions, v1alpha1.ConditionFailed)]++
-		}
-		if t.Failed() {
-			return
-		}
-	}
-	t.Logf("snapshots came to %v", ends)
+	})
 }
 
 // step is one thing that happens.
