@@ -53,6 +53,37 @@ func TestAServerThatIsKilledInTheMiddleOfAPauseGoesOnAfterwards(t *testing.T) {
 	r.sh("demo", checkBigFile)
 }
 
+// A server that is away when a commit ends leaves no Pod frozen, and when it is back nothing that was
+// written meanwhile is lost with the Pod.
+func TestAServerThatIsAwayLeavesNoPodFrozen(t *testing.T) {
+	const thawAfter = 20 * time.Second
+	r := newRoom(t)
+	r.withServerArgs(t, "--thaw-after="+thawAfter.String())
+	args := r.serverArgs(t)
+	r.start("demo")
+	r.sh("demo", bigFile)
+	r.pause("demo")
+	r.awaitFrozen("demo/main")
+	release := r.holdCommit("demo-gen1")
+	r.stopServer(t)
+	release()
+	quickly(t, "its node has thawed the Pod", thawAfter+patience, func(ctx context.Context) (bool, string) {
+		names, err := r.frozen(ctx, r.namespace)
+		return err == nil && len(names) == 0, fmt.Sprintf("frozen: %q, error: %v", names, err)
+	})
+	r.sh("demo", "echo later > /root/later")
+
+	r.startServer(t, args)
+	r.awaitServer(t)
+	paused, _ := r.awaitPaused("demo")
+	if paused.Status.SnapshotAttempts != 2 || paused.Status.SnapshotName != "demo-gen2" {
+		t.Errorf("the sandbox is %s, want a second attempt", describe(paused))
+	}
+	r.resume("demo")
+	r.awaitReady("demo")
+	r.sh("demo", checkBigFile+" && grep later /root/later")
+}
+
 // killServer returns when the server is there again, and everybody has heard of it: kube-apiserver may
 // learn that the old one was gone when the new one answers already.
 func (r *room) killServer() {
