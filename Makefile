@@ -122,7 +122,7 @@ e2e: $(CLUSTER) ## Run the end-to-end tests on the local cluster; starts it and 
 	hack/e2e.sh
 
 .PHONY: bench
-bench: bench-commit bench-verbs bench-scale bench-store ## Measure: all benchmarks, their numbers in .bench
+bench: bench-commit bench-verbs bench-scale bench-store bench-watch ## Measure: all benchmarks, their numbers in .bench
 
 # The commit whose programs are measured beside this checkout's: make bench-commit BASELINE=v1.0
 BASELINE ?=
@@ -144,7 +144,11 @@ bench-scale: build $(CLUSTER) ## Measure what a pause and a resume cost among 10
 
 .PHONY: bench-store
 bench-store: ## Measure what patches of one large sandbox cost the server and its store; beside another build with BASELINE=COMMIT
-	@hack/bench-store.sh
+	@hack/bench-store.sh store
+
+.PHONY: bench-watch
+bench-watch: ## Measure what an event costs those who watched before the server started; beside another build with BASELINE=COMMIT
+	@hack/bench-store.sh watch
 
 .PHONY: e2e-nightly
 e2e-nightly: $(CLUSTER) ## What takes long, many times: trees, writers, hostile content, cycles, 1 GB (needs root; COUNT=… says how many times)

@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Measures what it costs to patch one large sandbox over the embedded etcd. BASELINE=COMMIT has the server of that commit
-# measured beside this checkout's; BENCH_FLAGS are further flags (see test/bench/store).
+# Measures the API over its embedded etcd: what it costs to patch one large sandbox (store), or what an event costs those who
+# watched before the server started (watch). BASELINE=COMMIT has the server of that commit measured beside this checkout's;
+# BENCH_FLAGS are further flags (see test/bench/store and test/bench/watch).
 
 set -o errexit -o nounset -o pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bench=${1:-store}
 beside=()
 if [[ -n ${BASELINE:-} ]]; then
     commit=$(git rev-parse --verify --quiet "${BASELINE}^{commit}") || {
-        echo "make bench-store: BASELINE=${BASELINE} is no commit of this repository" >&2
+        echo "make bench-${bench}: BASELINE=${BASELINE} is no commit of this repository" >&2
         exit 2
     }
     program=${PWD}/bin/bench-store-serve-${commit:0:12}
@@ -29,6 +31,6 @@ if [[ -n ${BASELINE:-} ]]; then
 fi
 
 go build -o bin/bench-store-serve ./test/bench/store/serve
-go build -o bin/bench-store ./test/bench/store
+go build -o "bin/bench-${bench}" "./test/bench/${bench}"
 # shellcheck disable=SC2086
-bin/bench-store --serve "${PWD}/bin/bench-store-serve" "${beside[@]}" ${BENCH_FLAGS:-}
+"bin/bench-${bench}" --serve "${PWD}/bin/bench-store-serve" "${beside[@]}" ${BENCH_FLAGS:-}

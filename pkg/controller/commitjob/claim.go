@@ -102,7 +102,7 @@ func (r *Runner) endEarlier(ctx context.Context, job *batchv1.Job, node string) 
 				return fmt.Errorf("delete Pod %s/%s of an earlier commit: %w", pod.Namespace, pod.Name, errors.Join(ErrNotBegun, err))
 			}
 		}
-		return fmt.Errorf("Pod %s/%s of an earlier commit is about to end; this one comes after it: %w", pod.Namespace, pod.Name, ErrNotBegun)
+		return fmt.Errorf("the Pod %s/%s of an earlier commit is about to end; this one comes after it: %w", pod.Namespace, pod.Name, ErrNotBegun)
 	}
 	return nil
 }
