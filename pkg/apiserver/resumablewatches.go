@@ -21,19 +21,17 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc/metadata"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/storage"
-	"k8s.io/apiserver/pkg/storage/cacher/progress"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/utils/clock"
 )
 
 // resumableWatches makes stores in which a watch can go on from before this process started. The
@@ -64,8 +62,7 @@ func (r resumableWatches) GetRESTOptions(resource schema.GroupResource, example 
 			destroyCached()
 			return nil, nil, fmt.Errorf("connecting to etcd for watches from before the start: %w", err)
 		}
-		store := newResumable(cached, direct)
-		return store, sync.OnceFunc(func() { store.stop(); destroyCached(); destroyDirect() }), nil
+		return &resumable{Interface: cached, direct: direct}, sync.OnceFunc(func() { destroyCached(); destroyDirect() }), nil
 	}
 	return options, nil
 }
@@ -78,28 +75,12 @@ const cacheStartTimeout = 5 * time.Second
 type resumable struct {
 	storage.Interface
 	direct storage.Interface
-	// progress asks etcd how far the watches have come that are read from it.
-	progress *progress.ConditionalProgressRequester
-	stop     func()
+	// resumed counts the watches that were ever read from etcd.
+	resumed atomic.Uint64
 
 	mu sync.Mutex
 	// cachedSince is a version from which on the cache has everything; zero: not known yet.
 	cachedSince uint64
-}
-
-// ownStream has etcd serve the watches that are read from it on a stream of their own: what it says
-// of its progress it says of all watches of one.
-var ownStream = metadata.Pairs("source", "from-before-the-start")
-
-func newResumable(cached, direct storage.Interface) *resumable {
-	stop := make(chan struct{})
-	r := &resumable{
-		Interface: cached, direct: direct,
-		progress: progress.NewConditionalProgressRequester(direct.RequestWatchProgress, clock.RealClock{}, ownStream),
-		stop:     func() { close(stop) },
-	}
-	go r.progress.Run(stop)
-	return r
 }
 
 // Watch serves a watch from the cache, and where the cache begins too late what comes before that

@@ -19,6 +19,8 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"time"
 
 	"google.golang.org/grpc/metadata"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -36,6 +38,9 @@ import (
 // says that a watch has come to a version, it has sent all events up to that (WatchResponse,
 // IsProgressNotify); and the cache, asked for a watch from a version on, sends all events after that,
 // also where it has not come there itself yet.
+//
+// Each is read on a stream of its own, for what etcd says of its progress it says of all watches of a
+// stream: also of one that was begun since it was asked, and has seen nothing yet.
 type resumed struct {
 	store   *resumable
 	ctx     context.Context
@@ -64,18 +69,29 @@ func (w *resumed) ResultChan() <-chan watch.Event { return w.result }
 // Stop ends the watch.
 func (w *resumed) Stop() { w.cancel() }
 
-// past reads from etcd what comes after a version.
-func (w *resumed) past(version string) (watch.Interface, error) {
-	options := w.options
-	options.ResourceVersion, options.ProgressNotify = version, true
-	past, err := w.store.direct.Watch(metadata.NewOutgoingContext(w.ctx, ownStream), w.key, options)
-	if err != nil {
-		return nil, fmt.Errorf("watching from version %s on, which is from before this server started: %w", version, err)
-	}
-	return past, nil
+// past is what comes after a version, as etcd has it.
+type past struct {
+	watch.Interface
+	// ctx is that of its stream. It is not ended while its progress may be asked for, which would open
+	// another stream for nobody.
+	ctx context.Context
+	end context.CancelFunc
 }
 
-func (w *resumed) run(past watch.Interface) {
+func (w *resumed) past(version string) (*past, error) {
+	ownStream := metadata.Pairs("resumed-watch", strconv.FormatUint(w.store.resumed.Add(1), 10))
+	ctx, end := context.WithCancel(metadata.NewOutgoingContext(context.WithoutCancel(w.ctx), ownStream))
+	options := w.options
+	options.ResourceVersion, options.ProgressNotify = version, true
+	began, err := w.store.direct.Watch(ctx, w.key, options)
+	if err != nil {
+		end()
+		return nil, fmt.Errorf("watching from version %s on, which is from before this server started: %w", version, err)
+	}
+	return &past{Interface: began, ctx: ctx, end: end}, nil
+}
+
+func (w *resumed) run(past *past) {
 	defer close(w.result)
 	defer w.cancel()
 	for {
@@ -90,31 +106,43 @@ func (w *resumed) run(past watch.Interface) {
 	}
 }
 
+// askAgain is how often etcd is asked how far a watch has come. It answers one that has come to its end,
+// and looks for what others have to see ten times a second.
+const askAgain = 100 * time.Millisecond
+
 // catchUp passes on what comes from etcd until it has come to a version that etcd has come to itself,
 // and returns that; nothing where the watch has ended.
-func (w *resumed) catchUp(past watch.Interface) (version string) {
+func (w *resumed) catchUp(past *past) (version string) {
+	defer past.end()
 	defer past.Stop()
-	// An older one may say so before it has sent all.
-	// https://github.com/etcd-io/etcd/issues/15220
-	if etcdfeature.DefaultFeatureSupportChecker.Supports(storage.RequestWatchProgress) {
-		w.store.progress.Add()
-		defer w.store.progress.Remove()
-	}
-	for e := range past.ResultChan() {
-		if e.Type != watch.Bookmark {
-			if !w.send(e) {
+	ask := time.NewTicker(askAgain)
+	defer ask.Stop()
+	for {
+		select {
+		case <-w.ctx.Done():
+			return ""
+		case <-ask.C:
+			// An older etcd may answer before it has sent all: there the watch waits until it says so unasked.
+			// https://github.com/etcd-io/etcd/issues/15220
+			if etcdfeature.DefaultFeatureSupportChecker.Supports(storage.RequestWatchProgress) {
+				w.askProgress(past)
+			}
+		case e, open := <-past.ResultChan():
+			if !open || (e.Type != watch.Bookmark || w.options.Predicate.AllowWatchBookmarks) && !w.send(e) {
 				return ""
 			}
-			continue
-		}
-		if w.options.Predicate.AllowWatchBookmarks && !w.send(e) {
-			return ""
-		}
-		if at, err := meta.Accessor(e.Object); err == nil {
-			return at.GetResourceVersion()
+			if at, err := meta.Accessor(e.Object); e.Type == watch.Bookmark && err == nil {
+				return at.GetResourceVersion()
+			}
 		}
 	}
-	return ""
+}
+
+// askProgress is no failure where it fails: it is asked again in a moment.
+func (w *resumed) askProgress(past *past) {
+	ctx, cancel := context.WithTimeout(past.ctx, askAgain)
+	defer cancel()
+	_ = w.store.direct.RequestWatchProgress(ctx)
 }
 
 // goOn passes on what the cache has after a version. It is false where the cache does not have that: it

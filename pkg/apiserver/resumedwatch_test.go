@@ -23,11 +23,13 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/metadata"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -117,10 +119,15 @@ func (h *history) restart() *resumable {
 // counted counts its watches that have not ended.
 type counted struct {
 	storage.Interface
-	open atomic.Int32
+	open    atomic.Int32
+	streams sync.Map // of whom there may be one watch each
 }
 
 func (c *counted) Watch(ctx context.Context, key string, options storage.ListOptions) (watch.Interface, error) {
+	stream, _ := metadata.FromOutgoingContext(ctx)
+	if _, shared := c.streams.LoadOrStore(fmt.Sprint(stream), true); shared {
+		return nil, fmt.Errorf("two watches share the stream %v, and one takes for its own what etcd says of the other's progress", stream)
+	}
 	w, err := c.Interface.Watch(ctx, key, options)
 	if err == nil {
 		c.open.Add(1)
