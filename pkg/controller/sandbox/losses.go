@@ -133,7 +133,7 @@ func (o *observed) failed() action {
 		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonRunning, "the sandbox is not paused")
 	case o.wants(v1alpha1.DesiredStateRunning) && next.SnapshotName != "" && o.fromIsThere():
 		next.resuming()
-	case o.badSource() && (o.from == nil || o.from.Status.Phase != v1alpha1.SnapshotFailed):
+	case badSource(o.sandbox) && (o.from == nil || o.from.Status.Phase != v1alpha1.SnapshotFailed):
 		// Another one is named now, or it was made anew.
 		next.Phase = v1alpha1.SandboxPending
 		next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonPending, "the sandbox is started from what it names now")
@@ -143,7 +143,7 @@ func (o *observed) failed() action {
 }
 
 // badSource says whether the sandbox is Failed because of the snapshot that it was to start from.
-func (o *observed) badSource() bool {
-	ready := meta.FindStatusCondition(o.sandbox.Status.Conditions, v1alpha1.ConditionReady)
-	return o.sandbox.Status.SnapshotName == "" && ready != nil && ready.Reason == v1alpha1.ReasonSnapshotNotReady
+func badSource(sandbox *v1alpha1.Sandbox) bool {
+	ready := meta.FindStatusCondition(sandbox.Status.Conditions, v1alpha1.ConditionReady)
+	return sandbox.Status.SnapshotName == "" && ready != nil && ready.Reason == v1alpha1.ReasonSnapshotNotReady
 }

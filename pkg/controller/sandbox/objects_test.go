@@ -99,7 +99,7 @@ var (
 	lostDataBy    = says(v1alpha1.ConditionDataLost, metav1.ConditionTrue, v1alpha1.ReasonPodLost)
 	adoptedBefore = says(v1alpha1.ConditionPodAdopted, metav1.ConditionTrue, v1alpha1.ReasonPodAdopted)
 	withdrawn     = says(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonWithdrawing)
-	badSource     = says(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonSnapshotNotReady)
+	ofBadSource   = says(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonSnapshotNotReady)
 	failedPause   = says(v1alpha1.ConditionPaused, metav1.ConditionFalse, v1alpha1.ReasonRegistryUnavailable)
 )
 

@@ -215,7 +215,13 @@ func (r *Reconciler) rest(ctx context.Context, sandbox *v1alpha1.Sandbox, after 
 	switch sandbox.Status.Phase {
 	case v1alpha1.SandboxRunning:
 		return ctrl.Result{RequeueAfter: after}, nil
-	case v1alpha1.SandboxPaused, v1alpha1.SandboxFailed:
+	case v1alpha1.SandboxPaused:
+		return ctrl.Result{}, nil
+	case v1alpha1.SandboxFailed:
+		if badSource(sandbox) {
+			// Nobody waits for a snapshot that has failed, so no event tells of another one of its name.
+			return ctrl.Result{RequeueAfter: backstop}, nil
+		}
 		return ctrl.Result{}, nil
 	}
 	switch paused := meta.FindStatusCondition(sandbox.Status.Conditions, v1alpha1.ConditionPaused); {

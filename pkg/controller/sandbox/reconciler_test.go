@@ -463,6 +463,25 @@ func TestANameThatIsTaken(t *testing.T) {
 	}
 }
 
+// A snapshot that has failed is nobody's to wait for; another one of its name is seen all the same.
+func TestASourceThatFailedAndIsMadeAnew(t *testing.T) {
+	base := func(phase v1alpha1.SandboxSnapshotPhase) *v1alpha1.SandboxSnapshot {
+		return snapshotIn(phase, func(s *v1alpha1.SandboxSnapshot) { s.Name, s.Spec.Pause = "base", nil })
+	}
+	f := newFixture(t, sandboxIn(v1alpha1.SandboxPending, restoresFrom("base")), base(v1alpha1.SnapshotFailed))
+	if result := f.visits("Failed Ready=False/SnapshotNotReady Paused=False/SnapshotNotReady"); result.RequeueAfter != backstop {
+		t.Errorf("is looked at again after %s", result.RequeueAfter)
+	}
+	if err := f.own.Delete(t.Context(), base("")); err != nil {
+		t.Fatal(err)
+	}
+	f.visits("Pending Ready=False/SnapshotNotFound Paused=False/Pending")
+	if err := f.own.Create(t.Context(), base(v1alpha1.SnapshotSucceed)); err != nil {
+		t.Fatal(err)
+	}
+	f.visits("Pending Ready=False/Pending Paused=False/Pending pod=demo saved=base")
+}
+
 // Snapshots of an earlier sandbox of the name, orphaned or restored, may have any number of the names.
 func TestManyNamesThatAreTaken(t *testing.T) {
 	objects := []client.Object{sandboxIn(v1alpha1.SandboxPausing, wantsPaused, onPod, attempts(1)), podOf()}

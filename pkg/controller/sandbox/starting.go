@@ -126,6 +126,9 @@ func (o *observed) restoring(next *nextStatus) action {
 		next.pausedOn(name)
 	default:
 		next.SnapshotName = name
+		if said := o.readyReason(); said == v1alpha1.ReasonSnapshotNotFound || said == v1alpha1.ReasonSnapshotNotReady {
+			next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonPending, "the Pod is being made from snapshot %s", name)
+		}
 	}
 	return o.write(next, nil)
 }
