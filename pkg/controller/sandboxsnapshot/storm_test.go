@@ -111,15 +111,12 @@ func (w *world) atRest() bool {
 			return false
 		}
 	}
-	return len(w.frozen) == 0 || !w.calmed
+	return len(w.frozen) == 0 && len(w.r.slots.held) == 0 && len(w.r.slots.queue.tickets) == 0
 }
 
 func (w *world) rested() {
-	for pod := range w.frozen {
-		w.fail("rests with Pod %s frozen", pod)
-	}
-	if len(w.r.slots.held) > 0 || w.r.slots.total != 0 || len(w.r.slots.queue.tickets) > 0 {
-		w.fail("rests with the slots %v, and %d in the queue", w.r.slots.held, len(w.r.slots.queue.tickets))
+	if w.r.slots.total != 0 || len(w.r.slots.onNode) > 0 || len(w.r.slots.ofPod) > 0 {
+		w.fail("rests, and counts %d slots, %v, %v", w.r.slots.total, w.r.slots.onNode, w.r.slots.ofPod)
 	}
 	if len(w.r.memory.of) > 0 {
 		w.fail("rests and remembers %v", w.r.memory.of)

@@ -312,6 +312,9 @@ func (w *world) keys() []client.ObjectKey {
 			keys = append(keys, key) // its deletion was an event
 		}
 	}
+	for key := range w.r.slots.queue.tickets {
+		keys = append(keys, key)
+	}
 	for key := range w.r.memory.of {
 		keys = append(keys, key)
 	}
