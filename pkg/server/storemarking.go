@@ -144,11 +144,7 @@ func (s *storeIdentity) follow(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastMark)
-			defer cancel()
-			if err := s.look(last, func(int64) bool { return true }); err != nil {
-				klog.ErrorS(err, "The store was not marked at the end")
-			}
+			s.markTheEnd(context.WithoutCancel(ctx))
 			return
 		case <-ticker.C():
 		}
@@ -162,6 +158,14 @@ func (s *storeIdentity) follow(ctx context.Context) {
 		case err != nil && ctx.Err() == nil:
 			klog.ErrorS(err, "The store cannot be marked; trying again")
 		}
+	}
+}
+
+func (s *storeIdentity) markTheEnd(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lastMark)
+	defer cancel()
+	if err := s.look(ctx, func(int64) bool { return true }); err != nil {
+		klog.ErrorS(err, "The store was not marked at the end")
 	}
 }
 

@@ -39,11 +39,11 @@ type database struct {
 	defragmented     int
 }
 
-func (d *database) Path() string                 { return d.path }
-func (d *database) Sizes() (int64, int64)        { return d.size, d.inUse + d.history }
-func (d *database) Revision() int64              { return d.revision }
-func (d *database) Alarmed() bool                { return d.alarmed }
-func (d *database) Disarm(context.Context) error { d.alarmed = false; return d.Touch(nil) }
+func (d *database) Path() string                     { return d.path }
+func (d *database) Sizes() (int64, int64)            { return d.size, d.inUse + d.history }
+func (d *database) Revision() int64                  { return d.revision }
+func (d *database) Alarmed() bool                    { return d.alarmed }
+func (d *database) Disarm(ctx context.Context) error { d.alarmed = false; return d.Touch(ctx) }
 func (d *database) Defragment() error {
 	d.defragmented++
 	d.history -= d.pending

@@ -154,7 +154,7 @@ func (b *bench) profile(served *served, what, name string) error {
 func largeSandbox() io.Reader {
 	var env []string
 	for i := range templateEnv {
-		env = append(env, fmt.Sprintf(`{"name":"VARIABLE_%04d","value":"%s"}`, i, strings.Repeat("x", 30)))
+		env = append(env, fmt.Sprintf(`{"name":"VARIABLE_%04d","value":%q}`, i, strings.Repeat("x", 30)))
 	}
 	return strings.NewReader(`{"apiVersion":"lifecycle.opensandbox.io/v1alpha1","kind":"Sandbox","metadata":{"name":"large"},` +
 		`"spec":{"template":{"spec":{"containers":[{"name":"main","image":"registry.example.com/image","env":[` + strings.Join(env, ",") + `]}]}}}}`)

@@ -58,7 +58,7 @@ func main() {
 }
 
 func serve(ctx context.Context, dataDir string) error {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
