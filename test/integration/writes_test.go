@@ -140,7 +140,7 @@ func newWorkshop(f *fixture) *workshop {
 	f.must(err)
 	jobs := &commitjob.Runner{
 		Config: commitjob.Config{Namespace: "sandbox-system", Image: "image-committer", Timeout: time.Minute},
-		Client: w.host, Live: w.host,
+		Client: w.host, Live: w.host, Clock: clock.RealClock{},
 	}
 	w.ofSnapshots = &snapshotcontroller.Reconciler{
 		Client: own, Live: own, HostLive: w.host, Jobs: jobs, Images: images,
