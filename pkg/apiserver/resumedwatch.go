@@ -54,12 +54,12 @@ type resumed struct {
 func (r *resumable) resume(ctx context.Context, key string, options storage.ListOptions) (watch.Interface, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	w := &resumed{store: r, ctx: ctx, cancel: cancel, key: key, options: options, result: make(chan watch.Event)}
-	past, err := w.past(options.ResourceVersion)
+	past, err := w.past(options.ResourceVersion) //nolint:contextcheck // its context outlives the request's by an instant
 	if err != nil {
 		cancel()
 		return nil, err
 	}
-	go w.run(past)
+	go w.run(past) //nolint:contextcheck // the same
 	return w, nil
 }
 

@@ -246,7 +246,7 @@ func (h *history) told(e watch.Event) string {
 	sandbox, is := e.Object.(*lifecycle.Sandbox)
 	if !is {
 		if cached, is := e.Object.(runtime.CacheableObject); is {
-			sandbox, is = cached.GetObject().(*lifecycle.Sandbox)
+			sandbox, _ = cached.GetObject().(*lifecycle.Sandbox)
 		}
 	}
 	if sandbox == nil {
@@ -273,7 +273,10 @@ func (h *history) next(w watch.Interface) *watch.Event {
 // ends waits until a watch has ended, and nothing is read from etcd for it any more.
 func (h *history) ends(w watch.Interface) {
 	h.Helper()
-	for h.next(w) != nil {
+	for {
+		if h.next(w) == nil {
+			return
+		}
 	}
 }
 
