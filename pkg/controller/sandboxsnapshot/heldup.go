@@ -146,7 +146,7 @@ func (m *memory) get(key client.ObjectKey) troubles {
 	return m.of[key]
 }
 
-func (m *memory) note(key client.ObjectKey, now time.Time, new *trouble) troubles {
+func (m *memory) note(key client.ObjectKey, now time.Time, met *trouble) troubles {
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
 	if m.of == nil {
@@ -157,9 +157,9 @@ func (m *memory) note(key client.ObjectKey, now time.Time, new *trouble) trouble
 		past.since = now
 	}
 	past.tries++
-	past.last = new.err.Error()
-	past.until = now.Add(min(answer.Wait(new.err, past.tries), longestWait))
-	if new.creating() && answer.OfCreate(new.err) == answer.Passing {
+	past.last = met.err.Error()
+	past.until = now.Add(min(answer.Wait(met.err, past.tries), longestWait))
+	if met.creating() && answer.OfCreate(met.err) == answer.Passing {
 		past.created = now
 	}
 	m.of[key] = past

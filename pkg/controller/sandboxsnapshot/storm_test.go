@@ -17,6 +17,7 @@ limitations under the License.
 package sandboxsnapshot
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -170,7 +171,7 @@ func (w *world) visitOf(key client.ObjectKey) {
 	}
 	defer func() {
 		if died := recover(); died != nil {
-			if died != errDied {
+			if err, is := died.(error); !is || !errors.Is(err, errDied) {
 				panic(died)
 			}
 			w.note("controller: dies in its visit of %s", key.Name)
