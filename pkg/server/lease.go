@@ -178,7 +178,7 @@ func (l *lease) lead(ctx context.Context, work func(context.Context) error) erro
 	if lost {
 		klog.InfoS("The lease of the controllers is lost; they end, and the API goes on", "lease", l.lock.Describe())
 	}
-	err, ended := l.drained(worked, tooLong)
+	ended, err := l.drained(worked, tooLong)
 	if !ended {
 		return fmt.Errorf("the controllers had not ended after %s; their lease runs out by itself", l.drain)
 	}
@@ -190,16 +190,16 @@ func (l *lease) lead(ctx context.Context, work func(context.Context) error) erro
 }
 
 // drained waits for the work to end, and says so where that takes long. Nothing is begun meanwhile.
-func (l *lease) drained(worked <-chan error, tooLong <-chan struct{}) (err error, ended bool) {
+func (l *lease) drained(worked <-chan error, tooLong <-chan struct{}) (ended bool, err error) {
 	for {
 		late := time.NewTimer(time.Minute)
 		select {
 		case err = <-worked:
 			late.Stop()
-			return err, true
+			return true, err
 		case <-tooLong:
 			late.Stop()
-			return nil, false
+			return false, nil
 		case <-late.C:
 			klog.InfoS("The controllers have been told to end a minute ago, and have not; no others are begun before they have")
 		}

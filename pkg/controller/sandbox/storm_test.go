@@ -284,7 +284,7 @@ func (s *storm) check() {
 	switch {
 	case s.frozen && s.stored.pod != nil && status.Phase != v1alpha1.SandboxPausing:
 		s.fail("containers are frozen, and nothing is being committed")
-	case paused != (status.Phase == v1alpha1.SandboxPaused) && !(status.Phase == v1alpha1.SandboxPaused && s.reason(v1alpha1.ConditionPaused) == v1alpha1.ReasonFilesLost):
+	case paused && status.Phase != v1alpha1.SandboxPaused, !paused && status.Phase == v1alpha1.SandboxPaused && s.reason(v1alpha1.ConditionPaused) != v1alpha1.ReasonFilesLost:
 		s.fail("the condition Paused and the phase disagree")
 	case paused && status.PodName != "":
 		s.fail("Paused, and has a Pod")
@@ -355,7 +355,7 @@ func (s *storm) askRegistry(name string) {
 	switch {
 	case s.chance(4):
 		says = notInRegistry
-	case s.chance(4):
+	case s.chance(3):
 		says = registryUnknown
 	}
 	s.changeSnapshot(name, says)

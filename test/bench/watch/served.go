@@ -55,7 +55,7 @@ func measure(ctx context.Context, program, dir string) (s sample, err error) {
 	if err == nil {
 		err = first.write(ctx, 1) // so that what there is now was not there then
 	}
-	if err = errors.Join(err, first.stop()); err != nil {
+	if err := errors.Join(err, first.stop()); err != nil {
 		return s, err
 	}
 	for _, of := range []struct {
