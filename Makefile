@@ -12,6 +12,11 @@ export GOFLAGS := $(strip $(shell go env GOFLAGS) -trimpath)
 # The local cluster: a directory with everything that it is.
 CLUSTER_DIR ?= .cluster
 CLUSTER := $(CLUSTER_DIR)/bin/cluster
+# Another Kubernetes than the newest that is supported: make cluster-up KUBERNETES=1.35
+KUBERNETES ?=
+export KUBERNETES
+# The oldest, as the server has it.
+OLDEST_KUBERNETES = $(shell sed -n 's/^const OldestKubernetes = "\(.*\)"$$/\1/p' pkg/server/hostcluster.go)
 
 # Images. REGISTRY counts only on make's command line: .cluster/cluster.env sets a variable of that name, the registry of
 # the local cluster. PLATFORMS is what `make push` builds for.
@@ -39,7 +44,7 @@ demo: ## Pause and resume a sandbox on a real node: cluster, server, proof. Leav
 	@hack/demo.sh
 
 .PHONY: cluster-up
-cluster-up: $(CLUSTER) ## Build what is missing and start the local cluster (needs root)
+cluster-up: $(CLUSTER) ## Build what is missing and start the local cluster (needs root; KUBERNETES=1.35 for the oldest that is supported)
 	@$(CLUSTER) up --dir $(CLUSTER_DIR)
 
 .PHONY: cluster-status
@@ -151,11 +156,19 @@ bench-watch: ## Measure what an event costs those who watched before the server 
 	@hack/bench-store.sh watch
 
 .PHONY: e2e-nightly
-e2e-nightly: $(CLUSTER) ## What takes long, many times: trees, writers, hostile content, cycles, 1 GB (needs root; COUNT=… says how many times)
+e2e-nightly: $(CLUSTER) ## What takes long, many times: trees, writers, hostile content, cycles, 1 GB, and the oldest Kubernetes (needs root; COUNT=… says how many times)
 	NIGHTLY=true SEEDS=500 go test $(TEST_FLAGS) -count=1 -timeout 60m ./pkg/committer/...
 	FUZZTIME=1x STORMS=20000x hack/fuzz.sh
 	NIGHTLY=true go test $(TEST_FLAGS) -count=1 -timeout 20m ./test/integration/ -run ^TestEightClientsPatchTheLargestObject$$
 	NIGHTLY=true E2E_FLAGS="-run ^(TestRandomTrees|TestRandomTreesOfAWholePod|TestWhatOthersWroteIntoACommittedContainerIsThereAfterResume|TestResumeCache|TestWhatAnObserverWasToldIsThereAfterResume|TestAHostileContainerIsCommitted|TestManyCyclesStaySmallAndLoseNothing|TestAFreezeIsShortHoweverMuchThereIs|TestBtrfs)$$ -timeout 90m $(E2E_FLAGS)" hack/e2e.sh
+	$(MAKE) e2e-oldest
+
+# What depends on Kubernetes itself: its admission, its kubelet, its garbage collector, its events.
+OLDEST_TESTS := TestFilesSurviveThreePauses|TestEveryContainerOfAPodIsKept|TestNativeSidecars|TestNobodyRunsBetweenTheFreezeAndTheEnd|TestAPauseEndsWithoutItsKill|TestPoliciesOfTheServersNamespace|TestAPolicyForbidsPausesByNameAndByTheLabelOfTheNamespace|TestAPolicyWithParametersForbidsPauses|TestTheExamplePolicyJudgesThePerson|TestFiftyCreatesRaceForTheFivePlacesOfAQuota|TestANamespaceWithSandboxesCanBeDeleted|TestAPodThatItsNodeDoesNotTakeWaitsAndSaysWhy|TestAnEvictionIsToldWithItsCause|TestTheRolesThatAreInstalledAllowWhatTheyPromise|TestAReportOfVeryManyContainersComesThroughTheLog|TestASnapshotOfARunningSandboxDoesNotStopIt|TestKubectlShowsAPauseAndAResume|TestAServerThatIsKilledInTheMiddleOfAPauseGoesOnAfterwards|TestAPauseOutlivesTheKubeApiserver|TestARegistryThatWantsCredentials
+
+.PHONY: e2e-oldest
+e2e-oldest: $(CLUSTER) ## A part of the end-to-end tests, on the oldest Kubernetes that is supported (needs root)
+	KUBERNETES=$(OLDEST_KUBERNETES) E2E_FLAGS="-run ^($(OLDEST_TESTS))$$ $(E2E_FLAGS)" hack/e2e.sh
 
 .PHONY: test
 test: $(CLUSTER) ## Everything: lint, verify-generate, unit, fuzz, integration, e2e on a cluster of its own (needs root)

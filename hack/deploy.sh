@@ -30,6 +30,7 @@ for a cluster of your own:
   IMAGE_PULL_SECRET           Secret in sandbox-system for pulling the images of the server itself
   CONTAINERD_SOCKET           socket of containerd on the nodes (default /run/containerd/containerd.sock)
   CONTAINERD_ROOT             root directory of containerd on the nodes (default /var/lib/containerd)
+  ANY_KUBERNETES              "true": install on a Kubernetes that is older than what is supported, too
   EXTRA_ARGS                  further flags of the server, separated by spaces'
 
 namespace=sandbox-system
@@ -162,8 +163,21 @@ write_kustomization() {
     } >"${out}/kustomization.yaml"
 }
 
+# Ends where the cluster's Kubernetes is older than what the server supports, before anything of it is there: an API that is
+# registered and does not work keeps every namespace from being deleted.
+check_kubernetes() {
+    local oldest version
+    oldest=$(sed -n 's/^const OldestKubernetes = "\(.*\)"$/\1/p' pkg/server/hostcluster.go)
+    version=$("${kubectl[@]}" get --raw /version | sed -n 's/.*"gitVersion": *"v\([0-9]*\.[0-9]*\)\..*/\1/p')
+    [[ -n ${version} && $(printf '%s\n' "${oldest}" "${version}" | sort --version-sort | head -n 1) != "${oldest}" ]] || return 0
+    [[ ${ANY_KUBERNETES:-} != true ]] ||
+        { say "deploy: this cluster is Kubernetes ${version}; ${oldest} is the oldest that the server supports. Installing nevertheless."; return 0; }
+    die "this cluster is Kubernetes ${version}, and the server supports ${oldest} and later (docs/install.md#kubernetes). Upgrade the cluster; ANY_KUBERNETES=true installs nevertheless"
+}
+
 apply() {
     choose_cluster
+    check_kubernetes
     find_images
     write_kustomization
     "${kubectl[@]}" apply -k "${out}" | { grep -v ' unchanged$' || true; } >&2

@@ -18,6 +18,7 @@ package main
 
 import (
 	"os"
+	"strings"
 	"testing"
 
 	"golang.org/x/mod/modfile"
@@ -62,6 +63,61 @@ func TestTheClientsShareTheServersVersions(t *testing.T) {
 	}
 	if required[ours+"apis"] == "" || required[ours+"apis"] != required[ours+"generated"] {
 		t.Errorf("go.mod names apis %q and generated %q: both are tagged as the server is", required[ours+"apis"], required[ours+"generated"])
+	}
+}
+
+// All of Kubernetes in a file of another one is of the same version: with one module of go.mod's left in, it would be
+// tried with what it never ran with.
+func TestAnotherKubernetesIsOfOneVersion(t *testing.T) {
+	others := otherVersions(".")
+	if len(others) == 0 {
+		t.Error("there is no other Kubernetes to choose, and so nothing to try the oldest with")
+	}
+	for _, other := range others {
+		content, err := os.ReadFile("kubernetes-" + other + ".mod")
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, err := modfile.Parse("go.mod", content, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		staged := 0
+		for _, r := range file.Replace {
+			if !strings.HasPrefix(r.Old.Path, "k8s.io/") {
+				continue
+			}
+			staged++
+			if want := "v0." + strings.TrimPrefix(other, "1.") + "."; !strings.HasPrefix(r.New.Version, want) {
+				t.Errorf("kubernetes-%s.mod has %s %s, want %s…", other, r.New.Path, r.New.Version, want)
+			}
+		}
+		if staged < 25 {
+			t.Errorf("kubernetes-%s.mod replaces only %d staging modules", other, staged)
+		}
+	}
+}
+
+func TestAClusterKeepsItsKubernetes(t *testing.T) {
+	l := layout{dir: t.TempDir(), source: ".", bin: "/bin"}
+	if _, err := chooseKubernetes(l, "1.2"); err == nil || !strings.Contains(err.Error(), "1.35") {
+		t.Errorf("for one that cannot be built: %v, want those that can", err)
+	}
+	chosen, err := chooseKubernetes(l, "1.35")
+	if err != nil || chosen.exe("kubelet") != "/bin/kubernetes-1.35/kubelet" || chosen.exe("kubectl") != "/bin/kubectl" || chosen.exe("containerd") != "/bin/containerd" {
+		t.Fatalf("%v: kubelet %s, kubectl %s, containerd %s", err, chosen.exe("kubelet"), chosen.exe("kubectl"), chosen.exe("containerd"))
+	}
+	if err := os.WriteFile(l.chosenFile(), []byte("1.35"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := chooseKubernetes(l, ""); err != nil || again.kubernetes != "1.35" {
+		t.Errorf("a cluster of 1.35 that is up is taken for %q: %v", again.kubernetes, err)
+	}
+	if err := os.WriteFile(l.chosenFile(), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := chooseKubernetes(l, "1.35"); err == nil {
+		t.Error("a cluster that is up became one of another Kubernetes")
 	}
 }
 
