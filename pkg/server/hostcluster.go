@@ -65,6 +65,8 @@ type hostCluster struct {
 	reached chan struct{}
 	// serves has a channel for each optional resource, closed when it is served.
 	serves map[string]chan struct{}
+	// synced says of an optional resource that is served whether the server has read it. Set before the server serves.
+	synced map[string]func() bool
 
 	mutex sync.Mutex
 	// waiting says for what; empty when nothing is waited for.
@@ -93,6 +95,7 @@ func newHostCluster(client discovery.DiscoveryInterface, optional ...string) *ho
 		clock:    clock.RealClock{},
 		reached:  make(chan struct{}),
 		serves:   map[string]chan struct{}{},
+		synced:   map[string]func() bool{},
 		waiting:  "the kube-apiserver has not been asked yet",
 	}
 	for _, resource := range optional {
@@ -212,7 +215,7 @@ func (h *hostCluster) found(facts hostFacts) (all bool) {
 			klog.InfoS("WARNING: " + old)
 		}
 		if len(missing) > 0 {
-			klog.InfoS("This Kubernetes has not got every kind of admission policies: there can be none of them, and nothing waits for them", "missing", sets.List(missing))
+			klog.InfoS("This Kubernetes does not serve every kind of admission policies in v1; none of these are heeded, and nothing waits for them", "missing", sets.List(missing))
 		}
 		close(h.reached)
 	}

@@ -27,6 +27,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	apimachineryversion "k8s.io/apimachinery/pkg/version"
@@ -36,6 +37,7 @@ import (
 	fakediscovery "k8s.io/client-go/discovery/fake"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	k8stesting "k8s.io/client-go/testing"
 )
 
 var (
@@ -230,6 +232,25 @@ func TestPoliciesThatTheClusterHasNotAreNotWaitedFor(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAServerThatMayNotReadPoliciesSaysSo: an image that is newer than the ClusterRole it was installed with.
+// https://github.com/carvel-dev/kapp-controller/issues/1841
+func TestAServerThatMayNotReadPoliciesSaysSo(t *testing.T) {
+	kube := fake.NewClientset()
+	kube.PrependReactor("list", mutatingPolicies, func(k8stesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: mutatingPolicies}, "", errors.New("no rule"))
+	})
+	host := newScriptedHost()
+	factory := newHostInformers(informers.NewSharedInformerFactory(kube, 0), kube, host.hostCluster)
+	factory.Admissionregistration().V1().MutatingAdmissionPolicies().Informer()
+	host.found(kube136)
+	factory.Start(t.Context().Done())
+	plugin, _ := leaveOutUnserved(host.hostCluster)(mutatingOnly{brokenPolicies{admission.NewHandler(admission.Create)}}, mutatingpolicy.PluginName).(admission.MutationInterface)
+	await(t, "a refusal that names the right that is missing", func() bool {
+		err := plugin.Admit(t.Context(), nil, nil)
+		return apierrors.IsServiceUnavailable(err) && strings.Contains(err.Error(), "list and watch")
+	})
 }
 
 func TestReadinessWaitsForWhatTheClusterServes(t *testing.T) {

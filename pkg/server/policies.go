@@ -37,7 +37,7 @@ import (
 
 // The plugins of admission policies watch resources that not every supported Kubernetes serves. Such a watch never
 // succeeds: the server would never be ready, and answer every write with 403. A cluster that has no such resource has no
-// such policies either, so the plugin is left out for as long as that is so.
+// such policies of v1 either, so the plugin is left out for as long as that is so.
 
 // Resources of the plugins: of policies, and of what binds them.
 const (
@@ -81,6 +81,16 @@ func (s ifServed) skips() (bool, error) {
 	return s.host.lacks(s.resource), nil
 }
 
+// explained is the answer of a plugin. One that has not read its policies forbids everything, as if somebody had
+// decided so, and names neither what is missing nor who can mend it.
+func (s ifServed) explained(err error) error {
+	if synced := s.host.synced[s.resource]; err == nil || synced == nil || synced() {
+		return err
+	}
+	return apierrors.NewServiceUnavailable(fmt.Sprintf(
+		"the server has not read the %s of the cluster yet; if that lasts, it may not: its ClusterRole needs list and watch on them, and on their bindings (%v)", s.resource, err))
+}
+
 type mutatingIfServed struct {
 	admission.MutationInterface
 	ifServed
@@ -91,7 +101,7 @@ func (p mutatingIfServed) Admit(ctx context.Context, a admission.Attributes, o a
 	if skip, err := p.skips(); skip || err != nil {
 		return err
 	}
-	return p.MutationInterface.Admit(ctx, a, o)
+	return p.explained(p.MutationInterface.Admit(ctx, a, o))
 }
 
 type validatingIfServed struct {
@@ -104,7 +114,7 @@ func (p validatingIfServed) Validate(ctx context.Context, a admission.Attributes
 	if skip, err := p.skips(); skip || err != nil {
 		return err
 	}
-	return p.ValidationInterface.Validate(ctx, a, o)
+	return p.explained(p.ValidationInterface.Validate(ctx, a, o))
 }
 
 // hostInformers are the informers of the server's own plugins: started when the kube-apiserver answers, those of
@@ -120,7 +130,18 @@ type hostInformers struct {
 func newHostInformers(all informers.SharedInformerFactory, client kubernetes.Interface, host *hostCluster) hostInformers {
 	policies := map[string]informers.SharedInformerFactory{}
 	for _, resource := range policyResources {
-		policies[resource] = informers.NewSharedInformerFactory(client, 0)
+		factory := informers.NewSharedInformerFactory(client, 0)
+		policies[resource] = factory
+		host.synced[resource] = func() bool {
+			over := make(chan struct{})
+			close(over)
+			for _, synced := range factory.WaitForCacheSync(over) {
+				if !synced {
+					return false
+				}
+			}
+			return true
+		}
 	}
 	return hostInformers{all, host, policies, make(chan struct{})}
 }

@@ -25,14 +25,17 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+	aggregator "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	lifecycle "github.com/opensandbox-io/sandbox-apiserver/generated/clientset/versioned"
@@ -174,3 +177,63 @@ func (c *cluster) serverLogOnNode(t *testing.T) string {
 	}
 	return string(log)
 }
+
+// TestANamespaceGoesOnceTheRegistrationOfAnAbsentServerIsDeleted does what docs/install.md tells an administrator whose
+// server is away for long. It is not parallel: no namespace can be deleted meanwhile.
+func TestANamespaceGoesOnceTheRegistrationOfAnAbsentServerIsDeleted(t *testing.T) {
+	r := newRoom(t)
+	running := r.start("demo")
+	registrations := aggregator.NewForConfigOrDie(r.config).ApiregistrationV1().APIServices()
+	registration, err := registrations.Get(t.Context(), apiServiceName, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	registration.ObjectMeta = metav1.ObjectMeta{Name: registration.Name, Labels: registration.Labels, Annotations: registration.Annotations}
+	args := r.serverArgs(t)
+	restored := false
+	restore := func() {
+		if restored {
+			return
+		}
+		restored = true
+		if _, err := registrations.Create(context.Background(), registration, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+			t.Errorf("register the API again: %v", err)
+		}
+		r.startServer(t, args)
+		r.awaitServer(t)
+	}
+	t.Cleanup(restore)
+
+	r.stopServer(t)
+	namespaces := r.kube.CoreV1().Namespaces()
+	other := r.namespace + "-other"
+	if _, err := namespaces.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: other}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := namespaces.Delete(t.Context(), other, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the namespace says what keeps it", patience, func(ctx context.Context) (bool, string) {
+		namespace, err := namespaces.Get(ctx, other, metav1.GetOptions{})
+		if err != nil {
+			return false, err.Error()
+		}
+		return slices.ContainsFunc(namespace.Status.Conditions, func(condition corev1.NamespaceCondition) bool {
+			return condition.Type == corev1.NamespaceDeletionDiscoveryFailure && condition.Status == corev1.ConditionTrue
+		}), inYAML(namespace.Status)
+	})
+	if err := registrations.Delete(t.Context(), apiServiceName, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the namespace goes", patience, func(ctx context.Context) (bool, string) {
+		_, err := namespaces.Get(ctx, other, metav1.GetOptions{})
+		return apierrors.IsNotFound(err), fmt.Sprint(err)
+	})
+	restore()
+	if now := r.get("demo"); now.UID != running.UID || now.Status.PodUID != running.Status.PodUID || now.Status.Phase != v1alpha1.SandboxRunning {
+		t.Errorf("with its registration back the sandbox is %s", describe(now))
+	}
+}
+
+// apiServiceName is the registration of the API.
+const apiServiceName = "v1alpha1.lifecycle.opensandbox.io"

@@ -99,6 +99,16 @@ func (h *awayHost) arrive() {
 	h.server.Start()
 }
 
+// hang has connections accepted, and nothing answered.
+func (h *awayHost) hang() (end func()) {
+	h.t.Helper()
+	listener, err := net.Listen("tcp", h.address)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return func() { _ = listener.Close() }
+}
+
 // leave has every connection end, and refuses others.
 func (h *awayHost) leave() {
 	h.mutex.Lock()

@@ -137,8 +137,27 @@ func TestAServerStartsBeforeItsKubeApiserver(t *testing.T) {
 	host.awaitPod(f, "early")
 }
 
+// TestAServerStartsBesideAKubeApiserverThatHangs: between a server and its kube-apiserver lies a network, which may drop
+// what it is given. https://github.com/kubernetes/kubernetes/issues/106060
+func TestAServerStartsBesideAKubeApiserverThatHangs(t *testing.T) {
+	host := newAwayHost(t)
+	endHang := host.hang()
+	f := serverBefore(t, host)
+	if code, body := f.raw("/livez"); code != 200 {
+		t.Errorf("it would be started again and again: /livez answers %d %s", code, body)
+	}
+	if code, body := f.raw("/readyz"); code == 200 || !strings.Contains(body, "[-]kube-apiserver failed") {
+		t.Errorf("readiness is %d and does not say that it waits for kube-apiserver:\n%s", code, body)
+	}
+	endHang()
+	host.arrive()
+	f.awaitReady()
+}
+
 func TestAServerThatWaitsForItsKubeApiserverEndsWhenItIsTold(t *testing.T) {
 	host := newAwayHost(t)
+	endHang := host.hang()
+	defer endHang()
 	f := serverBefore(t, host)
 	began := time.Now()
 	f.running.cancel()
