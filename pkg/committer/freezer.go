@@ -258,8 +258,9 @@ func (f *freezer) thaw(ctx context.Context, t task) error {
 		state, err := t.State(ctx)
 		frozen := state == runtime.Paused || state == runtime.Pausing && t.Witnessed()
 		switch {
+		case err != nil && (last == nil || ctx.Err() == nil):
+			last = err // containerd may be restarting; that there is no time left says less than what was in the way
 		case err != nil:
-			last = err // containerd may be restarting
 		case state == runtime.Ended, sure && (state == runtime.Running || state == runtime.Created):
 			f.forget(t)
 			f.log.Info("thawed", "what", t.String(), "state", state.String())

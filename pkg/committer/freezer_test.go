@@ -184,3 +184,26 @@ func TestPatienceIsLongerThanRuncs(t *testing.T) {
 		}
 	})
 }
+
+// TestWhatWasInTheWayOfAThawIsSaid, also where the time ends while containerd is asked once more.
+func TestWhatWasInTheWayOfAThawIsSaid(t *testing.T) {
+	s := newScene(t)
+	main := s.node.containers["main-id"]
+	main.state = runtime.Paused
+	ctx, cancel := context.WithCancel(t.Context())
+	main.onResume = func() error { return errors.New("the shim is dead") }
+	asked := false
+	main.onStateIn = func(ctx context.Context) (runtime.State, error) {
+		if !asked {
+			asked = true
+			return runtime.Paused, nil
+		}
+		cancel()
+		return 0, ctx.Err()
+	}
+	f := &freezer{log: s.options.Log}
+	f.touch(main)
+	if err := f.thawEach(ctx, []task{main}); err == nil || !strings.Contains(err.Error(), "the shim is dead") {
+		t.Errorf("got %v", err)
+	}
+}
