@@ -17,9 +17,9 @@ limitations under the License.
 package command
 
 import (
-	"bytes"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -99,19 +99,39 @@ func TestWithoutALock(t *testing.T) {
 	}
 }
 
+// claimedFile is the environment variable that makes TestClaimOfAnotherProcess one.
+const claimedFile = "COMMAND_TEST_CLAIMS"
+
+// TestClaimOfAnotherProcess is what TestClaims starts.
+func TestClaimOfAnotherProcess(t *testing.T) {
+	file := os.Getenv(claimedFile)
+	if file == "" {
+		t.Skip("TestClaims starts it")
+	}
+	os.Exit(Run("test", time.Now(), []string{"claim", "--lock=" + file, "--termination-log=-"}, os.Stdout, os.Stderr))
+}
+
 // Who claims and who thaws know of each other: a claim counts from when it was made, and none is made
 // any more once somebody thaws.
 func TestClaims(t *testing.T) {
 	file := newLock(t)
+	if err := os.Truncate(file, 0); err != nil { // as the kubelet makes it
+		t.Fatal(err)
+	}
 	l := &standbyLock{file: file}
 	last, reopen, err := l.Close()
 	if err != nil || last.Made {
 		t.Fatalf("%+v (%v)", last, err)
 	}
+	// In a process of its own, whose end is what lets go of the lock.
 	claim := func() (code int, said string) {
-		var out bytes.Buffer
-		code = Run("test", time.Now(), []string{"claim", "--lock=" + file, "--termination-log=-"}, &out, &bytes.Buffer{})
-		return code, out.String()
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestClaimOfAnotherProcess$")
+		cmd.Env = append(os.Environ(), claimedFile+"="+file)
+		out, err := cmd.Output()
+		if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+			t.Fatal(err)
+		}
+		return cmd.ProcessState.ExitCode(), string(out)
 	}
 	if code, said := claim(); code != failed || !strings.Contains(said, "about to end") {
 		t.Errorf("claimed while it is being thawed: exit code %d, %s", code, said)
