@@ -38,12 +38,12 @@ import (
 )
 
 // TestEightClientsPatchTheLargestObject until a volume is full, where nothing bounds what the store
-// takes: every night for ten minutes in a volume of 1 GiB, else in a quarter of it until there is more in
+// takes: every night for ten minutes in a volume of 1 GiB, else in half of it until there is more in
 // the log than may be.
 func TestEightClientsPatchTheLargestObject(t *testing.T) {
 	const clients = 8
 	// 450 are 140 MB of entries.
-	volume, lasts, enough, maxHeap := int64(256<<20), 5*time.Minute, int64(450), uint64(768<<20)
+	volume, lasts, enough, maxHeap := int64(512<<20), 5*time.Minute, int64(450), uint64(768<<20)
 	if os.Getenv("NIGHTLY") == "true" {
 		volume, lasts, enough, maxHeap = 1<<30, 10*time.Minute, math.MaxInt64, 1<<30
 	}
