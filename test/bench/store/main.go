@@ -97,7 +97,7 @@ func (b *bench) measure(ctx context.Context, build string, result *result) (err 
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, served.stop()) }()
+	defer func() { err = errors.Join(err, served.Stop()) }()
 	if err := served.create(ctx, largeSandbox()); err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func (b *bench) measure(ctx context.Context, build string, result *result) (err 
 		return err
 	}
 	if b.profiles != "" {
-		if _, err := served.ask("end"); err != nil {
+		if _, err := served.Ask("end"); err != nil {
 			return err
 		}
 	}
@@ -146,7 +146,7 @@ func (b *bench) profile(served *served, what, name string) error {
 	if b.profiles == "" {
 		return nil
 	}
-	_, err := served.ask(what + " " + filepath.Join(b.profiles, name))
+	_, err := served.Ask(what + " " + filepath.Join(b.profiles, name))
 	return err
 }
 

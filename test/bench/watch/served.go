@@ -20,25 +20,19 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/opensandbox-io/sandbox-apiserver/test/bench/serving"
 )
-
-const sandboxes = "/apis/lifecycle.opensandbox.io/v1alpha1/namespaces/default/sandboxes"
-
-// patience is ample for a server on a machine with much else to do.
-const patience = 2 * time.Minute
 
 // measure has one store served twice: watches of the second server begin before it.
 func measure(ctx context.Context, program, dir string) (s sample, err error) {
@@ -55,7 +49,7 @@ func measure(ctx context.Context, program, dir string) (s sample, err error) {
 	if err == nil {
 		err = first.write(ctx, 1) // so that what there is now was not there then
 	}
-	if err := errors.Join(err, first.stop()); err != nil {
+	if err := errors.Join(err, first.Stop()); err != nil {
 		return s, err
 	}
 	for _, of := range []struct {
@@ -87,7 +81,7 @@ func lastVersion(ctx context.Context, program, dir string) (version string, err 
 	if version, err = now.version(ctx); err == nil {
 		err = now.write(ctx, 1)
 	}
-	return version, errors.Join(err, now.stop())
+	return version, errors.Join(err, now.Stop())
 }
 
 // serveAndWrite is the CPU of a server from when its watchers are there until they have seen all writes.
@@ -96,8 +90,8 @@ func serveAndWrite(ctx context.Context, program, dir string, from func(*served) 
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, now.stop()) }()
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer func() { err = errors.Join(err, now.Stop()) }()
+	ctx, cancel := context.WithTimeout(ctx, serving.Patience)
 	defer cancel()
 	group, watching := errgroup.WithContext(ctx)
 	there := make(chan struct{}, watchers)
@@ -109,7 +103,7 @@ func serveAndWrite(ctx context.Context, program, dir string, from func(*served) 
 		var client *http.Client
 		for i := range watchers {
 			if i%10 == 0 {
-				client = newClient()
+				client = serving.NewClient()
 			}
 			shared := client
 			group.Go(func() error { return now.watch(watching, shared, version, seen, there) })
@@ -135,7 +129,7 @@ func serveAndWrite(ctx context.Context, program, dir string, from func(*served) 
 
 // watch sees as many events as are to come, and says when it is there, having seen those of before.
 func (s *served) watch(ctx context.Context, client *http.Client, version string, seen int, there chan<- struct{}) error {
-	request, err := s.request(ctx, http.MethodGet, sandboxes+"?watch=true&resourceVersion="+version, "", nil)
+	request, err := s.Request(ctx, http.MethodGet, serving.Sandboxes+"?watch=true&resourceVersion="+version, "", nil)
 	if err != nil {
 		return err
 	}
@@ -167,102 +161,45 @@ func (s *served) watch(ctx context.Context, client *http.Client, version string,
 
 // served is a server that runs.
 type served struct {
-	command *exec.Cmd
-	in      io.Writer
-	out     *json.Decoder
-	url     string
-	client  *http.Client
+	*serving.Server
+	client *http.Client
 }
 
 func start(ctx context.Context, program, dir string) (*served, error) {
-	command := exec.CommandContext(ctx, program, "--data-dir", dir)
-	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
-	command.Stderr = os.Stderr
-	in, err := command.StdinPipe()
+	server, err := serving.Start(ctx, program, dir)
 	if err != nil {
 		return nil, err
 	}
-	out, err := command.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := command.Start(); err != nil {
-		return nil, err
-	}
-	s := &served{command: command, in: in, out: json.NewDecoder(bufio.NewReader(out)), client: newClient()}
-	var where struct {
-		URL string `json:"url"`
-	}
-	if err := s.out.Decode(&where); err != nil {
-		return nil, errors.Join(fmt.Errorf("the server does not say where it serves: %w", err), command.Wait())
-	}
-	s.url = where.URL
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for {
-		if _, err = s.version(ctx); err == nil {
-			return s, nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("the server does not serve: %w", err), s.stop())
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
-}
-
-func (s *served) stop() error {
-	if err := s.command.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return err
-	}
-	return s.command.Wait()
+	return &served{server, serving.NewClient()}, nil
 }
 
 // cpu is what the server has used so far, in seconds.
 func (s *served) cpu() (float64, error) {
-	if _, err := io.WriteString(s.in, "measure\n"); err != nil {
-		return 0, err
-	}
-	var reply map[string]float64
-	if err := s.out.Decode(&reply); err != nil {
-		return 0, fmt.Errorf("the server does not answer: %w", err)
-	}
-	return reply["cpu"], nil
+	reply, err := s.Ask("measure")
+	return reply["cpu"], err
 }
 
 func (s *served) create(ctx context.Context) (version string, err error) {
-	return s.do(ctx, http.MethodPost, sandboxes, "application/json", `{"apiVersion":"lifecycle.opensandbox.io/v1alpha1","kind":"Sandbox","metadata":{"name":"demo"},`+
+	return s.do(ctx, http.MethodPost, serving.Sandboxes, "application/json", `{"apiVersion":"lifecycle.opensandbox.io/v1alpha1","kind":"Sandbox","metadata":{"name":"demo"},`+
 		`"spec":{"template":{"spec":{"containers":[{"name":"main","image":"registry.example.com/image","env":[{"name":"A","value":"b"}],"resources":{"requests":{"cpu":"1"}}}]}}}}`)
 }
 
 func (s *served) version(ctx context.Context) (string, error) {
-	return s.do(ctx, http.MethodGet, sandboxes, "", "")
+	return s.do(ctx, http.MethodGet, serving.Sandboxes, "", "")
 }
 
 func (s *served) write(ctx context.Context, times int) error {
 	for i := range times {
-		if _, err := s.do(ctx, http.MethodPatch, sandboxes+"/demo", "application/merge-patch+json", fmt.Sprintf(`{"metadata":{"labels":{"n":"%d-%d"}}}`, time.Now().UnixNano(), i)); err != nil {
+		if _, err := s.do(ctx, http.MethodPatch, serving.Sandboxes+"/demo", "application/merge-patch+json", fmt.Sprintf(`{"metadata":{"labels":{"n":"%d-%d"}}}`, time.Now().UnixNano(), i)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *served) request(ctx context.Context, method, path, contentType string, body io.Reader) (*http.Request, error) {
-	request, err := http.NewRequestWithContext(ctx, method, s.url+path, body)
-	if err != nil {
-		return nil, err
-	}
-	request.Header.Set("Authorization", "Bearer anybody")
-	if contentType != "" {
-		request.Header.Set("Content-Type", contentType)
-	}
-	return request, nil
-}
-
 // do returns the resourceVersion of the answer.
 func (s *served) do(ctx context.Context, method, path, contentType, body string) (version string, err error) {
-	request, err := s.request(ctx, method, path, contentType, strings.NewReader(body))
+	request, err := s.Request(ctx, method, path, contentType, strings.NewReader(body))
 	if err != nil {
 		return "", err
 	}
@@ -287,12 +224,4 @@ func (s *served) do(ctx context.Context, method, path, contentType, body string)
 		return "", err
 	}
 	return object.Metadata.ResourceVersion, nil
-}
-
-// newClient has a connection of its own.
-func newClient() *http.Client {
-	return &http.Client{Transport: &http.Transport{
-		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // its certificate is made for this run
-		ForceAttemptHTTP2: true,
-	}}
 }
