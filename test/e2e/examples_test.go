@@ -76,7 +76,7 @@ func TestTheExampleProgramsPauseAndResume(t *testing.T) {
 			{nil, 2, "usage: " + name},
 			{[]string{"stop", "demo"}, 2, "usage: " + name},
 			{[]string{"pause", "unknown"}, 1, `"unknown" not found`},
-			{[]string{"pause", "elsewhere"}, 1, "pause it once it is Running"},
+			{[]string{"pause", "elsewhere"}, 1, "Pending (NeverRan): "},
 			{[]string{"--timeout=10s", "resume", "elsewhere"}, 1, "not done within 10s; it is Pending (PodUnschedulable): "},
 		} {
 			if code, printed := call(wrong.args...); code != wrong.code || !strings.Contains(printed, wrong.says) {

@@ -182,7 +182,13 @@ func arrived(sandbox, asked *v1alpha1.Sandbox) (bool, error) {
 	if condition != nil && condition.Reason == v1alpha1.ReasonFilesLost && sandbox.Status.Phase == v1alpha1.SandboxRunning {
 		return false, errors.New(describe(sandbox)) // it waits for somebody's word, which the caller's next pause is
 	}
-	return condition != nil && condition.Status == metav1.ConditionTrue && condition.ObservedGeneration >= asked.Generation, nil
+	if condition == nil || condition.ObservedGeneration < asked.Generation {
+		return false, nil
+	}
+	if condition.Reason == v1alpha1.ReasonNeverRan {
+		return false, errors.New(describe(sandbox)) // there is nothing to save, and there never will be
+	}
+	return condition.Status == metav1.ConditionTrue, nil
 }
 
 func conditionOf(sandbox *v1alpha1.Sandbox) string {
