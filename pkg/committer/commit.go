@@ -83,6 +83,8 @@ type CommitOptions struct {
 type ContainerImage struct {
 	runtime.Ref
 	Image string
+	// Ended says that the container is wanted as it has ended, and no other, though another may run in its place.
+	Ended bool
 }
 
 // Commit commits and reports the outcome. The report of a success is part of
@@ -98,6 +100,7 @@ func Commit(ctx context.Context, node Node, o CommitOptions, report func(result.
 	defer c.freezer.stopTimer()
 	// After the thawing, which is urgent.
 	defer c.letGo(ctx)
+	defer c.letGoOfEnded(ctx)
 	defer c.cancelUploads(ctx)
 	return guard(ctx, c.freezer, o.Log, func() error {
 		if err := c.run(ctx); err != nil {
@@ -118,8 +121,10 @@ type commit struct {
 	parts   []*part
 	pod     pod
 	release func(context.Context) error
-	client  *registry.Client
-	doing   string // for the message of an interruption
+	// kept let go of what was taken from containers that have ended.
+	kept   []func(context.Context) error
+	client *registry.Client
+	doing  string // for the message of an interruption
 
 	warnings []result.Warning
 }
@@ -180,6 +185,12 @@ func (c *commit) run(ctx context.Context) error {
 	if err := c.preflight(ctx); err != nil {
 		return err
 	}
+	if err := c.readEnded(ctx); err != nil {
+		return err
+	}
+	if c.onlyEnded() {
+		return c.publish(ctx)
+	}
 	defer c.closeCopies()
 	for _, p := range c.parts {
 		if err := c.copyFirst(ctx, p); err != nil {
@@ -197,6 +208,9 @@ func (c *commit) run(ctx context.Context) error {
 	}()
 	frozen := registry.InAHurry(ctx)
 	for _, p := range c.parts {
+		if p.Ended {
+			continue // it has been read
+		}
 		c.checkCopy(p)
 		kept, err := c.read(frozen, p)
 		if err != nil {
@@ -260,12 +274,16 @@ func (c *commit) find(ctx context.Context) error {
 	c.doing = "looking for the containers"
 	var failed []error
 	for _, ci := range c.Containers {
-		container, err := c.node.Find(ctx, c.PodUID, ci.Ref)
+		container, err := c.findOne(ctx, ci)
 		if err == nil {
 			ci.ID = container.ID() // the kubelet may have tried again since it was told of
 			c.parts = append(c.parts, &part{ContainerImage: ci, container: container, compression: c.Compression})
 		}
 		failed = append(failed, err)
+	}
+	if c.onlyEnded() && !c.LeaveFrozen {
+		// What is frozen of the Pod another commit has frozen.
+		return first(failed)
 	}
 	left, err := everything(ctx, c.node, c.PodUID)
 	for _, p := range c.parts {

@@ -35,6 +35,14 @@ func (n containerdNode) Find(ctx context.Context, podUID string, ref runtime.Ref
 	return containerdContainer{c}, nil
 }
 
+func (n containerdNode) FindEnded(ctx context.Context, podUID string, ref runtime.Ref) (Container, error) {
+	c, err := n.Client.FindEnded(ctx, podUID, ref)
+	if err != nil {
+		return nil, err
+	}
+	return containerdContainer{c}, nil
+}
+
 func (n containerdNode) Pod(ctx context.Context, podUID string) (Pod, error) {
 	found, err := n.Client.Pod(ctx, podUID)
 	if err != nil {

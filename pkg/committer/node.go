@@ -32,6 +32,8 @@ import (
 type Node interface {
 	// Find returns a container of the Pod; its error has a reason.
 	Find(ctx context.Context, podUID string, ref runtime.Ref) (Container, error)
+	// FindEnded returns a container of the Pod that has ended, whatever runs in its place, and no other.
+	FindEnded(ctx context.Context, podUID string, ref runtime.Ref) (Container, error)
 	// Hold keeps resources from being collected until release is called.
 	Hold(ctx context.Context, id string, ttl time.Duration, resources ...leases.Resource) (release func(context.Context) error, err error)
 	// Ended waits until the container of a name in a Pod has ended, and says whether it is known
@@ -62,6 +64,8 @@ type Container interface {
 	// not there any more.
 	Check(context.Context) error
 	Present(context.Context) error
+	// Keep has what an ended container has written stay when the kubelet removes the container; nil where it cannot.
+	Keep(ctx context.Context, lease string, ttl time.Duration) (release func(context.Context) error, err error)
 	// Files is where its changes are.
 	Files(context.Context) (runtime.Files, error)
 	// Mounted is what it has mounted itself; none where that cannot be seen.

@@ -92,6 +92,7 @@ type fakeContainer struct {
 	killed          bool // it ends when it is thawed
 	awaitEnd        func(context.Context) error
 	findErr, stateE error
+	keepErr         error
 	onProcesses     func() ([]int, error)
 	onState         func() (runtime.State, error)
 	onStateIn       func(context.Context) (runtime.State, error)
@@ -124,6 +125,20 @@ func (n *fakeNode) Find(_ context.Context, _ string, ref runtime.Ref) (Container
 	}
 	return c, nil
 }
+
+func (n *fakeNode) FindEnded(ctx context.Context, podUID string, ref runtime.Ref) (Container, error) {
+	c, err := n.Find(ctx, podUID, ref)
+	if err == nil {
+		n.note("find ended %s", ref.Name)
+		return endedContainer{c.(*fakeContainer)}, nil
+	}
+	return nil, err
+}
+
+// endedContainer is one of which another runs by now.
+type endedContainer struct{ *fakeContainer }
+
+func (endedContainer) State(context.Context) (runtime.State, error) { return runtime.Ended, nil }
 
 func (n *fakeNode) Hold(_ context.Context, id string, _ time.Duration, _ ...leases.Resource) (func(context.Context) error, error) {
 	n.leases = append(n.leases, id)
@@ -274,6 +289,16 @@ func (c *fakeContainer) Hold(context.Context) error {
 		c.set(runtime.Paused)
 	}
 	return nil
+}
+func (c *fakeContainer) Keep(_ context.Context, lease string, _ time.Duration) (func(context.Context) error, error) {
+	if c.keepErr != nil {
+		return nil, c.keepErr
+	}
+	c.node.note("keep %s in %s", c.name, lease)
+	return func(context.Context) error {
+		c.node.note("let go of %s", c.name)
+		return nil
+	}, nil
 }
 func (c *fakeContainer) Compare(_ context.Context, mediaType string) (*runtime.Compared, error) {
 	c.comparedAs = mediaType

@@ -100,6 +100,7 @@ Exit codes: 0 success, 1 failure (see the termination log), 2 wrong arguments.`,
 
 func commitCommand(f *flags) *cobra.Command {
 	var o committer.CommitOptions
+	var ended []string
 	cmd := &cobra.Command{
 		Use:   "commit",
 		Short: "Freeze containers, push what they changed, and thaw them",
@@ -126,7 +127,7 @@ what the node has unpacked.`,
 			if _, err := layer.ParseCompression(string(o.Compression)); err != nil {
 				return fmt.Errorf("--layer-compression: %w", err)
 			}
-			containers, err := f.containerImages()
+			containers, err := f.containerImages(ended)
 			if err != nil {
 				return err
 			}
@@ -137,6 +138,7 @@ what the node has unpacked.`,
 		},
 	}
 	f.addPod(cmd, "name=NAME,id=ID,image=REGISTRY/REPOSITORY:TAG", 10*time.Minute)
+	cmd.Flags().StringArrayVar(&ended, "ended", nil, "name of a container that is committed as it has ended, though another may run in its place; may be repeated, and where all are such nothing is frozen")
 	addCommit(cmd.Flags(), &o)
 	return cmd
 }

@@ -79,11 +79,17 @@ func (f *flags) check() error {
 	return nil
 }
 
-func (f *flags) containerImages() ([]committer.ContainerImage, error) {
+// containerImages are the containers to commit; ended are the names of those that are wanted as they have ended.
+func (f *flags) containerImages(ended []string) ([]committer.ContainerImage, error) {
 	parsed, err := parseContainers(f.containers, "name", "id", "image")
 	var all []committer.ContainerImage
 	for _, fields := range parsed {
-		all = append(all, committer.ContainerImage{Ref: runtime.Ref{Name: fields["name"], ID: fields["id"]}, Image: fields["image"]})
+		all = append(all, committer.ContainerImage{Ref: runtime.Ref{Name: fields["name"], ID: fields["id"]}, Image: fields["image"], Ended: slices.Contains(ended, fields["name"])})
+	}
+	for _, name := range ended {
+		if err == nil && !slices.ContainsFunc(all, func(c committer.ContainerImage) bool { return c.Name == name }) {
+			err = fmt.Errorf("--ended=%s: no --container has that name", name)
+		}
 	}
 	return all, err
 }

@@ -57,6 +57,9 @@ type Files struct {
 // Files finds the directory, and refuses where neither it nor a comparison would
 // give what the container sees.
 func (c *Container) Files(ctx context.Context) (Files, error) {
+	if c.kept != nil {
+		return *c.kept, nil
+	}
 	if name := c.record.Runtime.Name; name != runcShim {
 		return Files{}, result.Errorf(result.RuntimeNotSupported, "container %q runs under %s, whose files cannot be read from the node; only %s is supported", c.ref.Name, name, runcShim)
 	}

@@ -47,6 +47,10 @@ type Container struct {
 	ref    Ref
 	record containers.Container
 	cgroup *cgroup.Group // once it is found
+	// past says that it is wanted as it has ended, whatever runs in its place by now.
+	past bool
+	// kept is where its files are, once Keep has taken them from it.
+	kept *Files
 }
 
 // Name is the container's name in its Pod.
@@ -73,12 +77,19 @@ func (c *Client) Find(ctx context.Context, podUID string, ref Ref) (*Container, 
 	if err != nil {
 		return nil, fmt.Errorf("looking for container %q (%s) in containerd: %w", ref.Name, ref.ID, err)
 	}
-	for label, want := range map[string]string{labelPodUID: podUID, labelContainerName: ref.Name, labelKind: kindContainer} {
-		if got := record.Labels[label]; got != want {
-			return nil, result.Errorf(result.ContainerNotFound, "container %s is not container %q of the Pod %s: its label %s is %q", ref.ID, ref.Name, podUID, label, got)
-		}
+	if err := belongs(record, podUID, ref); err != nil {
+		return nil, err
 	}
 	return &Container{client: c, podUID: podUID, ref: ref, record: record}, nil
+}
+
+func belongs(record containers.Container, podUID string, ref Ref) error {
+	for label, want := range map[string]string{labelPodUID: podUID, labelContainerName: ref.Name, labelKind: kindContainer} {
+		if got := record.Labels[label]; got != want {
+			return result.Errorf(result.ContainerNotFound, "container %s is not container %q of the Pod %s: its label %s is %q", ref.ID, ref.Name, podUID, label, got)
+		}
+	}
+	return nil
 }
 
 // latestEnded is the newest container of that name in a Pod, if it has ended; nil where it runs, or will in a moment, for then
@@ -97,9 +108,9 @@ func (c *Client) latestEnded(ctx context.Context, podUID, name string) (*contain
 }
 
 // Check fails when c is no longer the container to commit: when it or its
-// snapshot is being removed, or a newer one of its name has been started.
+// snapshot is being removed, or, unless it is wanted as it has ended, a newer one of its name has been started.
 func (c *Container) Check(ctx context.Context) error {
-	if err := c.Present(ctx); err != nil {
+	if err := c.Present(ctx); err != nil || c.past {
 		return err
 	}
 	ctx = c.client.in(ctx)
@@ -125,6 +136,9 @@ func (c *Container) Check(ctx context.Context) error {
 // Present fails when the container or its snapshot is being removed.
 func (c *Container) Present(ctx context.Context) error {
 	ctx = c.client.in(ctx)
+	if c.kept != nil {
+		return c.presentAside(ctx)
+	}
 	again, err := c.client.Find(ctx, c.podUID, c.ref)
 	if err != nil {
 		return err
