@@ -71,6 +71,28 @@ const (
 	DeletionPolicyRetain SnapshotDeletionPolicy = "Retain"
 )
 
+// SandboxEvictionPolicy says what becomes of a sandbox's files when its Pod is to go.
+type SandboxEvictionPolicy string
+
+const (
+	// EvictionPolicySave commits the files first, and brings the sandbox back from them.
+	EvictionPolicySave SandboxEvictionPolicy = "Save"
+	// EvictionPolicyNone lets the Pod go as any other.
+	EvictionPolicyNone SandboxEvictionPolicy = "None"
+)
+
+// SandboxExitPolicy says what becomes of the files of a container that has ended.
+type SandboxExitPolicy string
+
+const (
+	// ExitPolicyRescue commits them into a snapshot of their own.
+	ExitPolicyRescue SandboxExitPolicy = "Rescue"
+	// ExitPolicyRestore commits those of the whole Pod, and brings the sandbox back from them.
+	ExitPolicyRestore SandboxExitPolicy = "Restore"
+	// ExitPolicyNone leaves them to the node.
+	ExitPolicyNone SandboxExitPolicy = "None"
+)
+
 // SandboxSpec is what is wanted of a sandbox.
 type SandboxSpec struct {
 	// desiredState is Running or Paused. The pause and resume subresources set it; whoever may
@@ -91,6 +113,19 @@ type SandboxSpec struct {
 
 	// snapshot says what a pause commits and how long it is kept.
 	Snapshot SnapshotPolicy
+
+	// evictionPolicy says what happens when the sandbox's Pod is to go: it is evicted (by kubectl drain, an
+	// autoscaler, the descheduler), its node is drained, tainted, deleted or shut down, or somebody deletes it with
+	// time to end. Save (the default) commits its files first and brings the sandbox back from them, on another
+	// node if one takes it; None lets it go as any other Pod.
+	EvictionPolicy SandboxEvictionPolicy
+
+	// onExit says what becomes of the files of a container that ends or is restarted in place: what runs after that
+	// begins with fresh ones, and the old ones are on the node until the kubelet removes them. Rescue commits them
+	// into a snapshot of their own, which the condition DataLost names; Restore commits the whole Pod and brings
+	// the sandbox back from that, each time after a longer wait; None leaves them. Empty: Rescue, where they can be
+	// committed.
+	OnExit SandboxExitPolicy
 }
 
 // SandboxRestoreSource names what a new sandbox starts from.
@@ -188,6 +223,29 @@ type SandboxStatus struct {
 	// lastRequestTime is when a pause or resume, or an update of desiredState, last asked for work, to
 	// the microsecond.
 	LastRequestTime *metav1.MicroTime
+
+	// move says that the sandbox's Pod is to be saved and brought back elsewhere, though desiredState is Running. It
+	// stays until a container of the next Pod has run, or there is nothing left to move.
+	Move *SandboxMove
+}
+
+// SandboxMove is why and since when a sandbox's Pod is to be saved and brought back.
+type SandboxMove struct {
+	// podUID is the UID of the Pod that is to be saved.
+	PodUID types.UID
+
+	// nodeName is the node of that Pod, which the next one avoids where it can.
+	NodeName string
+
+	// reason is why, in one CamelCase word: Evicted, NodeDraining, NodeTainted, NodeDeleted, NodeShutdown,
+	// PodTerminating or ContainerEnded.
+	Reason string
+
+	// message is a sentence for a person, of at most 1,024 bytes.
+	Message string
+
+	// requestTime is since when.
+	RequestTime metav1.MicroTime
 }
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object

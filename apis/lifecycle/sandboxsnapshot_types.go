@@ -29,7 +29,8 @@ import (
 // stopping the sandbox, and outlives it.
 type SandboxSnapshot struct {
 	metav1.TypeMeta
-	// Standard object metadata. Names that end in -gen<digits> are kept for pauses.
+	// Standard object metadata. Names that end in -gen<digits> or -rescue<digits> are kept
+	// for the server.
 	metav1.ObjectMeta
 
 	// spec is what to commit. Immutable.
@@ -70,6 +71,10 @@ type SandboxSnapshotSpec struct {
 
 	// pause is the attempt of a pause that the snapshot is. Set by the server alone, when it creates one.
 	Pause *SnapshotPause
+
+	// rescue is what a container that has ended left, where the snapshot is made of that. Set by the server alone,
+	// when it saves such files.
+	Rescue *SnapshotRescue
 }
 
 // SnapshotPause is what a pause's attempt is of.
@@ -82,6 +87,28 @@ type SnapshotPause struct {
 
 	// attempt is the number of the attempt among those of the sandbox, from 1.
 	Attempt int64
+}
+
+// SnapshotRescue is what a snapshot is made of that saves the files of containers which have ended.
+type SnapshotRescue struct {
+	// sandboxUID is the UID of the sandbox.
+	SandboxUID types.UID
+
+	// podUID is the UID of the Pod that the containers are of. It may have gone.
+	PodUID types.UID
+
+	// containers are those whose files are saved, each by the ID that it had. At least one, at most 256.
+	Containers []RescuedContainer
+}
+
+// RescuedContainer is a container that has ended, as the runtime knows it.
+type RescuedContainer struct {
+	// containerName is the container's name in the Pod.
+	ContainerName string
+
+	// containerID is the runtime's ID of the container that has ended, without a scheme. The one that runs in its
+	// place has another.
+	ContainerID string
 }
 
 // SnapshotSource is what a snapshot is made of where that is no sandbox of its namespace.

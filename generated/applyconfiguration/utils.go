@@ -34,8 +34,12 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 	// Group=lifecycle.opensandbox.io, Version=v1alpha1
 	case v1alpha1.SchemeGroupVersion.WithKind("ContainerSnapshot"):
 		return &lifecyclev1alpha1.ContainerSnapshotApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("RescuedContainer"):
+		return &lifecyclev1alpha1.RescuedContainerApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Sandbox"):
 		return &lifecyclev1alpha1.SandboxApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("SandboxMove"):
+		return &lifecyclev1alpha1.SandboxMoveApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SandboxRestoreSource"):
 		return &lifecyclev1alpha1.SandboxRestoreSourceApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SandboxSnapshot"):
@@ -52,6 +56,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &lifecyclev1alpha1.SnapshotPauseApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SnapshotPolicy"):
 		return &lifecyclev1alpha1.SnapshotPolicyApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("SnapshotRescue"):
+		return &lifecyclev1alpha1.SnapshotRescueApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SnapshotSource"):
 		return &lifecyclev1alpha1.SnapshotSourceApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SnapshotSourceImage"):

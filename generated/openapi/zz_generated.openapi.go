@@ -36,8 +36,10 @@ import (
 func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenAPIDefinition {
 	return map[string]common.OpenAPIDefinition{
 		v1alpha1.ContainerSnapshot{}.OpenAPIModelName():            schema_sandbox_apiserver_apis_lifecycle_v1alpha1_ContainerSnapshot(ref),
+		v1alpha1.RescuedContainer{}.OpenAPIModelName():             schema_sandbox_apiserver_apis_lifecycle_v1alpha1_RescuedContainer(ref),
 		v1alpha1.Sandbox{}.OpenAPIModelName():                      schema_sandbox_apiserver_apis_lifecycle_v1alpha1_Sandbox(ref),
 		v1alpha1.SandboxList{}.OpenAPIModelName():                  schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxList(ref),
+		v1alpha1.SandboxMove{}.OpenAPIModelName():                  schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxMove(ref),
 		v1alpha1.SandboxPause{}.OpenAPIModelName():                 schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxPause(ref),
 		v1alpha1.SandboxRestoreSource{}.OpenAPIModelName():         schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxRestoreSource(ref),
 		v1alpha1.SandboxResume{}.OpenAPIModelName():                schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxResume(ref),
@@ -49,6 +51,7 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		v1alpha1.SandboxStatus{}.OpenAPIModelName():                schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxStatus(ref),
 		v1alpha1.SnapshotPause{}.OpenAPIModelName():                schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotPause(ref),
 		v1alpha1.SnapshotPolicy{}.OpenAPIModelName():               schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotPolicy(ref),
+		v1alpha1.SnapshotRescue{}.OpenAPIModelName():               schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotRescue(ref),
 		v1alpha1.SnapshotSource{}.OpenAPIModelName():               schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotSource(ref),
 		v1alpha1.SnapshotSourceImage{}.OpenAPIModelName():          schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotSourceImage(ref),
 		v1alpha1.SnapshotWarning{}.OpenAPIModelName():              schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotWarning(ref),
@@ -430,6 +433,36 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_ContainerSnapshot(ref comm
 	}
 }
 
+func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_RescuedContainer(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "RescuedContainer is a container that has ended, as the runtime knows it.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"containerName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "containerName is the container's name in the Pod.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"containerID": {
+						SchemaProps: spec.SchemaProps{
+							Description: "containerID is the runtime's ID of the container that has ended, without a scheme. The one that runs in its place has another.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"containerName", "containerID"},
+			},
+		},
+	}
+}
+
 func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_Sandbox(ref common.ReferenceCallback) common.OpenAPIDefinition {
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
@@ -527,6 +560,58 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxList(ref common.Ref
 		},
 		Dependencies: []string{
 			v1alpha1.Sandbox{}.OpenAPIModelName(), metav1.ListMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxMove(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "SandboxMove is why and since when a sandbox's Pod is to be saved and brought back.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"podUID": {
+						SchemaProps: spec.SchemaProps{
+							Description: "podUID is the UID of the Pod that is to be saved.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"nodeName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "nodeName is the node of that Pod, which the next one avoids where it can.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"reason": {
+						SchemaProps: spec.SchemaProps{
+							Description: "reason is why, in one CamelCase word: Evicted, NodeDraining, NodeTainted, NodeDeleted, NodeShutdown, PodTerminating or ContainerEnded.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"message": {
+						SchemaProps: spec.SchemaProps{
+							Description: "message is a sentence for a person, of at most 1,024 bytes.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"requestTime": {
+						SchemaProps: spec.SchemaProps{
+							Description: "requestTime is since when.",
+							Ref:         ref(metav1.MicroTime{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"podUID", "reason", "requestTime"},
+			},
+		},
+		Dependencies: []string{
+			metav1.MicroTime{}.OpenAPIModelName()},
 	}
 }
 
@@ -661,7 +746,7 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxSnapshot(ref common
 					},
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Standard object metadata. Names that end in -gen<digits> are kept for pauses.",
+							Description: "Standard object metadata. Names that end in -gen<digits> or -rescue<digits> are kept for the server.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(metav1.ObjectMeta{}.OpenAPIModelName()),
 						},
@@ -792,11 +877,17 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxSnapshotSpec(ref co
 							Ref:         ref(v1alpha1.SnapshotPause{}.OpenAPIModelName()),
 						},
 					},
+					"rescue": {
+						SchemaProps: spec.SchemaProps{
+							Description: "rescue is what a container that has ended left, where the snapshot is made of that. The server sets it when it saves such files, and nobody else may.",
+							Ref:         ref(v1alpha1.SnapshotRescue{}.OpenAPIModelName()),
+						},
+					},
 				},
 			},
 		},
 		Dependencies: []string{
-			v1alpha1.SnapshotPause{}.OpenAPIModelName(), v1alpha1.SnapshotSource{}.OpenAPIModelName()},
+			v1alpha1.SnapshotPause{}.OpenAPIModelName(), v1alpha1.SnapshotRescue{}.OpenAPIModelName(), v1alpha1.SnapshotSource{}.OpenAPIModelName()},
 	}
 }
 
@@ -985,6 +1076,20 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxSpec(ref common.Ref
 							Ref:         ref(v1alpha1.SnapshotPolicy{}.OpenAPIModelName()),
 						},
 					},
+					"evictionPolicy": {
+						SchemaProps: spec.SchemaProps{
+							Description: "evictionPolicy says what happens when the sandbox's Pod is to go: it is evicted (by kubectl drain, an autoscaler, the descheduler), its node is drained, tainted, deleted or shut down, or somebody deletes it with time to end. Save (the default) commits its files first and brings the sandbox back from them, on another node if one takes it; None lets it go as any other Pod.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"onExit": {
+						SchemaProps: spec.SchemaProps{
+							Description: "onExit says what becomes of the files of a container that ends or is restarted in place: what runs after that begins with fresh ones, and the old ones are on the node until the kubelet removes them. Rescue commits them into a snapshot of their own, which the condition DataLost names; Restore commits the whole Pod and brings the sandbox back from that, each time after a longer wait; None leaves them. Empty: Rescue, where they can be committed.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
 				},
 			},
 		},
@@ -1113,11 +1218,17 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxStatus(ref common.R
 							Ref:         ref(metav1.MicroTime{}.OpenAPIModelName()),
 						},
 					},
+					"move": {
+						SchemaProps: spec.SchemaProps{
+							Description: "move says that the sandbox's Pod is to be saved and brought back elsewhere, though desiredState is Running. It stays until a container of the next Pod has run, or there is nothing left to move.",
+							Ref:         ref(v1alpha1.SandboxMove{}.OpenAPIModelName()),
+						},
+					},
 				},
 			},
 		},
 		Dependencies: []string{
-			metav1.Condition{}.OpenAPIModelName(), metav1.MicroTime{}.OpenAPIModelName()},
+			v1alpha1.SandboxMove{}.OpenAPIModelName(), metav1.Condition{}.OpenAPIModelName(), metav1.MicroTime{}.OpenAPIModelName()},
 	}
 }
 
@@ -1203,6 +1314,59 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotPolicy(ref common.
 				},
 			},
 		},
+	}
+}
+
+func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SnapshotRescue(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "SnapshotRescue is what a snapshot is made of that saves the files of containers which have ended.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"sandboxUID": {
+						SchemaProps: spec.SchemaProps{
+							Description: "sandboxUID is the UID of the sandbox.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"podUID": {
+						SchemaProps: spec.SchemaProps{
+							Description: "podUID is the UID of the Pod that the containers are of. It may have gone.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"containers": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"containerName",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "containers are those whose files are saved, each by the ID that it had. At least one, at most 256.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.RescuedContainer{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"sandboxUID", "podUID", "containers"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.RescuedContainer{}.OpenAPIModelName()},
 	}
 }
 

@@ -435,3 +435,56 @@ func TestOnlyTheServerMakesTheAttemptOfAPause(t *testing.T) {
 		t.Errorf("the attempt is %+v, generation %d", now.Spec.Pause, now.Generation)
 	}
 }
+
+// Whoever could set spec.rescue could have the files of any container of the node committed.
+func TestOnlyTheServerHasTheFilesOfEndedContainersSaved(t *testing.T) {
+	f := newFixture(t)
+	made, err := f.controller.SandboxSnapshots(f.namespace).Create(t.Context(), &v1alpha1.SandboxSnapshot{
+		ObjectMeta: metav1.ObjectMeta{Name: "demo-rescue1"},
+		Spec: v1alpha1.SandboxSnapshotSpec{SandboxName: "demo", Rescue: &v1alpha1.SnapshotRescue{
+			SandboxUID: "u", PodUID: "p", Containers: []v1alpha1.RescuedContainer{{ContainerName: "main", ContainerID: "c1"}},
+		}},
+	}, metav1.CreateOptions{})
+	f.must(err)
+
+	const spec = `{"sandboxName":"demo","rescue":{"sandboxUID":"u","podUID":"p","containers":[{"containerName":"main","containerID":"c2"}]}}`
+	at := f.pathOf("sandboxsnapshots", "/demo-rescue1")
+	for name, got := range map[string]answer{
+		"create":                 f.post(f.pathOf("sandboxsnapshots", ""), manifest("SandboxSnapshot", `{"name":"mine"}`, spec, `{}`)),
+		"create, as a dry run":   f.post(f.pathOf("sandboxsnapshots", "?dryRun=All"), manifest("SandboxSnapshot", `{"name":"mine"}`, spec, `{}`)),
+		"apply":                  f.patch(f.pathOf("sandboxsnapshots", "/mine?fieldManager=a"), asApply, manifest("SandboxSnapshot", `{"name":"mine"}`, spec, `{}`)),
+		"edit":                   f.patch(at, asMergePatch, `{"spec":{"rescue":{"podUID":"another"}}}`),
+		"apply to what there is": f.patch(at+"?fieldManager=a&force=true", asApply, manifest("SandboxSnapshot", `{"name":"demo-rescue1"}`, spec, `{}`)),
+	} {
+		if got.code != 422 || !slices.Contains(causes(got.status(f)), "spec.rescue") {
+			t.Errorf("%s: got %d %s, want a refusal of spec.rescue", name, got.code, got.body)
+		}
+	}
+	// A client that does not know it leaves it out.
+	if got := f.patch(at, asMergePatch, `{"metadata":{"labels":{"a":"b"}},"spec":{"rescue":null}}`); got.code != 200 {
+		t.Errorf("without it: %d %s", got.code, got.body)
+	}
+	now, err := f.snapshots.Get(t.Context(), made.Name, metav1.GetOptions{})
+	f.must(err)
+	if now.Spec.Rescue == nil || len(now.Spec.Rescue.Containers) != 1 || now.Spec.Rescue.Containers[0].ContainerID != "c1" || now.Generation != 1 {
+		t.Errorf("it is %+v, generation %d", now.Spec.Rescue, now.Generation)
+	}
+}
+
+func TestWhatBecomesOfFilesIsDefaultedAndChecked(t *testing.T) {
+	f := newFixture(t)
+	const template = `"template":{"spec":{"containers":[{"name":"main","image":"m"}]}}`
+	f.post(f.pathOf("sandboxes", ""), manifest("Sandbox", `{"name":"demo"}`, `{`+template+`}`, `{}`)).object(f)
+	made, err := f.sandboxes.Get(t.Context(), "demo", metav1.GetOptions{})
+	f.must(err)
+	if made.Spec.EvictionPolicy != v1alpha1.EvictionPolicySave || made.Spec.OnExit != "" {
+		t.Errorf("the policies are %q and %q", made.Spec.EvictionPolicy, made.Spec.OnExit)
+	}
+	got := f.post(f.pathOf("sandboxes", ""), manifest("Sandbox", `{"name":"other"}`, `{"evictionPolicy":"Evict","onExit":"Never",`+template+`}`, `{}`))
+	if named := causes(got.status(f)); got.code != 422 || !slices.Contains(named, "spec.evictionPolicy") || !slices.Contains(named, "spec.onExit") {
+		t.Errorf("got %d %s", got.code, got.body)
+	}
+	if got := f.patch(f.pathOf("sandboxes", "/demo"), asMergePatch, `{"spec":{"evictionPolicy":"None","onExit":"Restore"}}`); got.code != 200 {
+		t.Errorf("a change: %d %s", got.code, got.body)
+	}
+}

@@ -35,6 +35,12 @@ func Funcs(serializer.CodecFactory) []any {
 			c.FillNoCustom(template)
 			v1alpha1.SetObjectDefaults_Sandbox(&v1alpha1.Sandbox{Spec: v1alpha1.SandboxSpec{Template: template}})
 		},
+		func(spec *lifecycle.SandboxSpec, c randfill.Continue) {
+			c.FillNoCustom(spec)
+			if spec.EvictionPolicy == "" {
+				spec.EvictionPolicy = lifecycle.EvictionPolicySave
+			}
+		},
 		func(policy *lifecycle.SnapshotPolicy, c randfill.Continue) {
 			c.FillNoCustom(policy)
 			if policy.HistoryLimit == nil {

@@ -42,6 +42,14 @@ func SetDefaults_SnapshotPolicy(obj *SnapshotPolicy) {
 	}
 }
 
+// SetDefaults_SandboxSpec fills in what becomes of a sandbox's files when its Pod is to go. spec.onExit has no default:
+// what its absence means depends on the template.
+func SetDefaults_SandboxSpec(obj *SandboxSpec) {
+	if obj.EvictionPolicy == "" {
+		obj.EvictionPolicy = EvictionPolicySave
+	}
+}
+
 // SetDefaults_SandboxSnapshotSpec fills in what becomes of the images of a deleted snapshot.
 func SetDefaults_SandboxSnapshotSpec(obj *SandboxSnapshotSpec) {
 	switch {

@@ -103,11 +103,31 @@ const (
 	ReasonPaused = "Paused"
 	// ReasonResuming: the Pod is coming back.
 	ReasonResuming = "Resuming"
+	// ReasonMoving: the Pod is to go, though nobody has asked for a pause: its files are being saved, and the sandbox
+	// comes back from them by itself. Of Ready as well, where the Pod is on its way out or is not there.
+	ReasonMoving = "Moving"
 	// ReasonWithdrawing: a start is being taken back, of which no container has run.
 	ReasonWithdrawing = "Withdrawing"
 	// ReasonNeverRan: a pause is wanted of a sandbox of which no container has ever run: there is nothing to save,
 	// and no Pod until it is resumed.
 	ReasonNeverRan = "NeverRan"
+)
+
+// Reasons of a Sandbox's move (status.move), beside ReasonPodTerminating: somebody has deleted the Pod, and gives it time to
+// end.
+const (
+	// ReasonEvicted: the Kubernetes API was asked to evict the Pod.
+	ReasonEvicted = "Evicted"
+	// ReasonNodeDraining: the node is to be emptied: it is cordoned, or an autoscaler has marked it.
+	ReasonNodeDraining = "NodeDraining"
+	// ReasonNodeTainted: the node has a taint of the effect NoExecute that the Pod does not tolerate.
+	ReasonNodeTainted = "NodeTainted"
+	// ReasonNodeDeleted: the node is being deleted.
+	ReasonNodeDeleted = "NodeDeleted"
+	// ReasonNodeShutdown: the node is shutting down.
+	ReasonNodeShutdown = "NodeShutdown"
+	// ReasonContainerEnded: a container has ended, and spec.onExit is Restore.
+	ReasonContainerEnded = "ContainerEnded"
 )
 
 // Reasons of a Sandbox's DataLost condition.
@@ -254,6 +274,12 @@ const (
 	EventTemplateNotApplied = "TemplateNotApplied"
 	// EventPauseRetry: a pause failed and will be tried again.
 	EventPauseRetry = "PauseFailed"
+	// EventMoveRetry: a move failed to save the files and will be tried again.
+	EventMoveRetry = "MoveFailed"
+	// EventMoved: a container runs in the Pod that a move has led to.
+	EventMoved = "Moved"
+	// EventMoveEnded: a move is over without another Pod: there is nothing left to move, or nobody wants it any more.
+	EventMoveEnded = "MoveEnded"
 	// EventResumeWouldBeRefused: a pause has begun, and the API would refuse the Pod that its resume creates.
 	EventResumeWouldBeRefused = "ResumeWouldBeRefused"
 	// EventKillFailed: what a commit left frozen was not killed while it was frozen; the kubelet ends it.

@@ -30,7 +30,8 @@ import (
 // stopping the sandbox, and outlives it.
 type SandboxSnapshot struct {
 	metav1.TypeMeta `json:",inline"`
-	// Standard object metadata. Names that end in -gen<digits> are kept for pauses.
+	// Standard object metadata. Names that end in -gen<digits> or -rescue<digits> are kept
+	// for the server.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
@@ -82,6 +83,11 @@ type SandboxSnapshotSpec struct {
 	// references say nothing of that, whoever sets them; they are for garbage collection.
 	// +optional
 	Pause *SnapshotPause `json:"pause,omitempty"`
+
+	// rescue is what a container that has ended left, where the snapshot is made of that. The server sets it when
+	// it saves such files, and nobody else may.
+	// +optional
+	Rescue *SnapshotRescue `json:"rescue,omitempty"`
 }
 
 // SnapshotPause is what a pause's attempt is of.
@@ -94,6 +100,30 @@ type SnapshotPause struct {
 
 	// attempt is the number of the attempt among those of the sandbox, from 1.
 	Attempt int64 `json:"attempt"`
+}
+
+// SnapshotRescue is what a snapshot is made of that saves the files of containers which have ended.
+type SnapshotRescue struct {
+	// sandboxUID is the UID of the sandbox.
+	SandboxUID types.UID `json:"sandboxUID"`
+
+	// podUID is the UID of the Pod that the containers are of. It may have gone.
+	PodUID types.UID `json:"podUID"`
+
+	// containers are those whose files are saved, each by the ID that it had. At least one, at most 256.
+	// +listType=map
+	// +listMapKey=containerName
+	Containers []RescuedContainer `json:"containers"`
+}
+
+// RescuedContainer is a container that has ended, as the runtime knows it.
+type RescuedContainer struct {
+	// containerName is the container's name in the Pod.
+	ContainerName string `json:"containerName"`
+
+	// containerID is the runtime's ID of the container that has ended, without a scheme. The one that runs in its
+	// place has another.
+	ContainerID string `json:"containerID"`
 }
 
 // SnapshotSource is what a snapshot is made of where that is no sandbox of its namespace.

@@ -38,6 +38,7 @@ func RegisterDefaults(scheme *runtime.Scheme) error {
 }
 
 func SetObjectDefaults_Sandbox(in *Sandbox) {
+	SetDefaults_SandboxSpec(&in.Spec)
 	if in.Spec.Template != nil {
 		for i := range in.Spec.Template.Spec.Volumes {
 			a := &in.Spec.Template.Spec.Volumes[i]

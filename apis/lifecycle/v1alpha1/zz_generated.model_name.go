@@ -27,6 +27,11 @@ func (in ContainerSnapshot) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in RescuedContainer) OpenAPIModelName() string {
+	return "io.opensandbox.lifecycle.v1alpha1.RescuedContainer"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in Sandbox) OpenAPIModelName() string {
 	return "io.opensandbox.lifecycle.v1alpha1.Sandbox"
 }
@@ -34,6 +39,11 @@ func (in Sandbox) OpenAPIModelName() string {
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in SandboxList) OpenAPIModelName() string {
 	return "io.opensandbox.lifecycle.v1alpha1.SandboxList"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in SandboxMove) OpenAPIModelName() string {
+	return "io.opensandbox.lifecycle.v1alpha1.SandboxMove"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
@@ -89,6 +99,11 @@ func (in SnapshotPause) OpenAPIModelName() string {
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in SnapshotPolicy) OpenAPIModelName() string {
 	return "io.opensandbox.lifecycle.v1alpha1.SnapshotPolicy"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in SnapshotRescue) OpenAPIModelName() string {
+	return "io.opensandbox.lifecycle.v1alpha1.SnapshotRescue"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.

@@ -37,6 +37,8 @@ func stored(change func(*lifecycle.Sandbox)) *lifecycle.Sandbox {
 		Spec: lifecycle.SandboxSpec{
 			DesiredState: lifecycle.DesiredStateRunning,
 			Snapshot:     lifecycle.SnapshotPolicy{DeletionPolicy: lifecycle.DeletionPolicyDelete, HistoryLimit: ptr.To[int32](3)},
+
+			EvictionPolicy: lifecycle.EvictionPolicySave,
 			Template: &corev1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "demo"}},
 				Spec: corev1.PodSpec{
@@ -64,6 +66,9 @@ var brokenSandboxes = map[string]func(*lifecycle.Sandbox){
 	"a container to keep, twice":  func(s *lifecycle.Sandbox) { s.Spec.Snapshot.Containers = []string{"main", "main"} },
 	"a container of no name":      func(s *lifecycle.Sandbox) { s.Spec.Snapshot.Containers = []string{"other", ""} },
 	"too many containers to keep": func(s *lifecycle.Sandbox) { s.Spec.Snapshot.Containers = many(257) },
+	"an eviction policy":          func(s *lifecycle.Sandbox) { s.Spec.EvictionPolicy = "Drop" },
+	"no eviction policy":          func(s *lifecycle.Sandbox) { s.Spec.EvictionPolicy = "" },
+	"an exit policy":              func(s *lifecycle.Sandbox) { s.Spec.OnExit = "Restart" },
 	"no history":                  func(s *lifecycle.Sandbox) { s.Spec.Snapshot.HistoryLimit = ptr.To[int32](0) },
 	"a deletion policy":           func(s *lifecycle.Sandbox) { s.Spec.Snapshot.DeletionPolicy = "Archive" },
 	"a large template": func(s *lifecycle.Sandbox) {

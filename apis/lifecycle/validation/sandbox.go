@@ -35,6 +35,8 @@ import (
 var (
 	desiredStates    = sets.New(lifecycle.DesiredStateRunning, lifecycle.DesiredStatePaused)
 	deletionPolicies = sets.New(lifecycle.DeletionPolicyDelete, lifecycle.DeletionPolicyRetain)
+	evictionPolicies = sets.New(lifecycle.EvictionPolicySave, lifecycle.EvictionPolicyNone)
+	exitPolicies     = sets.New(lifecycle.ExitPolicyRescue, lifecycle.ExitPolicyRestore, lifecycle.ExitPolicyNone)
 	sandboxPhases    = sets.New(lifecycle.SandboxPending, lifecycle.SandboxRunning, lifecycle.SandboxPausing,
 		lifecycle.SandboxPaused, lifecycle.SandboxResuming, lifecycle.SandboxFailed)
 )
@@ -123,6 +125,28 @@ func validateSandboxStatus(status *lifecycle.SandboxStatus, path *field.Path) fi
 	if status.FailedPods < 0 {
 		errs = append(errs, field.Invalid(path.Child("failedPods"), status.FailedPods, "must not be negative"))
 	}
+	return append(errs, validateMove(status.Move, path.Child("move"))...)
+}
+
+// maxMoveBytes is what a move may say: as a snapshot's warning.
+const maxMoveBytes = 1024
+
+func validateMove(move *lifecycle.SandboxMove, path *field.Path) field.ErrorList {
+	if move == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	if move.PodUID == "" {
+		errs = append(errs, field.Required(path.Child("podUID"), "a move is of one Pod"))
+	}
+	if move.Reason == "" {
+		errs = append(errs, field.Required(path.Child("reason"), "why the Pod is to go"))
+	} else if !oneWord.MatchString(move.Reason) {
+		errs = append(errs, field.Invalid(path.Child("reason"), move.Reason, "must be one CamelCase word of at most 63 letters and digits"))
+	}
+	if len(move.Message) > maxMoveBytes {
+		errs = append(errs, field.TooLong(path.Child("message"), "", maxMoveBytes))
+	}
 	return errs
 }
 
@@ -150,6 +174,12 @@ func validateAroundTemplate(spec *lifecycle.SandboxSpec, path *field.Path) field
 	var errs field.ErrorList
 	if !desiredStates.Has(spec.DesiredState) {
 		errs = append(errs, field.NotSupported(path.Child("desiredState"), spec.DesiredState, sets.List(desiredStates)))
+	}
+	if !evictionPolicies.Has(spec.EvictionPolicy) {
+		errs = append(errs, field.NotSupported(path.Child("evictionPolicy"), spec.EvictionPolicy, sets.List(evictionPolicies)))
+	}
+	if spec.OnExit != "" && !exitPolicies.Has(spec.OnExit) {
+		errs = append(errs, field.NotSupported(path.Child("onExit"), spec.OnExit, sets.List(exitPolicies)))
 	}
 	if spec.Template == nil && spec.RestoreFrom == nil {
 		errs = append(errs, field.Required(path.Child("template"), "the Pod of the sandbox; only a sandbox with spec.restoreFrom can do without"))

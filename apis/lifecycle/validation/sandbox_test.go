@@ -17,6 +17,8 @@ limitations under the License.
 package validation
 
 import (
+	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -30,6 +32,8 @@ func TestContainersToKeep(t *testing.T) {
 	spec := &lifecycle.SandboxSpec{
 		DesiredState: lifecycle.DesiredStateRunning,
 		Snapshot:     lifecycle.SnapshotPolicy{DeletionPolicy: lifecycle.DeletionPolicyDelete},
+
+		EvictionPolicy: lifecycle.EvictionPolicySave,
 		Template: &corev1.PodTemplateSpec{Spec: corev1.PodSpec{
 			InitContainers: []corev1.Container{{Name: "init", Image: "i"}, {Name: "side", Image: "s", RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways)}},
 			Containers:     []corev1.Container{{Name: "main", Image: "m"}},
@@ -54,4 +58,67 @@ func TestContainersToKeep(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestWhatBecomesOfFiles(t *testing.T) {
+	for name, test := range map[string]struct {
+		eviction lifecycle.SandboxEvictionPolicy
+		exit     lifecycle.SandboxExitPolicy
+		want     []string // fields
+	}{
+		"saved":           {lifecycle.EvictionPolicySave, "", nil},
+		"let go":          {lifecycle.EvictionPolicyNone, lifecycle.ExitPolicyNone, nil},
+		"rescued":         {lifecycle.EvictionPolicySave, lifecycle.ExitPolicyRescue, nil},
+		"restored":        {lifecycle.EvictionPolicyNone, lifecycle.ExitPolicyRestore, nil},
+		"in lower case":   {"save", "rescue", []string{"spec.evictionPolicy", "spec.onExit"}},
+		"the other's one": {"Rescue", "Save", []string{"spec.evictionPolicy", "spec.onExit"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sandbox := stored(func(s *lifecycle.Sandbox) {
+				s.ResourceVersion = ""
+				s.Spec.EvictionPolicy, s.Spec.OnExit = test.eviction, test.exit
+			})
+			if got := fieldsOf(ValidateSandbox(sandbox)); !slices.Equal(got, test.want) {
+				t.Errorf("refused for %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestMoves(t *testing.T) {
+	for name, test := range map[string]struct {
+		move *lifecycle.SandboxMove
+		want []string // fields
+	}{
+		"none":             {nil, nil},
+		"one":              {&lifecycle.SandboxMove{PodUID: "p", NodeName: "n", Reason: "Evicted", Message: "somebody drains"}, nil},
+		"of a later time":  {&lifecycle.SandboxMove{PodUID: "p", Reason: "NodeOnFire"}, nil},
+		"of no Pod":        {&lifecycle.SandboxMove{Reason: "Evicted"}, []string{"status.move.podUID"}},
+		"for no reason":    {&lifecycle.SandboxMove{PodUID: "p"}, []string{"status.move.reason"}},
+		"with a sentence":  {&lifecycle.SandboxMove{PodUID: "p", Reason: "was evicted"}, []string{"status.move.reason"}},
+		"with many of it":  {&lifecycle.SandboxMove{PodUID: "p", Reason: "Evicted", Message: strings.Repeat("x", 1025)}, []string{"status.move.message"}},
+		"with nothing set": {&lifecycle.SandboxMove{}, []string{"status.move.podUID", "status.move.reason"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			old := stored(nil)
+			sandbox := old.DeepCopy()
+			sandbox.Status.Move = test.move
+			if got := fieldsOf(ValidateSandboxStatusUpdate(sandbox, old)); !slices.Equal(got, test.want) {
+				t.Errorf("refused for %q, want %q", got, test.want)
+			}
+			later := sandbox.DeepCopy()
+			later.Status.FailedPods = 1
+			if errs := ValidateSandboxStatusUpdate(later, sandbox); len(errs) > 0 {
+				t.Errorf("what another version has left is in the way of a change of something else: %v", errs)
+			}
+		})
+	}
+}
+
+func fieldsOf(errs field.ErrorList) []string {
+	var fields []string
+	for _, err := range errs {
+		fields = append(fields, err.Field)
+	}
+	return fields
 }

@@ -32,26 +32,29 @@ import (
 )
 
 var (
-	// pauseSnapshotName is the form of the names that the controller gives to a pause's snapshots.
-	pauseSnapshotName = regexp.MustCompile(`-gen[0-9]+$`)
+	// pauseSnapshotName is the form of the names that the controller gives to a pause's snapshots, rescueSnapshotName
+	// of those that it gives to what ended containers left.
+	pauseSnapshotName  = regexp.MustCompile(`-gen[0-9]+$`)
+	rescueSnapshotName = regexp.MustCompile(`-rescue[0-9]+$`)
 
 	snapshotPhases = sets.New(lifecycle.SnapshotPending, lifecycle.SnapshotCommitting,
 		lifecycle.SnapshotSucceed, lifecycle.SnapshotFailed)
 	finalSnapshotPhases = sets.New(lifecycle.SnapshotSucceed, lifecycle.SnapshotFailed)
 )
 
-// ValidateSandboxSnapshot checks a snapshot that is to be created. forPause says that the
-// server itself creates it, for a pause.
-func ValidateSandboxSnapshot(snapshot *lifecycle.SandboxSnapshot, forPause bool) field.ErrorList {
+// ValidateSandboxSnapshot checks a snapshot that is to be created. byServer says that the
+// server itself creates it, for a pause or a rescue.
+func ValidateSandboxSnapshot(snapshot *lifecycle.SandboxSnapshot, byServer bool) field.ErrorList {
 	// <sandbox>-gen<N> can be longer than a label.
 	errs := validateMetadata(&snapshot.ObjectMeta, apivalidation.NameIsDNSSubdomain)
-	if !forPause && pauseSnapshotName.MatchString(snapshot.Name) {
+	if !byServer && (pauseSnapshotName.MatchString(snapshot.Name) || rescueSnapshotName.MatchString(snapshot.Name)) {
 		errs = append(errs, field.Forbidden(field.NewPath("metadata", "name"),
-			"names that end in -gen<number> are kept for the snapshots of pauses; choose another name"))
+			"names that end in -gen<number> or -rescue<number> are kept for the snapshots that the server makes; choose another name"))
 	}
 
 	spec := field.NewPath("spec")
-	errs = append(errs, validatePause(snapshot, spec.Child("pause"), forPause)...)
+	errs = append(errs, validatePause(snapshot, spec.Child("pause"), byServer)...)
+	errs = append(errs, validateRescue(snapshot, spec.Child("rescue"), byServer)...)
 	if snapshot.Spec.Source != nil {
 		return append(errs, validateSource(&snapshot.Spec, spec)...)
 	}
@@ -62,12 +65,12 @@ func ValidateSandboxSnapshot(snapshot *lifecycle.SandboxSnapshot, forPause bool)
 
 // validatePause checks that only the server makes a snapshot the attempt of a pause. What is copied from such
 // a one, with kubectl or by a backup, brings the field with it.
-func validatePause(snapshot *lifecycle.SandboxSnapshot, path *field.Path, forPause bool) field.ErrorList {
+func validatePause(snapshot *lifecycle.SandboxSnapshot, path *field.Path, byServer bool) field.ErrorList {
 	pause := snapshot.Spec.Pause
 	switch {
 	case pause == nil:
 		return nil
-	case !forPause:
+	case !byServer:
 		return field.ErrorList{field.Forbidden(path, "only the server sets it, when it pauses a sandbox: leave it out (a snapshot without it commits without a pause), or POST to sandboxes/pause")}
 	case snapshot.Spec.Source != nil:
 		return field.ErrorList{field.Forbidden(path, "a pause makes its snapshot of a sandbox, not of spec.source")}
@@ -81,6 +84,60 @@ func validatePause(snapshot *lifecycle.SandboxSnapshot, path *field.Path, forPau
 	}
 	if name := fmt.Sprintf("%s-gen%d", snapshot.Spec.SandboxName, pause.Attempt); snapshot.Name != name {
 		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), snapshot.Name, "this attempt's snapshot is named "+name))
+	}
+	return errs
+}
+
+// validateRescue checks that only the server has the files of ended containers saved: whoever names a container's ID
+// reads its files.
+func validateRescue(snapshot *lifecycle.SandboxSnapshot, path *field.Path, byServer bool) field.ErrorList {
+	rescue := snapshot.Spec.Rescue
+	switch {
+	case rescue == nil:
+		return nil
+	case !byServer:
+		return field.ErrorList{field.Forbidden(path, "only the server sets it, when it saves what a container left that has ended: leave it out (a snapshot without it commits what is there)")}
+	case snapshot.Spec.Source != nil || snapshot.Spec.Pause != nil:
+		return field.ErrorList{field.Forbidden(path, "what ended containers left is neither of spec.source nor of a pause")}
+	}
+	var errs field.ErrorList
+	if rescue.SandboxUID == "" {
+		errs = append(errs, field.Required(path.Child("sandboxUID"), "the containers are of one sandbox"))
+	}
+	if rescue.PodUID == "" {
+		errs = append(errs, field.Required(path.Child("podUID"), "the containers are of one Pod"))
+	}
+	if sandbox := rescueSnapshotName.ReplaceAllString(snapshot.Name, ""); sandbox == snapshot.Name || sandbox != snapshot.Spec.SandboxName {
+		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), snapshot.Name, "such a snapshot is named "+snapshot.Spec.SandboxName+"-rescue<number>"))
+	}
+	return append(errs, validateRescuedContainers(rescue.Containers, path.Child("containers"))...)
+}
+
+// runtimeID is the form of a container's ID, which names directories on the node.
+// https://github.com/containerd/containerd/blob/v2.4.0/pkg/identifiers/validate.go
+var runtimeID = regexp.MustCompile(`^[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*$`)
+
+const maxRuntimeIDBytes = 76
+
+func validateRescuedContainers(containers []lifecycle.RescuedContainer, path *field.Path) field.ErrorList {
+	switch {
+	case len(containers) == 0:
+		return field.ErrorList{field.Required(path, "name at least one container that has ended")}
+	case len(containers) > maxContainerNames:
+		return field.ErrorList{field.TooMany(path, len(containers), maxContainerNames)}
+	}
+	var errs field.ErrorList
+	seen := sets.New[string]()
+	for i, container := range containers {
+		at := path.Index(i)
+		errs = append(errs, validateName(container.ContainerName, apivalidation.NameIsDNSLabel, at.Child("containerName"))...)
+		if seen.Has(container.ContainerName) {
+			errs = append(errs, field.Duplicate(at.Child("containerName"), container.ContainerName))
+		}
+		seen.Insert(container.ContainerName)
+		if len(container.ContainerID) > maxRuntimeIDBytes || !runtimeID.MatchString(container.ContainerID) {
+			errs = append(errs, field.Invalid(at.Child("containerID"), container.ContainerID, "is not an ID of the container runtime, without a scheme"))
+		}
 	}
 	return errs
 }
@@ -149,6 +206,8 @@ func ValidateSandboxSnapshotUpdate(snapshot, old *lifecycle.SandboxSnapshot) fie
 	errs := validateMetadataUpdate(&snapshot.ObjectMeta, &old.ObjectMeta)
 	if !apiequality.Semantic.DeepEqual(snapshot.Spec.Pause, old.Spec.Pause) {
 		errs = append(errs, field.Forbidden(field.NewPath("spec", "pause"), "only the server sets it, when it creates the snapshot of a pause; leave it as it is"))
+	} else if !apiequality.Semantic.DeepEqual(snapshot.Spec.Rescue, old.Spec.Rescue) {
+		errs = append(errs, field.Forbidden(field.NewPath("spec", "rescue"), "only the server sets it, when it creates the snapshot of what a container left; leave it as it is"))
 	} else if !apiequality.Semantic.DeepEqual(snapshot.Spec, old.Spec) {
 		errs = append(errs, field.Forbidden(field.NewPath("spec"), "is immutable; create another snapshot instead"))
 	}
@@ -225,8 +284,8 @@ const (
 	maxWarningBytes = 1024
 )
 
-// warningReason is the form of a condition's reason as well.
-var warningReason = regexp.MustCompile(`^[A-Z][A-Za-z0-9]{0,62}$`)
+// oneWord is the form of a condition's reason as well.
+var oneWord = regexp.MustCompile(`^[A-Z][A-Za-z0-9]{0,62}$`)
 
 func validateWarnings(warnings []lifecycle.SnapshotWarning, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
@@ -237,7 +296,7 @@ func validateWarnings(warnings []lifecycle.SnapshotWarning, path *field.Path) fi
 		at := path.Index(i)
 		if warning.Reason == "" {
 			errs = append(errs, field.Required(at.Child("reason"), "a warning is of a kind"))
-		} else if !warningReason.MatchString(warning.Reason) {
+		} else if !oneWord.MatchString(warning.Reason) {
 			errs = append(errs, field.Invalid(at.Child("reason"), warning.Reason, "must be one CamelCase word of at most 63 letters and digits"))
 		}
 		if warning.ContainerName != "" {

@@ -167,3 +167,57 @@ func TestSnapshotsOfExistingImages(t *testing.T) {
 		})
 	}
 }
+
+func TestRescues(t *testing.T) {
+	const id = "3f2a9c0d1e4b5a6978877665544332211000ffeeddccbbaa99887766554433ab"
+	rescue := func(change func(*lifecycle.SandboxSnapshot)) *lifecycle.SandboxSnapshot {
+		s := &lifecycle.SandboxSnapshot{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "demo-rescue2"},
+			Spec: lifecycle.SandboxSnapshotSpec{
+				SandboxName: "demo", DeletionPolicy: lifecycle.DeletionPolicyDelete,
+				Rescue: &lifecycle.SnapshotRescue{SandboxUID: "u", PodUID: "p", Containers: []lifecycle.RescuedContainer{{ContainerName: "main", ContainerID: id}}},
+			},
+		}
+		change(s)
+		return s
+	}
+	of := func(containers ...lifecycle.RescuedContainer) func(*lifecycle.SandboxSnapshot) {
+		return func(s *lifecycle.SandboxSnapshot) { s.Spec.Rescue.Containers = containers }
+	}
+	for name, test := range map[string]struct {
+		snapshot *lifecycle.SandboxSnapshot
+		server   bool
+		want     []string // fields
+	}{
+		"the server's":            {rescue(func(*lifecycle.SandboxSnapshot) {}), true, nil},
+		"two containers":          {rescue(of(lifecycle.RescuedContainer{ContainerName: "a", ContainerID: id}, lifecycle.RescuedContainer{ContainerName: "b", ContainerID: id})), true, nil},
+		"another's name":          {rescue(func(s *lifecycle.SandboxSnapshot) { s.Name = "other-rescue2" }), true, []string{"metadata.name"}},
+		"a name without a number": {rescue(func(s *lifecycle.SandboxSnapshot) { s.Name = "demo" }), true, []string{"metadata.name"}},
+		"of no sandbox":           {rescue(func(s *lifecycle.SandboxSnapshot) { s.Spec.Rescue.SandboxUID = "" }), true, []string{"spec.rescue.sandboxUID"}},
+		"of no Pod":               {rescue(func(s *lifecycle.SandboxSnapshot) { s.Spec.Rescue.PodUID = "" }), true, []string{"spec.rescue.podUID"}},
+		"of no container":         {rescue(of()), true, []string{"spec.rescue.containers"}},
+		"of one container twice":  {rescue(of(lifecycle.RescuedContainer{ContainerName: "a", ContainerID: id}, lifecycle.RescuedContainer{ContainerName: "a", ContainerID: id})), true, []string{"spec.rescue.containers[1].containerName"}},
+		"no ID":                   {rescue(of(lifecycle.RescuedContainer{ContainerName: "a"})), true, []string{"spec.rescue.containers[0].containerID"}},
+		"an ID with a scheme":     {rescue(of(lifecycle.RescuedContainer{ContainerName: "a", ContainerID: "containerd://" + id})), true, []string{"spec.rescue.containers[0].containerID"}},
+		"a path":                  {rescue(of(lifecycle.RescuedContainer{ContainerName: "a", ContainerID: "../../etc"})), true, []string{"spec.rescue.containers[0].containerID"}},
+		"also of a pause": {rescue(func(s *lifecycle.SandboxSnapshot) {
+			s.Spec.Pause = &lifecycle.SnapshotPause{SandboxUID: "u", Attempt: 2}
+		}), true, []string{"metadata.name", "spec.rescue"}},
+		"a user's":                {rescue(func(s *lifecycle.SandboxSnapshot) { s.Name = "mine" }), false, []string{"spec.rescue"}},
+		"a user's of such a name": {rescue(func(*lifecycle.SandboxSnapshot) {}), false, []string{"metadata.name", "spec.rescue"}},
+		"a user's name alone":     {rescue(func(s *lifecycle.SandboxSnapshot) { s.Spec.Rescue = nil }), false, []string{"metadata.name"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := fieldsOf(ValidateSandboxSnapshot(test.snapshot, test.server)); !slices.Equal(got, test.want) {
+				t.Errorf("refused for %q, want %q", got, test.want)
+			}
+			old := test.snapshot.DeepCopy()
+			old.ResourceVersion = "1"
+			changed := old.DeepCopy()
+			changed.Spec.Rescue = &lifecycle.SnapshotRescue{SandboxUID: "another"}
+			if got := fieldsOf(ValidateSandboxSnapshotUpdate(changed, old)); !slices.Equal(got, []string{"spec.rescue"}) {
+				t.Errorf("a change of it is refused for %q", got)
+			}
+		})
+	}
+}

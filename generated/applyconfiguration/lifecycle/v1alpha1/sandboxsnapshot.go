@@ -32,7 +32,8 @@ import (
 // stopping the sandbox, and outlives it.
 type SandboxSnapshotApplyConfiguration struct {
 	v1.TypeMetaApplyConfiguration `json:""`
-	// Standard object metadata. Names that end in -gen<digits> are kept for pauses.
+	// Standard object metadata. Names that end in -gen<digits> or -rescue<digits> are kept
+	// for the server.
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
 	// spec is what to commit. Immutable.
 	Spec *SandboxSnapshotSpecApplyConfiguration `json:"spec,omitempty"`

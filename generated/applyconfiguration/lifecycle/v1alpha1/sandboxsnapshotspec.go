@@ -44,6 +44,9 @@ type SandboxSnapshotSpecApplyConfiguration struct {
 	// and nobody else may: a snapshot that has it leaves the Pod frozen, for it to be removed. Owner
 	// references say nothing of that, whoever sets them; they are for garbage collection.
 	Pause *SnapshotPauseApplyConfiguration `json:"pause,omitempty"`
+	// rescue is what a container that has ended left, where the snapshot is made of that. The server sets it when
+	// it saves such files, and nobody else may.
+	Rescue *SnapshotRescueApplyConfiguration `json:"rescue,omitempty"`
 }
 
 // SandboxSnapshotSpecApplyConfiguration constructs a declarative configuration of the SandboxSnapshotSpec type for use with
@@ -91,5 +94,13 @@ func (b *SandboxSnapshotSpecApplyConfiguration) WithDeletionPolicy(value lifecyc
 // If called multiple times, the Pause field is set to the value of the last call.
 func (b *SandboxSnapshotSpecApplyConfiguration) WithPause(value *SnapshotPauseApplyConfiguration) *SandboxSnapshotSpecApplyConfiguration {
 	b.Pause = value
+	return b
+}
+
+// WithRescue sets the Rescue field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Rescue field is set to the value of the last call.
+func (b *SandboxSnapshotSpecApplyConfiguration) WithRescue(value *SnapshotRescueApplyConfiguration) *SandboxSnapshotSpecApplyConfiguration {
+	b.Rescue = value
 	return b
 }

@@ -43,6 +43,17 @@ type SandboxSpecApplyConfiguration struct {
 	RestoreFrom *SandboxRestoreSourceApplyConfiguration `json:"restoreFrom,omitempty"`
 	// snapshot says what a pause commits and how long it is kept.
 	Snapshot *SnapshotPolicyApplyConfiguration `json:"snapshot,omitempty"`
+	// evictionPolicy says what happens when the sandbox's Pod is to go: it is evicted (by kubectl drain, an
+	// autoscaler, the descheduler), its node is drained, tainted, deleted or shut down, or somebody deletes it with
+	// time to end. Save (the default) commits its files first and brings the sandbox back from them, on another
+	// node if one takes it; None lets it go as any other Pod.
+	EvictionPolicy *lifecyclev1alpha1.SandboxEvictionPolicy `json:"evictionPolicy,omitempty"`
+	// onExit says what becomes of the files of a container that ends or is restarted in place: what runs after that
+	// begins with fresh ones, and the old ones are on the node until the kubelet removes them. Rescue commits them
+	// into a snapshot of their own, which the condition DataLost names; Restore commits the whole Pod and brings
+	// the sandbox back from that, each time after a longer wait; None leaves them. Empty: Rescue, where they can be
+	// committed.
+	OnExit *lifecyclev1alpha1.SandboxExitPolicy `json:"onExit,omitempty"`
 }
 
 // SandboxSpecApplyConfiguration constructs a declarative configuration of the SandboxSpec type for use with
@@ -80,5 +91,21 @@ func (b *SandboxSpecApplyConfiguration) WithRestoreFrom(value *SandboxRestoreSou
 // If called multiple times, the Snapshot field is set to the value of the last call.
 func (b *SandboxSpecApplyConfiguration) WithSnapshot(value *SnapshotPolicyApplyConfiguration) *SandboxSpecApplyConfiguration {
 	b.Snapshot = value
+	return b
+}
+
+// WithEvictionPolicy sets the EvictionPolicy field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the EvictionPolicy field is set to the value of the last call.
+func (b *SandboxSpecApplyConfiguration) WithEvictionPolicy(value lifecyclev1alpha1.SandboxEvictionPolicy) *SandboxSpecApplyConfiguration {
+	b.EvictionPolicy = &value
+	return b
+}
+
+// WithOnExit sets the OnExit field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the OnExit field is set to the value of the last call.
+func (b *SandboxSpecApplyConfiguration) WithOnExit(value lifecyclev1alpha1.SandboxExitPolicy) *SandboxSpecApplyConfiguration {
+	b.OnExit = &value
 	return b
 }

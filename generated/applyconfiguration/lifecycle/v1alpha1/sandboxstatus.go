@@ -69,6 +69,9 @@ type SandboxStatusApplyConfiguration struct {
 	// lastRequestTime is when a pause or resume, or an update of desiredState, last asked for work, to
 	// the microsecond.
 	LastRequestTime *metav1.MicroTime `json:"lastRequestTime,omitempty"`
+	// move says that the sandbox's Pod is to be saved and brought back elsewhere, though desiredState is Running. It
+	// stays until a container of the next Pod has run, or there is nothing left to move.
+	Move *SandboxMoveApplyConfiguration `json:"move,omitempty"`
 }
 
 // SandboxStatusApplyConfiguration constructs a declarative configuration of the SandboxStatus type for use with
@@ -191,5 +194,13 @@ func (b *SandboxStatusApplyConfiguration) WithRetryTime(value metav1.MicroTime) 
 // If called multiple times, the LastRequestTime field is set to the value of the last call.
 func (b *SandboxStatusApplyConfiguration) WithLastRequestTime(value metav1.MicroTime) *SandboxStatusApplyConfiguration {
 	b.LastRequestTime = &value
+	return b
+}
+
+// WithMove sets the Move field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Move field is set to the value of the last call.
+func (b *SandboxStatusApplyConfiguration) WithMove(value *SandboxMoveApplyConfiguration) *SandboxStatusApplyConfiguration {
+	b.Move = value
 	return b
 }

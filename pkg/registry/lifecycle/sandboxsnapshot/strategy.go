@@ -111,8 +111,8 @@ func (Strategy) AllowCreateOnUpdate(context.Context) bool { return false }
 func (Strategy) AllowUnconditionalUpdate(context.Context) bool { return false }
 
 // PrepareForUpdate keeps the status, and the finalizer where the update leaves it out, as kubectl
-// replace does: without it a deletion would leave Jobs and images behind. It keeps spec.pause for
-// the same reason: a client from before there was one does not know it.
+// replace does: without it a deletion would leave Jobs and images behind. It keeps spec.pause and
+// spec.rescue for the same reason: a client from before there were such does not know them.
 func (Strategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 	snapshot, oldSnapshot := obj.(*lifecycle.SandboxSnapshot), old.(*lifecycle.SandboxSnapshot)
 	snapshot.Status = *oldSnapshot.Status.DeepCopy()
@@ -121,6 +121,9 @@ func (Strategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 	}
 	if snapshot.Spec.Pause == nil {
 		snapshot.Spec.Pause = oldSnapshot.Spec.Pause.DeepCopy()
+	}
+	if snapshot.Spec.Rescue == nil {
+		snapshot.Spec.Rescue = oldSnapshot.Spec.Rescue.DeepCopy()
 	}
 }
 
