@@ -127,6 +127,7 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		Images:     checker,
 		PullSecret: opts.ResumePullSecret,
 		Trial:      &sandbox.Trial{Host: host.GetClient(), Images: template, PullSecret: opts.ResumePullSecret},
+		Rescues:    template.Configured(),
 		Recorder:   told.NewRecorder(host.GetScheme(), "sandbox-controller"),
 		Clock:      clock.RealClock{},
 	}).Add(mgr, host.GetCache(), limiter()); err != nil {

@@ -17,6 +17,7 @@ limitations under the License.
 package metrics
 
 import (
+	"strings"
 	"time"
 
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
@@ -97,7 +98,7 @@ func ofSandbox(before, after *lifecycle.Sandbox, now time.Time) sandboxChange {
 		return change
 	}
 	if lost := condition(after, v1alpha1.ConditionDataLost); lost.Status == metav1.ConditionTrue {
-		if known := condition(before, v1alpha1.ConditionDataLost); known.Status != lost.Status || known.Reason != lost.Reason || known.Message != lost.Message {
+		if known := condition(before, v1alpha1.ConditionDataLost); known.Status != lost.Status || known.Reason != lost.Reason || loss(known.Message) != loss(lost.Message) {
 			change.lost = BoundedReason(lost.Reason)
 		}
 	}
@@ -115,6 +116,12 @@ func ofSandbox(before, after *lifecycle.Sandbox, now time.Time) sandboxChange {
 		change.resumeTook = sinceRequest(after, now)
 	}
 	return change
+}
+
+// loss is what a message tells of that was lost: what became of that is no other loss.
+func loss(message string) string {
+	lost, _, _ := strings.Cut(message, v1alpha1.MessageWrittenSince)
+	return lost
 }
 
 // endOfAttempt is how a pause ended that is not under way any more.
@@ -202,8 +209,11 @@ func ofSnapshot(before, after *lifecycle.SandboxSnapshot) snapshotChange {
 
 // purpose is what a snapshot was made for.
 func purpose(snapshot *lifecycle.SandboxSnapshot) string {
-	if snapshot.Spec.Pause != nil {
+	switch {
+	case snapshot.Spec.Pause != nil:
 		return ofPause
+	case snapshot.Spec.Rescue != nil:
+		return ofRescue
 	}
 	return ofUser
 }

@@ -53,8 +53,9 @@ const (
 
 // Purposes of snapshots.
 const (
-	ofPause = "pause"
-	ofUser  = "user"
+	ofPause  = "pause"
+	ofUser   = "user"
+	ofRescue = "rescue"
 )
 
 // Buckets are wide: a pause takes a second or two with little to save, and minutes with a lot.
@@ -80,7 +81,7 @@ var (
 		"Times that files of a sandbox were lost, by the reason that the condition DataLost has.",
 		"reason")
 	snapshotsEnded = counter("sandbox_snapshots_ended_total",
-		"Snapshots that have ended, by what they were made for (pause, user), outcome (succeeded, failed), and where they failed by the reason that the condition Failed has.",
+		"Snapshots that have ended, by what they were made for (pause, user, rescue), outcome (succeeded, failed), and where they failed by the reason that the condition Failed has.",
 		"purpose", "outcome", "reason")
 	commitDuration = histogram("sandbox_commit_duration_seconds",
 		"Time from the creation of the Job of a snapshot that has succeeded until its end.",
@@ -125,7 +126,7 @@ func begin() {
 	for _, reason := range []string{v1alpha1.ReasonPodLost, v1alpha1.ReasonFilesystemReset} {
 		dataLosses.WithLabelValues(reason)
 	}
-	for _, purpose := range []string{ofPause, ofUser} {
+	for _, purpose := range []string{ofPause, ofUser, ofRescue} {
 		snapshotsEnded.WithLabelValues(purpose, succeeded, "")
 		commitDuration.WithLabelValues(purpose)
 		commitWait.WithLabelValues(purpose)

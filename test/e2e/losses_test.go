@@ -91,7 +91,7 @@ func TestAContainerThatIsRestartedInPlaceHasLostItsFilesAndSaysSo(t *testing.T) 
 	}
 	r.pause("killed")
 	r.awaitPaused("killed")
-	r.awaitSnapshots("killed-gen3")
+	r.awaitSnapshots("killed-gen3", "killed-rescue1", "probed-rescue1")
 }
 
 func TestASandboxWhoseContainersHaveEndedCanBePausedAndNotJustResumed(t *testing.T) {

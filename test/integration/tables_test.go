@@ -85,8 +85,8 @@ func TestTables(t *testing.T) {
 			{"demo", "Paused", "False", "Paused", "demo-gen1", "node-a", ""},
 			{"fresh", "Pending", "False", "Pending", "", "", ""},
 		}},
-		{"sandboxsnapshots", []string{"NAME", "PHASE", "SANDBOX", "AGE"}, []string{"NODE", "SIZE", "FROZEN", "DURATION", "IMAGE"}, [][]any{
-			{"demo-gen1", "Succeed", "demo", "node-a", "2.9KiB", "1.235s", "12s", "registry:5000/ns/demo-main@sha256:" + strings.Repeat("a", 64)},
+		{"sandboxsnapshots", []string{"NAME", "PHASE", "SANDBOX", "PURPOSE", "AGE"}, []string{"NODE", "SIZE", "FROZEN", "DURATION", "IMAGE"}, [][]any{
+			{"demo-gen1", "Succeed", "demo", "Pause", "node-a", "2.9KiB", "1.235s", "12s", "registry:5000/ns/demo-main@sha256:" + strings.Repeat("a", 64)},
 		}},
 	} {
 		table := f.table(f.pathOf(test.resource, ""))

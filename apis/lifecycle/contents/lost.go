@@ -143,6 +143,25 @@ func LostVolumes(pod *corev1.PodSpec, path *field.Path) []string {
 	return warnings
 }
 
+// LostOnExit tells of what a Pod's template has done with containers that end, and that cannot be saved then: the
+// kubelet kills all containers and removes them in one go.
+// https://github.com/kubernetes/kubernetes/blob/v1.37.2/pkg/kubelet/kuberuntime/kuberuntime_manager.go (ContainersToReset)
+func LostOnExit(pod *corev1.PodSpec, path *field.Path) []string {
+	var warnings []string
+	for list, containers := range map[string][]corev1.Container{"containers": pod.Containers, "initContainers": pod.InitContainers} {
+		for i := range containers {
+			for rule := range containers[i].RestartPolicyRules {
+				if containers[i].RestartPolicyRules[rule].Action == corev1.ContainerRestartRuleActionRestartAllContainers {
+					warnings = append(warnings, fmt.Sprintf("%s: RestartAllContainers removes all containers with their files at once: nothing of them can be rescued (spec.onExit), and what was written since the last pause is gone",
+						path.Child(list).Index(i).Child("restartPolicyRules").Index(rule)))
+				}
+			}
+		}
+	}
+	slices.Sort(warnings)
+	return warnings
+}
+
 // OfTemplate is what a snapshot of those containers does not hold, by the sandbox's template.
 func OfTemplate(template *corev1.PodSpec, committed []string) []v1alpha1.SnapshotWarning {
 	var warnings []v1alpha1.SnapshotWarning

@@ -141,3 +141,19 @@ func TestWhatAPodLoses(t *testing.T) {
 		})
 	}
 }
+
+// TestLostOnExit: of what nobody can save people hear beforehand.
+func TestLostOnExit(t *testing.T) {
+	rule := func(action corev1.ContainerRestartRuleAction) []corev1.ContainerRestartRule {
+		return []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestart}, {Action: action}}
+	}
+	pod := &corev1.PodSpec{
+		InitContainers: []corev1.Container{{RestartPolicyRules: rule(corev1.ContainerRestartRuleActionRestartAllContainers)}},
+		Containers:     []corev1.Container{{RestartPolicyRules: rule(corev1.ContainerRestartRuleActionRestart)}, {RestartPolicyRules: rule(corev1.ContainerRestartRuleActionRestartAllContainers)}},
+	}
+	const why = ": RestartAllContainers removes all containers with their files at once: nothing of them can be rescued (spec.onExit), and what was written since the last pause is gone"
+	want := []string{"spec.containers[1].restartPolicyRules[1]" + why, "spec.initContainers[0].restartPolicyRules[1]" + why}
+	if diff := cmp.Diff(want, LostOnExit(pod, field.NewPath("spec"))); diff != "" {
+		t.Error(diff)
+	}
+}

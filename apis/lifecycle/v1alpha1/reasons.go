@@ -140,6 +140,10 @@ const (
 	ReasonFilesSaved = "FilesSaved"
 )
 
+// MessageWrittenSince is where the message of a DataLost condition whose reason is FilesystemReset goes over from what was
+// restarted to what has become of the files: that is told once it is known, and is no other loss.
+const MessageWrittenSince = "; what was written there since "
+
 // Reasons of a Sandbox's PodAdopted condition, and of its event.
 const (
 	// ReasonPodAdopted: the message names the controller.
@@ -272,6 +276,12 @@ const (
 	EventReconcileFailed = "ReconcileFailed"
 	// EventTemplateNotApplied: the Pod began to run just before its template was changed; the next one follows the change.
 	EventTemplateNotApplied = "TemplateNotApplied"
+	// EventRescuing: what a container has left that has ended is being saved.
+	EventRescuing = "Rescuing"
+	// EventRescued: it is in the snapshot that the message names.
+	EventRescued = "Rescued"
+	// EventRescueFailed: it could not be; the message says whether that is tried again.
+	EventRescueFailed = "RescueFailed"
 	// EventPauseRetry: a pause failed and will be tried again.
 	EventPauseRetry = "PauseFailed"
 	// EventMoveRetry: a move failed to save the files and will be tried again.

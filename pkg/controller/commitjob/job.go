@@ -135,6 +135,10 @@ type Source struct {
 	Bears metav1.Duration `json:"bears,omitzero"`
 	// PullSecrets are the names of the Pod's image pull secrets.
 	PullSecrets []string `json:"pullSecrets,omitempty"`
+	// Ended are the names of those containers that are committed as they have ended: their IDs are not those of what runs
+	// in their place. Rescue says that nothing is but such containers, and nothing frozen.
+	Ended  []string `json:"ended,omitempty"`
+	Rescue bool     `json:"rescue,omitempty"`
 	// Warnings are what the commit cannot keep, as far as it is known without the node.
 	Warnings []v1alpha1.SnapshotWarning `json:"warnings,omitempty"`
 }
@@ -163,6 +167,9 @@ func SourceIn(snapshot *v1alpha1.SandboxSnapshot) *Source {
 // second container, in which Runner.Kill ends them.
 func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leaveFrozen bool) *batchv1.Job {
 	args := append([]string{"commit", "--snapshot-uid=" + string(snapshot.UID)}, c.sourceArgs(source, true)...)
+	for _, name := range source.Ended {
+		args = append(args, "--ended="+name)
+	}
 	args = append(args, "--timeout="+c.Timeout.String())
 	maxFrozen := c.MaxFrozen
 	if maxFrozen == 0 {

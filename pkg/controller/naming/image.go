@@ -189,17 +189,24 @@ func (t *ImageTemplate) Reference(image Image) string {
 
 var pauseSnapshotName = regexp.MustCompile(`-gen([0-9]+)$`)
 
+var rescueSnapshotName = regexp.MustCompile(`-rescue([0-9]+)$`)
+
 // Attempt is the number of the pause that a snapshot's name tells of, zero if it is none.
-func Attempt(snapshot string) int64 {
-	match := pauseSnapshotName.FindStringSubmatch(snapshot)
+func Attempt(snapshot string) int64 { return number(pauseSnapshotName, snapshot) }
+
+// Rescue is the number of the rescue that a snapshot's name tells of, zero if it is none.
+func Rescue(snapshot string) int64 { return number(rescueSnapshotName, snapshot) }
+
+func number(of *regexp.Regexp, snapshot string) int64 {
+	match := of.FindStringSubmatch(snapshot)
 	if match == nil {
 		return 0
 	}
-	attempt, err := strconv.ParseInt(match[1], 10, 64)
+	n, err := strconv.ParseInt(match[1], 10, 64)
 	if err != nil {
 		return 0
 	}
-	return attempt
+	return n
 }
 
 // ByDigest is the reference that a resume uses: the repository of an image and the digest of

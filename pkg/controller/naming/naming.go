@@ -33,6 +33,11 @@ func PauseSnapshot(sandbox string, attempt int64) string {
 	return fmt.Sprintf("%s-gen%d", sandbox, attempt)
 }
 
+// RescueSnapshot is the name of a snapshot of what a sandbox's ended containers left.
+func RescueSnapshot(sandbox string, number int64) string {
+	return fmt.Sprintf("%s-rescue%d", sandbox, number)
+}
+
 // CommitJob is the name of the Job that commits a snapshot.
 func CommitJob(namespace, snapshot string, uid types.UID) string {
 	return job(namespace, snapshot, uid, "commit")

@@ -61,6 +61,11 @@ type observed struct {
 	runs firstRuns
 	// lastResets are the restarts in place that the watch has shown of the Pod last, gone or not.
 	lastResets []reset
+	// rescued are the rescues of the sandbox, the latest first; they are looked at where something may be to be rescued, or told
+	// of. canRescue says that there is a registry for them, rescueHeld how long none of these containers is created; nil: at once.
+	rescued    []v1alpha1.SandboxSnapshot
+	canRescue  bool
+	rescueHeld func(containers string) time.Duration
 	// taken names the controller that has taken the last Pod for one of its own; claimed says that it was
 	// asked back at this visit.
 	taken   string
@@ -97,6 +102,7 @@ const (
 	checkImages    verb = "check images"
 	readPod        verb = "read pod"
 	claimPod       verb = "claim pod"
+	createRescue   verb = "create rescue"
 )
 
 // action is what to do next.
@@ -112,6 +118,8 @@ type action struct {
 	event *note
 	// creates says that the write is followed by the creation of the Pod.
 	creates bool
+	// rescue is what createRescue saves.
+	rescue []v1alpha1.RescuedContainer
 	// after is when to look again though no watch tells of anything; zero: never.
 	after time.Duration
 }
@@ -163,6 +171,23 @@ func (o *observed) running() action {
 	if view.lost {
 		return o.ended(next, view)
 	}
+	containers, later := o.toRescue()
+	if len(containers) > 0 {
+		return action{do: createRescue, rescue: containers} // before anything else: the kubelet may remove them at any moment
+	}
+	return sooner(o.runsOn(next, view), later)
+}
+
+// sooner has a visit come after some time, where that is not zero and the next would come later.
+func sooner(act action, after time.Duration) action {
+	if after > 0 && (act.after <= 0 || after < act.after) {
+		act.after = after
+	}
+	return act
+}
+
+// runsOn is what becomes of a sandbox whose Pod is there.
+func (o *observed) runsOn(next *nextStatus, view podView) action {
 	next.podLasts()
 	var event *note
 	if next.PodUID != "" && next.PodUID != o.pod.UID {
@@ -172,13 +197,15 @@ func (o *observed) running() action {
 	if act, is := o.pullingBeside(next); is {
 		return act
 	}
-	if reset := next.noticeReset(o.resets()); reset != nil {
+	resets := o.resets()
+	if reset := o.noticeReset(next, resets); reset != nil {
 		event = reset
 	}
+	told := o.tellFate(next, resets)
 	if o.wants(v1alpha1.DesiredStateRunning) {
 		next.FailedAttempts = 0
 		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonRunning, "the sandbox is not paused")
-		return o.write(next, event)
+		return o.write(next, cmp.Or(event, told))
 	}
 	if event != nil || o.pausedReason() == v1alpha1.ReasonFilesLost {
 		return o.heldByLoss(next, event)

@@ -112,7 +112,7 @@ func (n *nextStatus) loseData(reason, format string, args ...any) *note {
 
 // noticeReset says that a container was restarted in place, and returns an event where that is news.
 // A restart that the condition tells of already is none, whatever else has changed since.
-func (n *nextStatus) noticeReset(resets []reset) *note {
+func (o *observed) noticeReset(n *nextStatus, resets []reset) *note {
 	before := meta.FindStatusCondition(n.Conditions, v1alpha1.ConditionDataLost)
 	if before != nil && (before.Status != metav1.ConditionTrue || before.Reason != v1alpha1.ReasonFilesystemReset) {
 		before = nil
@@ -124,7 +124,7 @@ func (n *nextStatus) noticeReset(resets []reset) *note {
 	if n.SnapshotName != "" {
 		since = "snapshot " + n.SnapshotName
 	}
-	return n.loseData(v1alpha1.ReasonFilesystemReset, "restarted in place, with a fresh root filesystem: %s; what was written there since %s is gone", list(resets), since)
+	return n.loseData(v1alpha1.ReasonFilesystemReset, "restarted in place, with a fresh root filesystem: %s%s%s%s", list(resets), v1alpha1.MessageWrittenSince, since, o.fateOf(resets))
 }
 
 // keepData takes the complaint back: somebody who could know of the loss has asked for a pause since,

@@ -62,7 +62,7 @@ func (o *observed) pausing() action {
 		// Somebody has deleted what was to be undone, which has thawed it.
 		return o.heldByLoss(next, nil)
 	case o.attempt == nil:
-		if reset := next.noticeReset(o.resets()); reset != nil {
+		if reset := o.noticeReset(next, o.resets()); reset != nil {
 			return o.heldByLoss(next, reset)
 		}
 		if o.attemptHeld > 0 {
@@ -138,7 +138,7 @@ func (o *observed) committed(next *nextStatus, canceling bool) action {
 	case o.pod == nil:
 		// Gone before it was removed, and after everything was saved that was left.
 		kept := slices.DeleteFunc(slices.Clone(o.lastResets), func(r reset) bool { return len(o.keeps()) > 0 && !slices.Contains(o.keeps(), r.container) })
-		if reset := next.noticeReset(beforeCommit(kept, o.attempt)); reset != nil {
+		if reset := o.noticeReset(next, beforeCommit(kept, o.attempt)); reset != nil {
 			return o.savedAfterLoss(next, reset)
 		}
 		return o.finishPause(next)
@@ -164,7 +164,7 @@ func (o *observed) committed(next *nextStatus, canceling bool) action {
 	}
 	// The last look at this Pod: what was committed may have been the fresh root filesystem of a
 	// container that was restarted after the pause was asked for.
-	if reset := next.noticeReset(beforeCommit(o.resets(), o.attempt)); reset != nil {
+	if reset := o.noticeReset(next, beforeCommit(o.resets(), o.attempt)); reset != nil {
 		// Written down before anything is thawed: from then on the Pod has more than the snapshot.
 		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonFilesLost, "files were lost after the pause was asked for; what attempt %d froze is being thawed", next.SnapshotAttempts)
 		return o.write(next, reset)
@@ -213,7 +213,7 @@ func (o *observed) attemptFailedFor(next *nextStatus, why metav1.Condition, agai
 		again = retryAfter(next.FailedAttempts, why.Reason)
 	}
 	next.wait(again)
-	if reset := next.noticeReset(o.resets()); reset != nil {
+	if reset := o.noticeReset(next, o.resets()); reset != nil {
 		return o.heldByLoss(next, reset)
 	}
 	next.Phase = v1alpha1.SandboxRunning

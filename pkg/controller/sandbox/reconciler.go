@@ -82,18 +82,21 @@ type Reconciler struct {
 	// PullSecret is added to the imagePullSecrets of a Pod that comes from a snapshot.
 	PullSecret string
 	// Trial tries the Pod of the resume when a pause begins; nil: nobody does.
-	Trial    *Trial
+	Trial *Trial
+	// Rescues says that there is a registry that what ended containers leave can be saved in.
+	Rescues  bool
 	Recorder events.EventRecorder
 	Clock    clock.PassiveClock
 
 	// looks are of sandboxes whose Pod cannot pull an image: the registry was asked about it a short while ago.
 	// attempts are of those whose pause's snapshot was created a short while ago: somebody may delete it again and again.
-	looks, attempts holds
-	starts          starts
-	kills, claims   *kills
-	ran             ranMemory
-	faults          faults
-	trials          atomic.Int32
+	// rescueHolds are of those of which a rescue was created a short while ago.
+	looks, attempts, rescueHolds holds
+	starts                       starts
+	kills, claims                *kills
+	ran                          ranMemory
+	faults                       faults
+	trials                       atomic.Int32
 }
 
 // Reconcile decides and acts until there is nothing to do but to wait. Each step decides on
@@ -107,6 +110,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		if apierrors.IsNotFound(err) {
 			r.looks.forget(req.NamespacedName)
 			r.attempts.forget(req.NamespacedName)
+			r.rescueHolds.forget(req.NamespacedName)
 			r.starts.forget(req.NamespacedName)
 			r.kills.forget(req.NamespacedName)
 			r.claims.forget(req.NamespacedName)
@@ -174,6 +178,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 				r.tell(sandbox, next.event)
 			}
 			return ctrl.Result{RequeueAfter: backstop}, nil
+		case createRescue:
+			if err := r.createRescue(ctx, seen, next.rescue); err != nil {
+				return ctrl.Result{}, err
+			}
 		case createSnapshot:
 			if err := r.createSnapshot(ctx, seen); err != nil {
 				return ctrl.Result{}, err
@@ -272,7 +280,8 @@ func (r *Reconciler) idle(ctx context.Context, key client.ObjectKey) (bool, ctrl
 func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1alpha1.Sandbox, pod *corev1.Pod) (*observed, error) {
 	now := r.Clock.Now()
 	seen := &observed{sandbox: sandbox, pod: pod, now: now, looksAgain: r.looks.left(sandbox, "", now),
-		attemptHeld: r.attempts.left(sandbox, Attempt(sandbox).Name, now)}
+		attemptHeld: r.attempts.left(sandbox, Attempt(sandbox).Name, now), canRescue: r.Rescues,
+		rescueHeld: func(containers string) time.Duration { return r.rescueHolds.left(sandbox, containers, now) }}
 	if pod != nil {
 		r.ran.see(pod)
 		if awaitsPod(sandbox) {
@@ -286,6 +295,12 @@ func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1
 	seen.runs, seen.lastResets, seen.taken, seen.words = known.firstRuns, known.resets, known.taken, known.words
 	var err error
 	status := &sandbox.Status
+	if seen.tellsOfRescues() {
+		// From the cache: what it does not show yet brings another visit, and none is created on its word.
+		if seen.rescued, err = r.rescuesOf(ctx, r.Client, sandbox); err != nil {
+			return nil, err
+		}
+	}
 	if pod == nil && blocked(status) {
 		if seen.unblocked, err = r.nameIsFree(ctx, sandbox); err != nil {
 			return nil, err

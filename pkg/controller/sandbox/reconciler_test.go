@@ -201,7 +201,7 @@ func newFixture(t *testing.T, objects ...client.Object) *fixture {
 	f.r = &Reconciler{
 		Client: f.own, Live: f.own, Host: f.host, HostLive: f.host, Images: f,
 		Jobs:     &commitjob.Runner{Config: commitjob.Config{Namespace: "sandbox-system"}, Client: f.host, Live: f.host, Exec: f, Clock: f.clock},
-		Recorder: events.NewFakeRecorder(100), Clock: f.clock,
+		Recorder: events.NewFakeRecorder(100), Clock: f.clock, Rescues: true,
 	}
 	f.restarts()
 	t.Cleanup(func() { f.stop() })

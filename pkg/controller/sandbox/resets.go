@@ -36,6 +36,8 @@ type reset struct {
 	how      string
 	// id is the runtime's ID of the container that runs now, before that of the one which ended last.
 	id, before string
+	// at is when that ended, zero where it is not known.
+	at time.Time
 	// first is the restart that the container ran for the first time after, 0: it ran at once.
 	first int32
 }
@@ -52,10 +54,14 @@ func resetsOf(pod *corev1.Pod, known firstRuns, kept []string) []reset {
 		if !ran || status.RestartCount <= first {
 			continue
 		}
-		resets = append(resets, reset{
+		r := reset{
 			container: status.Name, restarts: status.RestartCount, how: ending(status), first: first,
 			id: bareID(status.ContainerID), before: bareID(endedID(status)),
-		})
+		}
+		if last := status.LastTerminationState.Terminated; last != nil {
+			r.at = last.FinishedAt.Time
+		}
+		resets = append(resets, r)
 	}
 	return resets
 }

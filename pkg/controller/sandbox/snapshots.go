@@ -47,6 +47,12 @@ func (r *Reconciler) finalize(ctx context.Context, sandbox *v1alpha1.Sandbox) (c
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	rescues, err := r.rescuesOf(ctx, r.Live, sandbox)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	pauses := snapshots
+	snapshots = append(slices.Clone(snapshots), rescues...)
 	busy := false
 	orphan := controllerutil.ContainsFinalizer(sandbox, metav1.FinalizerOrphanDependents)
 	for i := range snapshots {
@@ -66,7 +72,7 @@ func (r *Reconciler) finalize(ctx context.Context, sandbox *v1alpha1.Sandbox) (c
 		return ctrl.Result{}, err
 	}
 	if pod != nil {
-		if next := endOf(pod, snapshots); next.do == deletePod {
+		if next := endOf(pod, pauses); next.do == deletePod {
 			if err := r.deletePod(ctx, pod, next); err != nil {
 				return ctrl.Result{}, err
 			}

@@ -99,6 +99,9 @@ type storm struct {
 	// files counts the writes in the Pod's root filesystem, base those that it started with, content those of snapshots.
 	files, base int
 	content     map[string]int
+	// dead is the container that ended last and that its node still has, deadFiles what it had written.
+	dead      string
+	deadFiles int
 	// owed is how many writes the next Pod has to have, unless DataLost says otherwise; gaveUp: a person wants it otherwise.
 	owed   int
 	gaveUp bool
@@ -132,7 +135,7 @@ func (s *storm) start() {
 	live := &api{s: s}
 	s.r = &Reconciler{
 		Client: &api{s: s, cached: true}, Live: live, Host: &api{s: s, cached: true}, HostLive: live,
-		Images: s, Jobs: s, Recorder: events.NewFakeRecorder(10_000), Clock: s.clock,
+		Images: s, Jobs: s, Recorder: events.NewFakeRecorder(10_000), Clock: s.clock, Rescues: true,
 		kills: waitingKills(), claims: waitingKills(),
 	}
 	s.r.Client = writer{s.r.Client, live}
@@ -297,6 +300,37 @@ func (s *storm) check() {
 	}
 	if lost {
 		s.told = s.losses
+	}
+	s.checkRescues()
+}
+
+// checkRescues: one at a time, a few in all, and what is told of one is true.
+func (s *storm) checkRescues() {
+	underWay, kept := 0, 0
+	for name, snapshot := range s.stored.snapshots {
+		if sandboxsnapshot.RescueOf(snapshot) == nil || snapshot.DeletionTimestamp != nil {
+			continue
+		}
+		if !finished(snapshot) {
+			underWay++
+		} else if name != s.stored.sandbox.Status.SnapshotName && name != s.stored.sandbox.Status.PriorSnapshotName {
+			kept++
+		}
+	}
+	switch {
+	case underWay > 1:
+		s.fail("has %d rescues under way", underWay)
+	case kept > keptRescues+keptFailedRescues+3: // the first, and one of each kind that ended since the last was created
+		s.fail("keeps %d rescues", kept)
+	}
+	lost := meta.FindStatusCondition(s.stored.sandbox.Status.Conditions, v1alpha1.ConditionDataLost)
+	if lost == nil {
+		return
+	}
+	if _, told, is := strings.Cut(lost.Message, " is in snapshot "); is {
+		if _, holds := s.content[strings.Split(told, ",")[0]]; !holds {
+			s.fail("tells that files are in a snapshot that never had them: %s", lost.Message)
+		}
 	}
 }
 
@@ -514,7 +548,7 @@ func (s *storm) removePod() {
 	if !s.known && s.runs {
 		s.owed = s.base // its node never told of it, or told nobody
 	}
-	s.stored.pod, s.frozen = nil, false
+	s.stored.pod, s.frozen, s.dead = nil, false, ""
 	s.note("node: Pod %s is gone, saved: %t", pod.UID, saved)
 }
 
@@ -525,6 +559,7 @@ func (s *storm) commit() {
 			s.letGo(name)
 		}
 	}
+	s.commitRescue()
 	attempt := s.attempt()
 	if attempt == nil || attempt.DeletionTimestamp != nil || finished(attempt) {
 		return
@@ -554,8 +589,36 @@ func (s *storm) commit() {
 	}
 }
 
+// commitRescue commits what a container has left that has ended, where it is still there.
+func (s *storm) commitRescue() {
+	for name, snapshot := range s.stored.snapshots {
+		of := sandboxsnapshot.RescueOf(snapshot)
+		if of == nil || finished(snapshot) || snapshot.DeletionTimestamp != nil {
+			continue
+		}
+		switch {
+		case s.stored.pod == nil || s.stored.pod.UID != of.PodUID || of.Containers[0].ContainerID != s.dead:
+			s.endCommit(name, v1alpha1.ReasonContainerNotFound)
+		case s.chance(3):
+			s.endCommit(name, v1alpha1.ReasonRegistryUnavailable)
+		case snapshot.Status.Phase != v1alpha1.SnapshotCommitting:
+			s.changeSnapshot(name, func(r *v1alpha1.SandboxSnapshot) { r.Status.Phase = v1alpha1.SnapshotCommitting })
+		default:
+			s.content[name] = s.deadFiles
+			s.changeSnapshot(name, func(r *v1alpha1.SandboxSnapshot) {
+				r.Status.Phase, r.Status.CompletionTime = v1alpha1.SnapshotSucceed, &metav1.Time{Time: s.now}
+				r.Status.SandboxUID, r.Status.SourcePodUID = of.SandboxUID, of.PodUID
+				r.Status.Containers = []v1alpha1.ContainerSnapshot{{ContainerName: "main", ContainerID: s.dead, ImageURI: "r/a:t", ImageDigest: "sha256:" + strings.Repeat("a", 64)}}
+			})
+			s.note("snapshot: %s holds %d writes of %s", name, s.deadFiles, s.dead)
+		}
+	}
+}
+
 func (s *storm) endCommit(name, reason string) {
-	s.thaw(s.stored.snapshots[name])
+	if sandboxsnapshot.RescueOf(s.stored.snapshots[name]) == nil {
+		s.thaw(s.stored.snapshots[name])
+	}
 	s.changeSnapshot(name, func(a *v1alpha1.SandboxSnapshot) {
 		a.Status.Phase, a.Status.CompletionTime = v1alpha1.SnapshotFailed, &metav1.Time{Time: s.now}
 		meta.SetStatusCondition(&a.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionFailed, Status: metav1.ConditionTrue, Reason: reason, Message: "it failed"})
@@ -730,6 +793,7 @@ func (s *storm) restart() {
 		return
 	}
 	s.losses++
+	s.dead, s.deadFiles = bareID(s.mainStatus(s.stored.pod.DeepCopy()).ContainerID), s.files
 	s.owed, s.files = max(s.owed, s.files), s.base
 	s.changePod(restartedPod)
 	s.note("restarted in place")

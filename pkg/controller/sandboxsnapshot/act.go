@@ -204,7 +204,7 @@ func (r *Reconciler) takeSlot(ctx context.Context, seen *observed) (*slotAnswer,
 	if pod == "" {
 		return &slotAnswer{held: true}, nil
 	}
-	free, why := r.slots.acquire(client.ObjectKeyFromObject(seen.snapshot), slot{pod: pod, node: sandbox.Status.NodeName}, r.limits())
+	free, why := r.slots.acquire(client.ObjectKeyFromObject(seen.snapshot), slotOf(pod, sandbox.Status.NodeName, seen.rescue() != nil), r.limits())
 	return &slotAnswer{held: free, why: why}, nil
 }
 

@@ -27,7 +27,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
@@ -123,7 +122,7 @@ func (c *Checks) look(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, s
 		note(refuse(v1alpha1.ReasonRegistryNotConfigured, "the server has no registry to push to: start it with --snapshot-registry"))
 	}
 	note(c.checkPushSecret(ctx))
-	pod, err := c.sourcePod(ctx, sandbox, sourcePodUID(snapshot, sandbox))
+	pod, err := c.sourcePod(ctx, snapshot, sandbox)
 	if err != nil {
 		// Without the Pod there is nothing more to be known.
 		return nil, append(errs, err)
@@ -137,6 +136,7 @@ func (c *Checks) look(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, s
 	}
 	keepResources(containers, sandbox, pod)
 	return &commitjob.Source{PodName: pod.Name, PodUID: pod.UID, NodeName: pod.Spec.NodeName, Containers: containers, Bears: commitjob.Bears(pod),
+		Ended: endedContainers(snapshot, containers), Rescue: RescueOf(snapshot) != nil,
 		PullSecrets: pullSecretsOf(pod, c.ResumePullSecret), Warnings: notKept(pod, sandbox, containers)}, nil
 }
 
@@ -177,7 +177,8 @@ func (c *Checks) checkPushSecret(ctx context.Context) error {
 }
 
 // sourcePod is the sandbox's Pod with that UID, and no other of its name.
-func (c *Checks) sourcePod(ctx context.Context, sandbox *v1alpha1.Sandbox, uid types.UID) (*corev1.Pod, error) {
+func (c *Checks) sourcePod(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) (*corev1.Pod, error) {
+	uid := sourcePodUID(snapshot, sandbox)
 	if uid == "" || sandbox.Status.PodUID == "" {
 		return nil, refuse(v1alpha1.ReasonSourcePodNotFound, "sandbox %s has no Pod (phase %s)", sandbox.Name, sandbox.Status.Phase)
 	}
@@ -191,7 +192,7 @@ func (c *Checks) sourcePod(ctx context.Context, sandbox *v1alpha1.Sandbox, uid t
 	if pod.UID != uid || pod.Labels[v1alpha1.LabelSandboxUID] != string(sandbox.UID) {
 		return nil, refuse(v1alpha1.ReasonSourcePodReplaced, "Pod %s has UID %s, but the sandbox ran in the one with UID %s", pod.Name, pod.UID, uid)
 	}
-	if pod.DeletionTimestamp != nil {
+	if pod.DeletionTimestamp != nil && RescueOf(snapshot) == nil { // what has ended is there as long as something runs
 		return nil, refuse(v1alpha1.ReasonSourcePodNotFound, "Pod %s is being deleted", pod.Name)
 	}
 	if pod.Spec.NodeName == "" {
@@ -240,6 +241,12 @@ func (c *Checks) checkNode(ctx context.Context, name string) error {
 // (and so none that something else injected into the Pod). It tells of each that cannot be committed.
 func chooseContainers(snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox, pod *corev1.Pod) ([]v1alpha1.ContainerSnapshot, []error) {
 	names := snapshot.Spec.Containers
+	if rescue := RescueOf(snapshot); rescue != nil {
+		names = nil
+		for _, container := range rescue.Containers {
+			names = append(names, container.ContainerName)
+		}
+	}
 	if len(names) == 0 {
 		names = sandbox.Spec.Snapshot.Containers
 	}
@@ -252,7 +259,7 @@ func chooseContainers(snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sand
 	chosen := make([]v1alpha1.ContainerSnapshot, 0, len(names))
 	var problems []error
 	for _, name := range names {
-		id, err := containerID(pod, name)
+		id, err := idOf(snapshot, pod, name)
 		if err != nil {
 			problems = append(problems, err)
 			continue

@@ -48,7 +48,7 @@ func (o *observed) pending() action {
 		return action{do: readSandbox}
 	}
 	unwanted := o.unwanted()
-	if unwanted == nil && o.pause() != nil && o.queued && o.slot == nil && o.says() == v1alpha1.ReasonQueued {
+	if unwanted == nil && (o.pause() != nil || o.rescue() != nil) && o.queued && o.slot == nil && o.says() == v1alpha1.ReasonQueued {
 		if !o.podEnds {
 			// Still wanted, and not its turn: all that follows would be done again then.
 			return action{do: wait, rest: true, after: queueBackstop, keepsSlot: true}
@@ -101,7 +101,7 @@ func (o *observed) pending() action {
 		return act
 	case o.source == nil:
 		return action{do: checkSource}
-	case o.pause() == nil && !o.again:
+	case o.pause() == nil && o.rescue() == nil && !o.again:
 		// While it holds the slot no pause of this Pod can begin its commit. One may have ended
 		// since the sandbox was read, though, and what that froze must stay so.
 		return action{do: readSandbox}
@@ -122,7 +122,7 @@ const (
 
 // way finds the way, or says what the sandbox has to come to before there is one.
 func (o *observed) way() (way, *refusal) {
-	if o.pause() != nil {
+	if o.pause() != nil || o.rescue() != nil {
 		return commits, nil
 	}
 	sandbox := o.sandbox.Sandbox
@@ -170,8 +170,11 @@ func (o *observed) unwanted() *refusal {
 	return nil
 }
 
-// canceled says why a pause's snapshot is not wanted any more, empty where it is.
+// canceled says why a pause's snapshot, or a rescue's, is not wanted any more, empty where it is.
 func canceled(snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) string {
+	if rescue := RescueOf(snapshot); rescue != nil {
+		return notRescued(rescue, sandbox)
+	}
 	pause := PauseOf(snapshot)
 	if pause == nil {
 		return ""
@@ -194,6 +197,9 @@ func canceled(snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) str
 func sourcePodUID(snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) types.UID {
 	if pause := PauseOf(snapshot); pause != nil && pause.PodUID != "" {
 		return pause.PodUID
+	}
+	if rescue := RescueOf(snapshot); rescue != nil {
+		return rescue.PodUID
 	}
 	return sandbox.Status.PodUID
 }
@@ -276,7 +282,7 @@ func (o *observed) committing() action {
 	if ending := o.ending(); ending != nil {
 		return o.finish(ending)
 	}
-	if o.pause() != nil {
+	if o.pause() != nil || o.rescue() != nil {
 		if o.sandbox == nil {
 			return action{do: readSandbox}
 		}
@@ -390,7 +396,7 @@ func (o *observed) finish(why *metav1.Condition) action {
 	case o.commit.State == commitjob.Active:
 		return action{do: stopJob}
 	}
-	if !o.commit.Thawed {
+	if !o.commit.Thawed && o.rescue() == nil { // which has frozen nothing
 		switch {
 		case o.thaw == nil:
 			return action{do: thawPod}

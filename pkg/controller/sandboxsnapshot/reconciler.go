@@ -153,7 +153,7 @@ func (r *Reconciler) visit(ctx context.Context, snapshot *v1alpha1.SandboxSnapsh
 
 // holdSlot notes the slot of a commit under way. One that ends keeps its Pod, and no other's room: nothing of it runs.
 func (r *Reconciler) holdSlot(snapshot *v1alpha1.SandboxSnapshot) {
-	r.slots.keep(client.ObjectKeyFromObject(snapshot), slot{pod: snapshot.Status.SourcePodUID, node: snapshot.Status.SourceNodeName})
+	r.slots.keep(client.ObjectKeyFromObject(snapshot), slotOf(snapshot.Status.SourcePodUID, snapshot.Status.SourceNodeName, RescueOf(snapshot) != nil))
 }
 
 // user is the name of a sandbox that needs the snapshot, empty where none does.

@@ -60,7 +60,7 @@ func (r *Reconciler) recover(ctx context.Context) error {
 	}
 	for i := range committing.Items {
 		snapshot := &committing.Items[i]
-		r.slots.keep(client.ObjectKeyFromObject(snapshot), slot{pod: snapshot.Status.SourcePodUID, node: snapshot.Status.SourceNodeName})
+		r.slots.keep(client.ObjectKeyFromObject(snapshot), slotOf(snapshot.Status.SourcePodUID, snapshot.Status.SourceNodeName, RescueOf(snapshot) != nil))
 	}
 	jobs := &batchv1.JobList{}
 	if err := r.Jobs.Live.List(ctx, jobs, client.InNamespace(r.Jobs.Namespace), client.MatchingLabels{v1alpha1.LabelComponent: commitjob.ComponentCommit}); err != nil {
@@ -87,7 +87,7 @@ func (r *Reconciler) keepUnrecorded(ctx context.Context, job *batchv1.Job) error
 	if err != nil {
 		source = &commitjob.Source{PodUID: types.UID(job.Labels[v1alpha1.LabelPodUID])}
 	}
-	its := slot{pod: source.PodUID, node: source.NodeName}
+	its := slotOf(source.PodUID, source.NodeName, source.Rescue)
 	key := client.ObjectKey{Namespace: job.Annotations[v1alpha1.AnnotationNamespace], Name: job.Annotations[v1alpha1.AnnotationSnapshot]}
 	snapshot := &v1alpha1.SandboxSnapshot{}
 	if err := r.Live.Get(ctx, key, snapshot); err != nil {

@@ -102,7 +102,7 @@ func (r *Reconciler) endStray(ctx context.Context, job *batchv1.Job) (bool, erro
 		source = &commitjob.Source{PodUID: types.UID(job.Labels[v1alpha1.LabelPodUID])}
 	}
 	if !r.slots.has(key) {
-		r.slots.keep(key, slot{pod: source.PodUID, node: source.NodeName})
+		r.slots.keep(key, slotOf(source.PodUID, source.NodeName, source.Rescue))
 	}
 	shadow := shadowOf(job, source)
 	outcome, err := r.Jobs.Observe(ctx, shadow)
@@ -113,7 +113,7 @@ func (r *Reconciler) endStray(ctx context.Context, job *batchv1.Job) (bool, erro
 	case outcome.State == commitjob.Active:
 		// Its deadline ends it: the Job stays, which is all that tells what it may have frozen.
 		return false, r.Jobs.GiveUp(ctx, shadow)
-	case !outcome.Thawed:
+	case !outcome.Thawed && !source.Rescue:
 		r.given(r.slots.end(key, r.limits()))
 		if leaving, err := r.podLeaves(ctx, shadow); err != nil || leaving {
 			return false, err

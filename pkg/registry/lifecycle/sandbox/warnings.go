@@ -27,12 +27,13 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
 )
 
-// volumeWarnings names each volume that goes with the Pod.
+// volumeWarnings names each volume that goes with the Pod, and what takes files away before anybody can save them.
 func volumeWarnings(sandbox *lifecycle.Sandbox) []string {
 	if sandbox.Spec.Template == nil {
 		return nil
 	}
-	return contents.LostVolumes(&sandbox.Spec.Template.Spec, field.NewPath("spec", "template", "spec"))
+	spec, path := &sandbox.Spec.Template.Spec, field.NewPath("spec", "template", "spec")
+	return append(contents.LostVolumes(spec, path), contents.LostOnExit(spec, path)...)
 }
 
 // imageWarnings names each container whose changed image the snapshot in use will replace.

@@ -19,6 +19,7 @@ package sandboxsnapshot
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -41,6 +42,7 @@ var columns = []metav1.TableColumnDefinition{
 	{Name: "Name", Type: "string", Format: "name", Description: "Name of the snapshot."},
 	{Name: "Phase", Type: "string", Description: "Where the snapshot stands, in one word; Terminating while it is being deleted."},
 	{Name: "Sandbox", Type: "string", Description: "The sandbox that the snapshot was made of."},
+	{Name: "Purpose", Type: "string", Description: "What the snapshot was made for: Pause, Rescue (of what an ended container left), or User."},
 	{Name: "Age", Type: "string", Description: "Time since the snapshot was created."},
 	{Name: "Node", Type: "string", Priority: 1, Description: "The node that the commit ran on."},
 	{Name: "Size", Type: "string", Priority: 1, Description: "Compressed size of the layers that the snapshot added."},
@@ -67,7 +69,7 @@ func (TableConvertor) ConvertToTable(_ context.Context, obj, options runtime.Obj
 		snapshot := obj.(*lifecycle.SandboxSnapshot)
 		status := &snapshot.Status
 		return []any{
-			name, phase(snapshot), snapshot.Spec.SandboxName, age,
+			name, phase(snapshot), snapshot.Spec.SandboxName, purpose(snapshot), age,
 			status.SourceNodeName, size(status.Containers), frozen(status.FrozenDuration),
 			took(status.StartTime, status.CompletionTime), images(status.Containers),
 		}, nil
@@ -81,6 +83,19 @@ func phase(snapshot *lifecycle.SandboxSnapshot) string {
 		return "Terminating"
 	}
 	return string(snapshot.Status.Phase)
+}
+
+// pauseName is the form of names that nobody but the server may give. What an older server made has nothing else that says so.
+var pauseName = regexp.MustCompile(`-gen[0-9]+$`)
+
+func purpose(snapshot *lifecycle.SandboxSnapshot) string {
+	switch {
+	case snapshot.Spec.Pause != nil, snapshot.Spec.Source == nil && pauseName.MatchString(snapshot.Name):
+		return "Pause"
+	case snapshot.Spec.Rescue != nil:
+		return "Rescue"
+	}
+	return "User"
 }
 
 func size(containers []lifecycle.ContainerSnapshot) string {
