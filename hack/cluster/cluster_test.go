@@ -30,6 +30,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -170,6 +171,69 @@ func TestAliveAndStop(t *testing.T) {
 	}
 	if err := p.stop(t.Context(), time.Second); err != nil {
 		t.Errorf("a second stop: %v", err)
+	}
+}
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "keep" {
+		if err := keep(context.Background(), os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// TestKeep has what ends by itself started again, and ends it with whoever keeps it.
+func TestKeep(t *testing.T) {
+	l := testLayout(t)
+	if err := os.MkdirAll(l.path("logs"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	shell, err := exec.LookPath("sh")
+	if err != nil {
+		t.Skip("no sh here")
+	}
+	pids := l.path("pids")
+	exe, args, err := keeping(shell, []string{"-c", "echo $$ >>" + pids + "; test $(wc -l <" + pids + ") -gt 1 && exec sleep 1000"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := start(t.Context(), l, "kept", exe, args, os.Environ())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.stop(context.Background(), 0) })
+	var second process
+	if err := poll(t.Context(), time.Minute, 20*time.Millisecond, func() error {
+		text, err := os.ReadFile(pids)
+		if err != nil {
+			return err
+		}
+		lines := strings.Fields(string(text))
+		if len(lines) < 2 {
+			return fmt.Errorf("started as %q", lines)
+		}
+		second = process{Name: "second", BootID: bootID()}
+		if second.PID, err = strconv.Atoi(lines[1]); err != nil {
+			return permanentError{err}
+		}
+		_, second.StartTick, err = procStat(second.PID)
+		return err
+	}); err != nil {
+		t.Fatalf("it is not started again: %v\n%s", err, lastLines(l.log("kept"), 5))
+	}
+	if err := p.stop(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := poll(t.Context(), time.Minute, 20*time.Millisecond, func() error {
+		if second.alive() {
+			return fmt.Errorf("process %d is still there", second.PID)
+		}
+		return nil
+	}); err != nil {
+		t.Errorf("whoever kept it was killed, and %v", err)
 	}
 }
 

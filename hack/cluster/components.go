@@ -33,6 +33,8 @@ type component struct {
 	exe   string
 	args  []string
 	ready func(context.Context) error
+	// kept is one that is started again when it has ended.
+	kept bool
 }
 
 // stages lists the components in the order of their start; those of one stage start together.
@@ -40,6 +42,7 @@ func stages(l layout) [][]component {
 	kubernetes := func(name, health string, args ...string) component {
 		return component{name: name, exe: l.exe(name), args: args, ready: answers(l, health)}
 	}
+	kept := func(c component) component { c.kept = true; return c }
 	registry := func(name, address string, want int) component {
 		return component{
 			name: name, exe: l.exe("registry"), args: []string{"serve", l.config(name + ".json")},
@@ -91,7 +94,7 @@ func stages(l layout) [][]component {
 			),
 		},
 		{
-			kubernetes("kube-controller-manager", "https://"+controllerManager+"/healthz",
+			kept(kubernetes("kube-controller-manager", "https://"+controllerManager+"/healthz",
 				"--kubeconfig="+l.config("kube-controller-manager.kubeconfig"),
 				"--authentication-kubeconfig="+l.config("kube-controller-manager.kubeconfig"),
 				"--authorization-kubeconfig="+l.config("kube-controller-manager.kubeconfig"),
@@ -101,15 +104,15 @@ func stages(l layout) [][]component {
 				"--cluster-signing-cert-file="+l.pki("ca.crt"), "--cluster-signing-key-file="+l.pki("ca.key"),
 				"--service-account-private-key-file="+l.pki("service-account.key"),
 				"--use-service-account-credentials=true", "--leader-elect=false", "--profiling=false",
-			),
-			kubernetes("kube-scheduler", "https://"+scheduler+"/healthz",
+			)),
+			kept(kubernetes("kube-scheduler", "https://"+scheduler+"/healthz",
 				"--kubeconfig="+l.config("kube-scheduler.kubeconfig"),
 				"--authentication-kubeconfig="+l.config("kube-scheduler.kubeconfig"),
 				"--authorization-kubeconfig="+l.config("kube-scheduler.kubeconfig"),
 				"--bind-address="+host(scheduler), fmt.Sprintf("--secure-port=%d", port(scheduler)),
 				"--tls-cert-file="+l.pki("loopback.crt"), "--tls-private-key-file="+l.pki("loopback.key"),
 				"--leader-elect=false", "--profiling=false",
-			),
+			)),
 			kubernetes("kubelet", "http://"+kubeletHealth+"/healthz",
 				"--config="+l.config("kubelet.json"), "--kubeconfig="+l.config("kubelet.kubeconfig"),
 				"--root-dir="+l.path("kubelet"), "--hostname-override="+nodeName, "--node-ip="+bridgeIP,

@@ -18,7 +18,10 @@ limitations under the License.
 
 package main
 
-import "errors"
+import (
+	"errors"
+	"os/exec"
+)
 
 // A node runs on Linux only. On other systems this program is built so that it can say so.
 
@@ -26,3 +29,4 @@ var errNotLinux = errors.New("only on Linux")
 
 func mountOverlay(_, _ string) error { return errNotLinux }
 func unmount(_ string) error         { return errNotLinux }
+func diesWithParent(_ *exec.Cmd)     {}

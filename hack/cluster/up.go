@@ -223,7 +223,14 @@ func startStage(ctx context.Context, l layout, stage []component, say reporter) 
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		p, err := start(ctx, l, c.name, c.exe, c.args, env)
+		exe, args := c.exe, c.args
+		if c.kept {
+			var err error
+			if exe, args, err = keeping(exe, args); err != nil {
+				return err
+			}
+		}
+		p, err := start(ctx, l, c.name, exe, args, env)
 		if err != nil {
 			return err
 		}

@@ -47,10 +47,6 @@ const leaseLost = "The lease of the controllers is lost"
 // TestAPauseOutlivesTheKubeApiserver ends kube-apiserver while a commit runs, for longer than the lease of the controllers.
 // It is not parallel: nobody else can do anything meanwhile.
 func TestAPauseOutlivesTheKubeApiserver(t *testing.T) {
-	if os.Getenv("NIGHTLY") != "true" {
-		// "Scheduler cache is corrupted": nobody starts that of the local cluster again.
-		t.Skip("only with NIGHTLY=true: kube-scheduler may end when its kube-apiserver is killed")
-	}
 	r := newRoom(t)
 	r.withServerArgs(t, "--leader-elect-lease-duration=12s", "--leader-elect-renew-deadline=8s", "--leader-elect-retry-period=2s")
 	r.start("demo")
