@@ -77,7 +77,8 @@ func (c *Config) Complete() CompletedConfig {
 
 // stores is what all stores of the API have around etcd, from the outside to the inside.
 func (c CompletedConfig) stores() generic.RESTOptionsGetter {
-	return refusesWhenFull(pacedWrites(writesInTurn(resumableWatches{sharedHistory{c.genericConfig.RESTOptionsGetter}})), c.extraConfig.Room)
+	room := c.extraConfig.Room
+	return refusesWhenFull(pacedWrites(writesInTurn(resumableWatches{sharedHistory{c.genericConfig.RESTOptionsGetter}}), room), room)
 }
 
 // Server serves the lifecycle API.

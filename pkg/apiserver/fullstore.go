@@ -39,6 +39,10 @@ import (
 type Room interface {
 	// Full says why nothing is taken any more that makes the store larger; full where that is so.
 	Full() (why string, full bool)
+	// Pace is how many bytes may be written in a second, and how many at once.
+	Pace() (perSecond, atOnce int64)
+	// Crowded is what writers wait for: closed once there is room; nil where there is some.
+	Crowded() <-chan struct{}
 }
 
 // ReasonInsufficientStorage is the reason of what is refused because the store is full. There is none

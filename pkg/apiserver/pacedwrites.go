@@ -37,23 +37,31 @@ import (
 // How much may be written. The watch cache keeps what was written in the last 75 seconds, whatever its
 // size, and the server's memory has a limit: a few clients that change an annotation of 256 KiB would end
 // the server within a minute. 4 MiB a second are 130 pauses a second, or more patches of a template
-// of 64 KiB than two cores do.
+// of 64 KiB than two cores do. A small store has room for less.
 const (
 	writtenPerSecond = 4 << 20
 	writtenAtOnce    = 32 << 20
+	// patience is for how long a writer waits until history is given up to make room.
+	patience = 5 * time.Second
 	// laterSeconds is when whoever could not wait is to come again.
 	laterSeconds = 5
 )
 
 // pacedWrites makes stores that have writers wait when much more was written than can be kept. The
-// controllers are counted, but do not wait.
-func pacedWrites(getter generic.RESTOptionsGetter) generic.RESTOptionsGetter {
-	return paced{getter, rate.NewLimiter(writtenPerSecond, writtenAtOnce)}
+// controllers are counted, but do not wait. room is nil where only etcd knows.
+func pacedWrites(getter generic.RESTOptionsGetter, room Room) generic.RESTOptionsGetter {
+	perSecond, atOnce := int64(writtenPerSecond), int64(writtenAtOnce)
+	if room != nil {
+		most, mostAtOnce := room.Pace()
+		perSecond, atOnce = min(perSecond, most), min(atOnce, mostAtOnce)
+	}
+	return paced{getter, rate.NewLimiter(rate.Limit(perSecond), int(atOnce)), room}
 }
 
 type paced struct {
 	generic.RESTOptionsGetter
 	written *rate.Limiter
+	room    Room
 }
 
 // GetRESTOptions returns the options of a resource.
@@ -77,7 +85,7 @@ func (p paced) GetRESTOptions(resource schema.GroupResource, example runtime.Obj
 		if err != nil {
 			return nil, nil, err
 		}
-		return &pacedStore{store, p.written}, destroy, nil
+		return &pacedStore{store, p.written, p.room}, destroy, nil
 	}
 	return options, nil
 }
@@ -90,13 +98,14 @@ type weighed struct {
 
 // TransformToStorage is called with each object before it is written.
 func (c weighed) TransformToStorage(ctx context.Context, data []byte, dataContext value.Context) ([]byte, error) {
-	c.written.ReserveN(time.Now(), min(len(data), writtenAtOnce))
+	c.written.ReserveN(time.Now(), min(len(data), c.written.Burst()))
 	return c.Transformer.TransformToStorage(ctx, data, dataContext)
 }
 
 type pacedStore struct {
 	storage.Interface
 	written *rate.Limiter
+	room    Room
 }
 
 // wait waits until what was written before can be kept. It comes before an object is read, which
@@ -106,9 +115,25 @@ func (s *pacedStore) wait(ctx context.Context) error {
 		return nil
 	}
 	if err := s.written.WaitN(ctx, 1); err != nil {
-		return apierrors.NewTooManyRequests("too much is written to the store of the sandboxes at this time; try again", laterSeconds)
+		return tooMuchWritten()
+	}
+	if s.room == nil || s.room.Crowded() == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for crowded := s.room.Crowded(); crowded != nil; crowded = s.room.Crowded() {
+		select {
+		case <-crowded:
+		case <-ctx.Done():
+			return tooMuchWritten()
+		}
 	}
 	return nil
+}
+
+func tooMuchWritten() error {
+	return apierrors.NewTooManyRequests("too much is written to the store of the sandboxes at this time; try again", laterSeconds)
 }
 
 // Create creates an object.

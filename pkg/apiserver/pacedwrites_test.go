@@ -48,7 +48,7 @@ func TestWritersWaitWhenMuchWasWritten(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	store := &pacedStore{taking{}, written}
+	store := &pacedStore{taking{}, written, nil}
 	create := func(name string) error {
 		ctx, cancel := context.WithTimeout(request.WithUser(t.Context(), &user.DefaultInfo{Name: name}), time.Second)
 		defer cancel()
@@ -67,5 +67,51 @@ func TestWritersWaitWhenMuchWasWritten(t *testing.T) {
 	}
 	if err := create(user.APIServerUser); err != nil {
 		t.Errorf("a controller is answered: %v", err)
+	}
+}
+
+// crowdedRoom is one that is crowded until the channel is closed.
+type crowdedRoom struct{ until chan struct{} }
+
+func (crowdedRoom) Full() (string, bool) { return "", false }
+func (crowdedRoom) Pace() (int64, int64) { return 1 << 20, 2 << 20 }
+func (r crowdedRoom) Crowded() <-chan struct{} {
+	select {
+	case <-r.until:
+		return nil
+	default:
+		return r.until
+	}
+}
+
+func TestWritersWaitForRoomInACrowdedStore(t *testing.T) {
+	room := crowdedRoom{make(chan struct{})}
+	store := &pacedStore{taking{}, rate.NewLimiter(1000, 10_000), room}
+	create := func(name string, within time.Duration) error {
+		ctx, cancel := context.WithTimeout(request.WithUser(t.Context(), &user.DefaultInfo{Name: name}), within)
+		defer cancel()
+		return store.Create(ctx, "key", nil, nil, 0)
+	}
+	if err := create(user.APIServerUser, time.Minute); err != nil {
+		t.Errorf("a controller is answered: %v", err)
+	}
+	if err := create("somebody", 10*time.Millisecond); !apierrors.IsTooManyRequests(err) {
+		t.Errorf("whoever cannot wait is answered: %v", err)
+	}
+	answers := make(chan error)
+	go func() { answers <- create("somebody else", time.Minute) }()
+	close(room.until)
+	if err := <-answers; err != nil {
+		t.Errorf("there is room: %v", err)
+	}
+}
+
+// TestASmallStoreIsWrittenToSlowly: what a writer may add at once follows the room.
+func TestASmallStoreIsWrittenToSlowly(t *testing.T) {
+	if small := pacedWrites(nil, crowdedRoom{}).(paced).written; small.Limit() != 1<<20 || small.Burst() != 2<<20 {
+		t.Errorf("%v bytes a second and %d at once", small.Limit(), small.Burst())
+	}
+	if own := pacedWrites(nil, nil).(paced).written; own.Limit() != writtenPerSecond || own.Burst() != writtenAtOnce {
+		t.Errorf("of an etcd of one's own: %v bytes a second and %d at once", own.Limit(), own.Burst())
 	}
 }

@@ -35,15 +35,16 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/server"
 )
 
 // TestEightClientsPatchTheLargestObject until a volume is full, where nothing bounds what the store
-// takes: every night for ten minutes in a volume of 1 GiB, else in half of it until there is more in
+// takes: every night for ten minutes in a volume of 1 GiB, else in a quarter of it until there is more in
 // the log than may be.
 func TestEightClientsPatchTheLargestObject(t *testing.T) {
 	const clients = 8
 	// 450 are 140 MB of entries.
-	volume, lasts, enough, maxHeap := int64(512<<20), 5*time.Minute, int64(450), uint64(768<<20)
+	volume, lasts, enough, maxHeap := int64(256<<20), 5*time.Minute, int64(450), uint64(768<<20)
 	if os.Getenv("NIGHTLY") == "true" {
 		volume, lasts, enough, maxHeap = 1<<30, 10*time.Minute, math.MaxInt64, 1<<30
 	}
@@ -104,4 +105,22 @@ func TestEightClientsPatchTheLargestObject(t *testing.T) {
 	f.get("large")
 	f.eventually(func() error { return f.relabel("large", 1) })
 	f.must(own.stop())
+}
+
+// TestHistoryIsNoReasonToRefuse has one of many objects changed until history would fill what they leave.
+func TestHistoryIsNoReasonToRefuse(t *testing.T) {
+	f := serverIn(t, shortTempDir(t), func(o *server.Options) {
+		if err := o.StoreQuota.Set("32Mi"); err != nil {
+			t.Fatal(err)
+		}
+	})
+	// 20 MiB of them, and 16 MiB of changes.
+	for n := range 85 {
+		f.create(sandbox(fmt.Sprintf("object-%d", n), withNote(240<<10)))
+	}
+	for n := range 68 {
+		if err := f.relabel("object-0", n); err != nil {
+			t.Fatalf("change %d: %v", n, err)
+		}
+	}
 }

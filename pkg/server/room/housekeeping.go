@@ -20,12 +20,8 @@ import "time"
 
 // Times of the housekeeping.
 const (
-	// shortHistory is how far back watches and lists can still go when room is short.
-	shortHistory = 10 * time.Second
-	// compactEvery bounds how often history is given up: each time the whole database is read.
-	compactEvery = 10 * time.Second
-	// compactWhenFull is how often in a store that is full: each deletion of an object with finalizers
-	// writes it once more before it goes.
+	// compactWhenFull is how often in a store that is full, where each deletion of an object with finalizers
+	// writes it once more before it goes, or where writers wait.
 	compactWhenFull = 2 * time.Second
 	// compactAnyway is how often in a full store that does not grow: for what was deleted.
 	compactAnyway = 30 * time.Second
@@ -41,14 +37,17 @@ const (
 type facts struct {
 	Usage
 	level Level
+	// crowded says that writers wait for room.
+	crowded bool
 	// bound is what etcd refuses all writes beyond.
 	bound int64
 	// sinceCompaction and sinceDefragmentation are how long ago those were begun last.
 	sinceCompaction, sinceDefragmentation time.Duration
 	// least is the least that was in use since the last compaction: what that could not free.
 	least int64
-	// written says whether there is history that the last compaction has left.
-	written bool
+	// written says whether anything was written since the last compaction, and older whether any of that is older than
+	// what watches and lists can still go back to.
+	written, older bool
 }
 
 // chores are what the store needs to have done.
@@ -60,7 +59,7 @@ type chores struct {
 	// disarm has etcd take writes again.
 	disarm bool
 	// touch writes next to nothing. The pages that a compaction gives free count as used until the next
-	// write, and in a full store there might be none.
+	// write, and in a full store, or where all writers wait, there might be none.
 	touch bool
 }
 
@@ -74,10 +73,10 @@ func decide(f facts) chores {
 	case !f.written:
 	case full && f.sinceCompaction >= compactAnyway:
 		c.compact = true
-	case full && grown >= f.Quota/50:
+	case (full || f.crowded) && grown >= f.Quota/50:
 		c.compact = f.sinceCompaction >= compactWhenFull
-	case f.InUse >= f.Quota/2 && grown >= f.Quota/10:
-		c.compact = f.sinceCompaction >= compactEvery
+	case f.older && f.InUse >= f.Quota/2 && grown >= f.Quota/10:
+		c.compact = f.sinceCompaction >= compactEvery(f.Quota)
 	}
 
 	free := f.Size - f.InUse
@@ -87,7 +86,7 @@ func decide(f facts) chores {
 	fits := f.Volume.Total <= 0 || f.Volume.Available >= f.InUse+f.InUse/8+Segment
 	due := f.sinceDefragmentation >= defragmentEvery || f.Alarmed && f.sinceDefragmentation >= defragmentAlarmed
 	c.defragment = worthIt && inTheWay && quick && fits && due
-	c.touch = f.level == Full && !f.Alarmed && f.InUse >= f.Quota/100*90
+	c.touch = f.crowded || f.level == Full && !f.Alarmed && f.InUse >= f.Quota/100*90
 	c.disarm = f.Alarmed && f.Size < f.bound-f.bound/20
 	return c
 }

@@ -62,6 +62,8 @@ type Keeper struct {
 	Tell func(ctx context.Context, reason, message string)
 
 	verdict atomic.Pointer[Verdict]
+	// crowded is closed when writers need not wait any more; nil where they need not.
+	crowded atomic.Pointer[chan struct{}]
 	usage   Usage
 
 	// history are revisions of the last seconds, the oldest first.
@@ -106,8 +108,32 @@ func (k *Keeper) Full() (message string, full bool) {
 	return "", false
 }
 
+// Pace is how many bytes may be written in a second, and how many at once.
+func (k *Keeper) Pace() (perSecond, atOnce int64) { return Pace(k.Quota) }
+
+// Crowded is what writers wait for: closed once there is room; nil where there is some.
+func (k *Keeper) Crowded() <-chan struct{} {
+	if crowded := k.crowded.Load(); crowded != nil {
+		return *crowded
+	}
+	return nil
+}
+
+// haveWait has writers wait, or go on.
+func (k *Keeper) haveWait(crowded bool) {
+	switch before := k.crowded.Load(); {
+	case crowded && before == nil:
+		room := make(chan struct{})
+		k.crowded.Store(&room)
+	case !crowded && before != nil:
+		k.crowded.Store(nil)
+		close(*before)
+	}
+}
+
 // Run keeps house until ctx ends.
 func (k *Keeper) Run(ctx context.Context) {
+	defer k.haveWait(false)
 	ticker := k.Clock.NewTicker(every)
 	defer ticker.Stop()
 	for {
@@ -124,10 +150,16 @@ func (k *Keeper) Run(ctx context.Context) {
 func (k *Keeper) look(ctx context.Context) {
 	now := k.Clock.Now()
 	if err := k.measure(); err != nil {
+		k.haveWait(false)
 		k.complain(err)
 		return
 	}
+	k.remember(now)
 	before := k.level()
+	seen := k.facts(now)
+	if before != Full {
+		k.usage.Grown = seen.grown()
+	}
 	verdict := Judge(k.usage, before)
 	if before != verdict.Level || k.since.IsZero() {
 		k.since = now
@@ -139,8 +171,10 @@ func (k *Keeper) look(ctx context.Context) {
 	observe(k.usage, verdict.Level)
 	k.announce(ctx, now, verdict)
 
-	k.remember(now)
-	k.act(ctx, now, decide(k.facts(now)))
+	seen = k.facts(now)
+	seen.crowded = crowds(seen, k.Crowded() != nil)
+	k.haveWait(seen.crowded)
+	k.act(ctx, now, decide(seen))
 	k.setAside()
 }
 
@@ -188,7 +222,7 @@ func (k *Keeper) announce(ctx context.Context, now time.Time, verdict Verdict) {
 // remember notes the revision of this moment, and forgets those that are no longer needed.
 func (k *Keeper) remember(now time.Time) {
 	k.history = append(k.history, moment{now, k.Database.Revision()})
-	for len(k.history) > 1 && now.Sub(k.history[1].at) >= shortHistory {
+	for len(k.history) > 1 && now.Sub(k.history[1].at) >= shortHistory(k.Quota) {
 		k.history = k.history[1:]
 	}
 	if k.usage.InUse < k.least {
@@ -197,9 +231,9 @@ func (k *Keeper) remember(now time.Time) {
 }
 
 // target is the revision that a compaction would go to: that of some seconds ago, or the newest known
-// where writes are refused anyhow.
+// where writes are refused anyhow, or wait.
 func (k *Keeper) target() int64 {
-	if k.level() == Full || k.usage.Alarmed {
+	if k.level() == Full || k.usage.Alarmed || k.Crowded() != nil {
 		return k.history[len(k.history)-1].revision
 	}
 	return k.history[0].revision
@@ -219,7 +253,8 @@ func (k *Keeper) facts(now time.Time) facts {
 		sinceCompaction:      since(k.compactedAt),
 		sinceDefragmentation: since(k.defragmentedAt),
 		least:                k.least,
-		written:              k.target() > k.compacted+k.touches,
+		written:              k.history[len(k.history)-1].revision > k.compacted+k.touches,
+		older:                k.history[0].revision > k.compacted+k.touches,
 	}
 }
 

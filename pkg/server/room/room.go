@@ -70,7 +70,9 @@ type Usage struct {
 	// Quota is what the database may hold, InUse what it holds, with the history that watches and
 	// lists can go back to, and Size the size of its file, which never shrinks by itself.
 	Quota, InUse, Size int64
-	Volume             Volume
+	// Grown is what of InUse a compaction may give free. It fills no store: its writers wait for that compaction.
+	Grown  int64
+	Volume Volume
 	// Alarmed says that etcd refuses all writes.
 	Alarmed bool
 }
@@ -115,7 +117,7 @@ func Judge(u Usage, before Level) Verdict {
 		return u.Volume.Total > 0 && left < bound
 	}
 	switch {
-	case u.InUse >= u.Quota/100*slack(Full, 100):
+	case u.InUse-u.Grown >= u.Quota/100*slack(Full, 100):
 		return Verdict{Full, database + ". " + remedyDatabase}
 	case u.Alarmed:
 		return Verdict{Full, "etcd refuses all writes (NOSPACE): " + database + ". " + remedyDatabase}

@@ -73,6 +73,7 @@ func TestJudge(t *testing.T) {
 		{"a little below again", with(func(u *Usage) { u.InUse = 6 * gib / 100 * 67 }), Low, Low, "Delete sandboxes"},
 		{"the database is full", with(func(u *Usage) { u.InUse = 6 * gib }), Low, Full, "6.0 GiB of 6.0 GiB"},
 		{"nearly full again", with(func(u *Usage) { u.InUse = 6 * gib / 100 * 96 }), Full, Full, ""},
+		{"history fills it", with(func(u *Usage) { u.InUse, u.Grown = 6*gib, gib/2 }), Ample, Low, "6.0 GiB of 6.0 GiB"},
 		{"its file was full once", with(func(u *Usage) { u.Size = 7 * gib }), Ample, Ample, ""},
 		{"etcd refuses", with(func(u *Usage) { u.Alarmed = true }), Ample, Full, "NOSPACE"},
 		{"others fill the volume", with(func(u *Usage) { u.Volume.Available = gib }), Ample, Low, "1.0 GiB of 10.0 GiB are left"},
@@ -94,7 +95,7 @@ func TestDecide(t *testing.T) {
 	const mib = 1 << 20
 	quiet := facts{
 		Usage: Usage{Quota: 500 * mib, InUse: 100 * mib, Size: 110 * mib, Volume: Volume{Total: 1 << 30, Available: 700 * mib}},
-		bound: 625 * mib, sinceCompaction: time.Hour, sinceDefragmentation: time.Hour, least: 90 * mib, written: true,
+		bound: 625 * mib, sinceCompaction: time.Hour, sinceDefragmentation: time.Hour, least: 90 * mib, written: true, older: true,
 	}
 	with := func(change func(*facts)) facts {
 		f := quiet
@@ -109,6 +110,9 @@ func TestDecide(t *testing.T) {
 		{"nothing to do", quiet, chores{}},
 		{"history takes half of the quota", with(func(f *facts) { f.InUse, f.Size = 260*mib, 270*mib }), chores{compact: true}},
 		{"it was given up just now", with(func(f *facts) { f.InUse, f.Size, f.sinceCompaction = 260*mib, 270*mib, time.Second }), chores{}},
+		{"all of it is of the last seconds", with(func(f *facts) { f.InUse, f.Size, f.older = 260*mib, 270*mib, false }), chores{}},
+		{"writers wait for it", with(func(f *facts) { f.InUse, f.Size, f.older, f.crowded = 440*mib, 450*mib, false, true }), chores{compact: true, touch: true}},
+		{"writers wait, and it was given up just now", with(func(f *facts) { f.InUse, f.Size, f.crowded, f.sinceCompaction = 440*mib, 450*mib, true, time.Second }), chores{touch: true}},
 		{"what is left is no history", with(func(f *facts) { f.InUse, f.Size, f.least = 260*mib, 270*mib, 250*mib }), chores{}},
 		{"full, and somebody has deleted", with(func(f *facts) { f.InUse, f.Size, f.least, f.level = 500*mib, 510*mib, 500*mib, Full }), chores{compact: true, touch: true}},
 		{"full, and nothing was written", with(func(f *facts) { f.InUse, f.Size, f.least, f.level, f.written = 500*mib, 510*mib, 500*mib, Full, false }), chores{touch: true}},
