@@ -40,6 +40,9 @@ const preflightTimeout = 10 * time.Second
 // Preflight looks for what a pause would fail for, without beginning one. It needs no leader:
 // every replica has its own.
 type Preflight struct {
+	// OfCluster is what every dry run has to say of the cluster itself; nil, or empty: nothing.
+	OfCluster func() string
+
 	own    client.Client
 	checks *sandboxsnapshot.Checks
 	trial  *sandbox.Trial
@@ -84,6 +87,11 @@ func (p *Preflight) Pause(ctx context.Context, pausing *v1alpha1.Sandbox) (cause
 		note(v1alpha1.ReasonSnapshotRejected, answer.Condition(err.Error()))
 	default:
 		unknown = errors.Join(unknown, err)
+	}
+	if p.OfCluster != nil {
+		if warning := p.OfCluster(); warning != "" {
+			warnings = append(warnings, warning)
+		}
 	}
 	if len(causes) == 0 {
 		warnings = append(warnings, lost...)

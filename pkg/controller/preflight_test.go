@@ -262,6 +262,22 @@ func TestPreflightTriesThePodOfTheResume(t *testing.T) {
 	}
 }
 
+// TestEveryDryRunSaysWhatIsToBeSaidOfTheCluster, whatever else there is.
+func TestEveryDryRunSaysWhatIsToBeSaidOfTheCluster(t *testing.T) {
+	for name, change := range map[string]func(*scene){
+		"nothing in the way": func(*scene) {},
+		"much in the way":    func(s *scene) { s.options.SnapshotRegistry = "" },
+	} {
+		s := newScene()
+		change(s)
+		preflight, _ := s.preflight(t)
+		preflight.OfCluster = func() string { return "Kubernetes v1.29.0 is older than 1.35" }
+		if _, warnings, err := preflight.Pause(t.Context(), s.sandbox); err != nil || len(warnings) == 0 || warnings[0] != preflight.OfCluster() {
+			t.Errorf("%s: warned %q, %v", name, warnings, err)
+		}
+	}
+}
+
 func snapshotNamed(name string) *v1alpha1.SandboxSnapshot {
 	return &v1alpha1.SandboxSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}}
 }

@@ -71,6 +71,8 @@ type hostCluster struct {
 	mutex sync.Mutex
 	// waiting says for what; empty when nothing is waited for.
 	waiting string
+	// tooOld says that this Kubernetes is; empty where it is not, or has not answered yet.
+	tooOld string
 }
 
 // hostFacts is an answer of the kube-apiserver.
@@ -211,8 +213,8 @@ func (h *hostCluster) found(facts hostFacts) (all bool) {
 	if !h.isReached() {
 		h.waiting = ""
 		klog.InfoS("The kube-apiserver answers", "version", facts.version)
-		if old := tooOld(facts.version); old != "" {
-			klog.InfoS("WARNING: " + old)
+		if h.tooOld = tooOld(facts.version); h.tooOld != "" {
+			klog.InfoS("WARNING: " + h.tooOld)
 		}
 		if len(missing) > 0 {
 			klog.InfoS("This Kubernetes does not serve every kind of admission policies in v1; none of these are heeded, and nothing waits for them", "missing", sets.List(missing))
@@ -229,6 +231,26 @@ func tooOld(gitVersion string) string {
 		return ""
 	}
 	return fmt.Sprintf("Kubernetes %s is older than %s, the oldest that this server supports and is tested with; upgrade the cluster before you rely on it", gitVersion, OldestKubernetes)
+}
+
+// warning is what is to be said of this Kubernetes, empty where there is nothing.
+func (h *hostCluster) warning() string {
+	h.mutex.Lock()
+	defer h.mutex.Unlock()
+	return h.tooOld
+}
+
+// ReasonKubernetesTooOld is the reason of the event about a Kubernetes that is older than those that this server is tested with.
+const ReasonKubernetesTooOld = "KubernetesTooOld"
+
+// tellWarning tells once what is to be said of this Kubernetes, as soon as that is known.
+func (h *hostCluster) tellWarning(ctx context.Context, tell func(ctx context.Context, reason, message string)) {
+	if !h.await(ctx.Done()) {
+		return
+	}
+	if warning := h.warning(); warning != "" {
+		tell(ctx, ReasonKubernetesTooOld, warning)
+	}
 }
 
 func closed(channel <-chan struct{}) bool {

@@ -169,6 +169,33 @@ func TestAFailedConnectionIsToldWithoutOurPort(t *testing.T) {
 	}
 }
 
+// TestATooOldKubernetesIsToldOf once, when it has answered.
+func TestATooOldKubernetesIsToldOf(t *testing.T) {
+	for version, want := range map[string]int{"v1.34.9": 1, "v1.36.3": 0} {
+		synctest.Test(t, func(t *testing.T) {
+			host := newScriptedHost()
+			host.facts = hostFacts{version: version, served: kube136.served}
+			var reasons []string
+			go host.tellWarning(t.Context(), func(_ context.Context, reason, message string) {
+				reasons = append(reasons, reason)
+				if !strings.Contains(message, version) {
+					t.Errorf("it says %q", message)
+				}
+			})
+			go host.run(t.Context())
+			time.Sleep(time.Minute)
+			if len(reasons) != 0 || host.warning() != "" {
+				t.Errorf("before it has answered: %q", reasons)
+			}
+			host.err = nil
+			time.Sleep(time.Minute)
+			if len(reasons) != want || want > 0 && reasons[0] != ReasonKubernetesTooOld || (host.warning() != "") != (want > 0) {
+				t.Errorf("of %s: told %q, and to be said: %q", version, reasons, host.warning())
+			}
+		})
+	}
+}
+
 func TestTooOld(t *testing.T) {
 	for have, warns := range map[string]bool{
 		"v1.34.9": true, "v1.29.0": true, "v1.34.1-eks-abcdef": true,

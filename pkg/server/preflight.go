@@ -47,5 +47,9 @@ func (s *Server) newPreflight(config *genericapiserver.RecommendedConfig) (sandb
 	if err != nil {
 		return nil, fmt.Errorf("connecting dry runs to this server: %w", err)
 	}
-	return controller.NewPreflight(own, host, s.options.Controller)
+	preflight, err := controller.NewPreflight(own, host, s.options.Controller)
+	if err == nil && s.host != nil {
+		preflight.OfCluster = s.host.warning
+	}
+	return preflight, err
 }

@@ -322,6 +322,9 @@ func (s *Server) addHooks() error {
 		if s.host != nil {
 			work.running.Go(func() { s.host.run(work.ctx) })
 		}
+		if s.host != nil && s.identity != nil {
+			work.running.Go(func() { s.host.tellWarning(work.ctx, s.identity.tell) })
+		}
 		if s.identity != nil {
 			work.running.Go(func() {
 				if s.host == nil || s.host.await(work.ctx.Done()) {

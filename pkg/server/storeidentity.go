@@ -179,6 +179,6 @@ func (s *storeIdentity) tell(ctx context.Context, reason, message string) {
 		Count:          1,
 	}
 	if _, err := s.client.CoreV1().Events(s.namespace).Create(ctx, event, metav1.CreateOptions{}); err != nil {
-		klog.ErrorS(err, "Cannot record an event about the store")
+		klog.ErrorS(err, "Cannot record an event", "about", reason)
 	}
 }
