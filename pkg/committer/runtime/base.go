@@ -29,6 +29,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/pkg/labels"
+	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -128,6 +129,10 @@ func (c *Client) find(ctx context.Context, targets []ocispec.Descriptor, wanted 
 		}
 		if ctx.Err() != nil {
 			return nil, target, context.Cause(ctx)
+		}
+		// A containerd that is being restarted has not said that the image is another one.
+		if errdefs.IsUnavailable(err) {
+			return nil, target, fmt.Errorf("%w: containerd does not answer what %s is: %s", errdefs.ErrUnavailable, target.Digest, err.Error())
 		}
 	}
 	return nil, ocispec.Descriptor{}, image.ErrNoMatch

@@ -19,6 +19,7 @@ package runtime
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -39,6 +40,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/image"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/committer/result"
 )
 
@@ -303,5 +305,34 @@ func TestRegistriesWithPorts(t *testing.T) {
 	want := []string{"docker.io/team/base", "10.88.0.1:15000/x", "registry.example.com/team/base", "10.88.0.1/y"}
 	if diff := cmp.Diff(want, base.Repositories); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// silentStore is the content of a containerd that is being restarted.
+type silentStore struct{ content.Store }
+
+// ReaderAt implements content.Provider.
+func (silentStore) ReaderAt(context.Context, ocispec.Descriptor) (content.ReaderAt, error) {
+	return nil, fmt.Errorf("%w: connection refused", errdefs.ErrUnavailable)
+}
+
+// TestAContainerdThatIsAwayHasNotLostTheImage: who takes it for that looks for another way to the base, and names a wrong cause.
+func TestAContainerdThatIsAwayHasNotLostTheImage(t *testing.T) {
+	n := newNode(t)
+	n.image("registry.example.com/team/base:v1", n.manifest("wanted", nil))
+	n.container("asked", task.Status_RUNNING, createdBy("v1", idOf(t, imageOf("wanted", "wanted")), ""))
+	n.snapshots["asked"] = snapshots.Info{Parent: identity.ChainID(diffIDs("wanted")).String()}
+	c, err := n.client.Find(context.Background(), "pod", Ref{"main", "asked"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.client.content = silentStore{n.client.content}
+	_, err = c.Base(context.Background())
+	if !errdefs.IsUnavailable(err) || errors.Is(err, image.ErrNoMatch) || strings.Contains(err.Error(), "none of the") {
+		t.Errorf("got %v", err)
+	}
+	var gone *Gone
+	if errors.As(err, &gone) {
+		t.Errorf("the image is said to be gone: %v", gone)
 	}
 }
