@@ -65,6 +65,8 @@ type stage struct {
 	dir      string
 	socket   string
 	registry string
+	// containerd is its process.
+	containerd *exec.Cmd
 	// before is called with each request to the registry.
 	before func(*http.Request)
 	mu     sync.Mutex
@@ -159,10 +161,14 @@ disabled_plugins = ['io.containerd.cri.v1.images', 'io.containerd.cri.v1.runtime
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	s.t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait() // it was told to end
-	})
+	if s.containerd == nil {
+		// Whichever runs then, and after all containers.
+		s.t.Cleanup(func() {
+			_ = s.containerd.Process.Signal(syscall.SIGTERM)
+			_ = s.containerd.Wait() // it was told to end
+		})
+	}
+	s.containerd = cmd
 	s.until("containerd answers", func() (string, bool) {
 		out, err := s.try("version")
 		return out, err == nil
