@@ -107,9 +107,14 @@ func TestWritesOfAPauseThatQueues(t *testing.T) {
 // the test says so.
 type workshop struct {
 	*fixture
-	host        client.Client
+	own, host   client.WithWatch
 	ofSandboxes reconcile.Reconciler
 	ofSnapshots reconcile.Reconciler
+	jobs        *commitjob.Runner
+	clock       clock.PassiveClock
+	commits     int // at a time
+	// life is that of the process that both run in; nil: it does not end.
+	life *life
 }
 
 func newWorkshop(f *fixture) *workshop {
@@ -117,10 +122,11 @@ func newWorkshop(f *fixture) *workshop {
 	known := runtime.NewScheme()
 	f.must(errors.Join(scheme.AddToScheme(known), v1alpha1.AddToScheme(known)))
 	loopback := rest.CopyConfig(f.running.server.Loopback())
-	own, err := client.New(loopback, client.Options{Scheme: known})
+	loopback.QPS = -1
+	own, err := client.NewWithWatch(loopback, client.Options{Scheme: known})
 	f.must(err)
 
-	w := &workshop{fixture: f}
+	w := &workshop{fixture: f, own: own, clock: clock.RealClock{}, commits: 1}
 	theirs := &hostIndexes{fake.NewClientBuilder().WithScheme(known).WithStatusSubresource(&corev1.Pod{}, &batchv1.Job{}).WithObjects(&corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: "node-a"},
 		Status:     corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
@@ -130,29 +136,34 @@ func newWorkshop(f *fixture) *workshop {
 	w.host = theirs.WithInterceptorFuncs(interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
 			made++
-			object.SetUID(types.UID(fmt.Sprintf("made-%d", made)))
+			object.SetUID(types.UID(fmt.Sprintf("%s-%d", f.namespace, made)))
 			object.SetCreationTimestamp(metav1.Now())
 			return c.Create(ctx, object, options...)
 		},
 	}).Build()
+	w.begin(own, w.host)
+	return w
+}
 
+// begin is a new process, which knows nothing of the one before.
+func (w *workshop) begin(own, host client.Client) {
+	w.Helper()
 	images, err := naming.ParseImageTemplate("registry.example.com", "")
-	f.must(err)
-	jobs := &commitjob.Runner{
+	w.must(err)
+	w.jobs = &commitjob.Runner{
 		Config: commitjob.Config{Namespace: "sandbox-system", Image: "image-committer", Timeout: time.Minute},
-		Client: w.host, Live: w.host, Clock: clock.RealClock{},
+		Client: host, Live: host, Clock: w.clock,
 	}
 	w.ofSnapshots = &snapshotcontroller.Reconciler{
-		Client: own, Live: own, HostLive: w.host, Jobs: jobs, Images: images,
-		MaxPerNode: 1, MaxTotal: 1, Recorder: &events.FakeRecorder{}, Clock: clock.RealClock{},
+		Client: own, Live: own, HostLive: host, Jobs: w.jobs, Images: images,
+		MaxPerNode: w.commits, MaxTotal: w.commits, Recorder: &events.FakeRecorder{}, Clock: w.clock,
 	}
 	w.ofSandboxes = &sandboxcontroller.Reconciler{
-		Client: own, Live: own, Host: w.host, HostLive: w.host, Jobs: jobs, Recorder: &events.FakeRecorder{}, Clock: clock.RealClock{},
+		Client: own, Live: own, Host: host, HostLive: host, Jobs: w.jobs, Recorder: &events.FakeRecorder{}, Clock: w.clock,
 		Images: &imagecontroller.Checker{
-			Client: own, Live: own, Registry: everyImage{}, Pace: imagecontroller.NewPace(), Recorder: &events.FakeRecorder{}, Clock: clock.RealClock{},
+			Client: own, Live: own, Registry: everyImage{}, Pace: imagecontroller.NewPace(), Recorder: &events.FakeRecorder{}, Clock: w.clock,
 		},
 	}
-	return w
 }
 
 // everyImage is a registry that has what it is asked for.
@@ -178,16 +189,33 @@ func (w *workshop) settle() {
 		list, err := w.snapshots.List(w.Context(), metav1.ListOptions{})
 		w.must(err)
 		for i := range list.Items {
-			_, err := w.ofSnapshots.Reconcile(w.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
-			w.must(err)
+			w.visit(w.ofSnapshots, &list.Items[i])
 		}
 		sandboxes, err := w.sandboxes.List(w.Context(), metav1.ListOptions{})
 		w.must(err)
 		for i := range sandboxes.Items {
-			_, err := w.ofSandboxes.Reconcile(w.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&sandboxes.Items[i])})
-			w.must(err)
+			w.visit(w.ofSandboxes, &sandboxes.Items[i])
 		}
 	}
+}
+
+// visit has a controller look at an object. Where the process ends with that, the next one begins.
+func (w *workshop) visit(controller reconcile.Reconciler, object client.Object) {
+	w.Helper()
+	_, err := controller.Reconcile(w.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(object)})
+	if w.life != nil && w.life.over {
+		w.life.later, w.life = 20*time.Second, nil // what was begun and has come to nothing is not done again at once
+		w.begin(w.own, w.host)
+		// Its nodes are told that somebody is there again, as by an exec in the Pods of their commits.
+		list, err := w.snapshots.List(w.Context(), metav1.ListOptions{})
+		w.must(err)
+		for i := range list.Items {
+			w.jobs.Note(list.Items[i].UID, w.clock.Now())
+		}
+		w.settle()
+		return
+	}
+	w.must(err)
 }
 
 func (w *workshop) is(name string, phase v1alpha1.SandboxPhase) {
@@ -251,7 +279,7 @@ func (w *workshop) committer(sandbox string) {
 	jobs := &batchv1.JobList{}
 	w.must(w.host.List(w.Context(), jobs, client.InNamespace("sandbox-system"), client.MatchingLabels{v1alpha1.LabelSandbox: sandbox}))
 	if len(jobs.Items) == 0 {
-		w.Fatalf("there is no commit Job of sandbox %s", sandbox)
+		w.Fatalf("there is no commit Job of sandbox %s: %+v", sandbox, w.get(sandbox).Status)
 	}
 	job := &jobs.Items[len(jobs.Items)-1]
 	pod := &corev1.Pod{
