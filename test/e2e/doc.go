@@ -23,8 +23,9 @@ limitations under the License.
 //	set -a; source .cluster/cluster.env; set +a
 //	go test -tags e2e ./test/e2e/... -count=1 -timeout 60m -parallel 3
 //
-// Each test works in a namespace of its own, and at its end there must be nothing left in it, in the
-// namespace of the commit Jobs and in containerd. Tests that call t.Parallel share the server as it
+// Each test works in a namespace of its own. At its end what holds whatever has happened is checked
+// (mustHold, see docs/failures.md), and then there must be nothing left in it, in the namespace of the
+// commit Jobs and in containerd. Tests that call t.Parallel share the server as it
 // is deployed. The others change it (its flags, its store) and put it back: they run first, alone.
 //
 // What a test has written is not known yet to who acts on it: roles, quotas, policies and accounts

@@ -130,6 +130,13 @@ func (r *room) mustNotBeFrozen() {
 	}
 }
 
+// kill is the cluster's.
+func (r *room) kill(t *testing.T, namespace, podPrefix, container string) {
+	t.Helper()
+	r.killedCommitter = r.killedCommitter || container == "image-committer"
+	r.cluster.kill(t, namespace, podPrefix, container)
+}
+
 // kill sends SIGKILL to the first process of a running container, from outside as the kernel's
 // memory killer would.
 func (c *cluster) kill(t *testing.T, namespace, podPrefix, container string) {

@@ -358,7 +358,7 @@ func contradiction(s *v1alpha1.Sandbox) string {
 	paused := meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.ConditionPaused)
 	phase := s.Status.Phase
 	switch {
-	case paused != (phase == v1alpha1.SandboxPaused):
+	case paused != (phase == v1alpha1.SandboxPaused) && reasonOf(s.Status.Conditions, v1alpha1.ConditionPaused) != v1alpha1.ReasonFilesLost:
 		return "the condition Paused and the phase disagree"
 	case ready && phase != v1alpha1.SandboxRunning:
 		return "ready, and not running"

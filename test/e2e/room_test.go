@@ -41,6 +41,10 @@ type room struct {
 	*cluster
 	t         *testing.T
 	namespace string
+	// writers are those that write to the file /root/lines of a sandbox.
+	writers map[string]*writer
+	// killedCommitter: what it had begun to upload is not taken back.
+	killedCommitter bool
 }
 
 // newRoom makes a namespace for the test. At the test's end everything in it is deleted, and it
@@ -56,7 +60,7 @@ func newRoom(t *testing.T, labels ...map[string]string) *room {
 	if err != nil {
 		t.Fatalf("create a namespace: %v", err)
 	}
-	r := &room{cluster: c, t: t, namespace: namespace.Name}
+	r := &room{cluster: c, t: t, namespace: namespace.Name, writers: map[string]*writer{}}
 	t.Cleanup(r.leave)
 	// A Pod needs the default service account.
 	eventually(t, "the default service account is there", patience, func(ctx context.Context) (bool, string) {
@@ -219,9 +223,12 @@ const quietFile = "dd if=/dev/urandom of=/root/big bs=1M count=300 2>/dev/null &
 
 const checkBigFile = "md5sum -c /root/big.md5"
 
-// leave deletes everything in the room and checks that it is gone. Where the test has failed it
-// first tells what there is.
+// leave checks what holds whatever has happened, deletes everything in the room and checks that it is gone. Where the test has
+// failed it tells what there is instead.
 func (r *room) leave() {
+	if !r.t.Failed() {
+		r.mustHold()
+	}
 	if r.t.Failed() {
 		r.report()
 	}

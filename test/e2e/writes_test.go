@@ -49,6 +49,7 @@ const checkLines = `awk '$0 != NR {print "line " NR " is " $0; exit 1} END {prin
 func (r *room) startWriter(sandbox string) *writer {
 	r.t.Helper()
 	w := &writer{ended: make(chan struct{})}
+	r.writers[sandbox] = w
 	lines, output := io.Pipe()
 	ctx, cancel := context.WithCancel(context.Background())
 	r.t.Cleanup(cancel)
