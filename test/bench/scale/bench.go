@@ -65,7 +65,11 @@ func measure(ctx context.Context, o *options, size int, say reporter) (*sizeResu
 		{"one after the other", b.steadily},
 		{"all at once", b.allAtOnce},
 		{"what there is now", b.weigh},
+		{killing, b.killInTheMiddle},
 	} {
+		if step.name == killing && size != o.sizes[0] {
+			continue
+		}
 		say("%d sandboxes: %s", size, step.name)
 		if err := b.board.tell(ctx, say, func() error { return step.do(ctx, result) }); err != nil {
 			return nil, fmt.Errorf("%d sandboxes, %s: %w", size, step.name, err)

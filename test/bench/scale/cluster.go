@@ -56,6 +56,9 @@ type cluster struct {
 	server, store, kubeMetrics *metricsEndpoint
 	// storeAddress is the etcd of the sandboxes.
 	storeAddress string
+	// serverProcess is the sandbox server's, startAgain starts another one as that was.
+	serverProcess *process
+	startAgain    func(ctx context.Context, name string) error
 }
 
 // startCluster starts all of it in a directory and registers the API.
@@ -106,11 +109,18 @@ func (c *cluster) stop() {
 // whenOneEnds gives up as soon as one of the programs has ended by itself.
 func (c *cluster) whenOneEnds(giveUp context.CancelCauseFunc) {
 	for _, p := range c.processes {
-		go func() {
-			<-p.ended
-			giveUp(fmt.Errorf("%s has ended; the end of %s:\n%s", p.name, p.log, lastLines(p.log, 5)))
-		}()
+		p.whenItEnds(giveUp)
 	}
+}
+
+// killServer kills the sandbox server and returns when another one answers.
+func (c *cluster) killServer(ctx context.Context, giveUp context.CancelCauseFunc) error {
+	c.serverProcess.kill()
+	if err := c.startAgain(ctx, "sandbox-apiserver-again"); err != nil {
+		return err
+	}
+	c.serverProcess.whenItEnds(giveUp)
+	return nil
 }
 
 func (c *cluster) start(ctx context.Context, dir, name, exe string, args, env []string, ready func(context.Context) error) error {
@@ -195,11 +205,18 @@ func (c *cluster) startServer(ctx context.Context, o *options, dir string, keys 
 		"--image-committer-image=registry.example.com/image-committer:bench",
 		"--max-commits=" + strconv.Itoa(o.maxCommits), "--max-commits-per-node=" + strconv.Itoa(o.maxCommitsPerNode),
 	}, o.serverArgs...)
-	return c.start(ctx, dir, "sandbox-apiserver", o.server, args, []string{"POD_NAMESPACE=" + systemNamespace}, func(ctx context.Context) error {
-		// Through the kube-apiserver: then it is registered, trusted and ready.
-		_, err := c.sandboxes.LifecycleV1alpha1().Sandboxes(systemNamespace).List(ctx, metav1.ListOptions{})
+	c.startAgain = func(ctx context.Context, name string) error {
+		err := c.start(ctx, dir, name, o.server, args, []string{"POD_NAMESPACE=" + systemNamespace, "POD_UID=bench"}, func(ctx context.Context) error {
+			// Through the kube-apiserver: then it is registered, trusted and ready.
+			_, err := c.sandboxes.LifecycleV1alpha1().Sandboxes(systemNamespace).List(ctx, metav1.ListOptions{})
+			return err
+		})
+		if err == nil {
+			c.serverProcess = c.processes[len(c.processes)-1]
+		}
 		return err
-	})
+	}
+	return c.startAgain(ctx, "sandbox-apiserver")
 }
 
 func (c *cluster) register(ctx context.Context, serving string) error {

@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,7 +42,7 @@ import (
 const streamTimeout = 30 * time.Second
 
 // startKubelet listens, until ctx ends, for what the kube-apiserver asks of the kubelets of all nodes:
-// to run a program in a container. The only one that anybody runs is a kill.
+// to run a program in a container: a kill, or the claim of a server that was started again.
 func (n *nodes) startKubelet(ctx context.Context) error {
 	chain, key, err := cert.GenerateSelfSignedCertKey("localhost", []net.IP{net.IPv4(127, 0, 0, 1)}, nil)
 	if err != nil {
@@ -95,8 +96,11 @@ func (n *nodes) exec(w http.ResponseWriter, r *http.Request) {
 	}
 	defer func() { _ = connection.Close() }()
 	report := result.Result{Thawed: true}
-	if err := n.kill(r.Context(), commit, argument(r.URL.Query()["command"], "pod-uid")); err != nil {
-		report = result.Result{Error: result.From(err)}
+	// What is frozen stays so for who claims it: nobody thaws here.
+	if command := r.URL.Query()["command"]; !slices.Contains(command, "claim") {
+		if err := n.kill(r.Context(), commit, argument(command, "pod-uid")); err != nil {
+			report = result.Result{Error: result.From(err)}
+		}
 	}
 	if err := answer(streams, report); err != nil {
 		return // whoever asked has gone

@@ -25,6 +25,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -37,6 +38,8 @@ type process struct {
 	log   string
 	cmd   *exec.Cmd
 	ended chan struct{}
+	// wanted: it is to end.
+	wanted atomic.Bool
 }
 
 // startProcess starts a program whose output goes to a file in dir. It ends with the bench,
@@ -90,6 +93,23 @@ func (p *process) stop() {
 		_ = p.cmd.Process.Kill()
 		<-p.ended
 	}
+}
+
+// kill ends the process as a lack of memory would.
+func (p *process) kill() {
+	p.wanted.Store(true)
+	_ = p.cmd.Process.Kill()
+	<-p.ended
+}
+
+// whenItEnds gives up when the process has ended by itself.
+func (p *process) whenItEnds(giveUp context.CancelCauseFunc) {
+	go func() {
+		<-p.ended
+		if !p.wanted.Load() {
+			giveUp(fmt.Errorf("%s has ended; the end of %s:\n%s", p.name, p.log, lastLines(p.log, 5)))
+		}
+	}()
 }
 
 func lastLines(file string, count int) string {

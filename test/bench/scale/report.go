@@ -102,6 +102,7 @@ func lines() []line {
 		line{"commits at a time on a node, at most", "", 0, func(r *sizeResult) float64 { return float64(r.MostCommitsOnNode) }},
 		line{"latecomer: waited in front of it", "", 0, func(r *sizeResult) float64 { return float64(r.last().Waiting) }},
 		line{"latecomer: committed before it", "", 0, func(r *sizeResult) float64 { return float64(r.last().Before) }},
+		line{"a server killed half-way: all Paused later", "times", 0, func(r *sizeResult) float64 { return r.Killed.ratio() }},
 		line{"watches that ended", "", 0, func(r *sizeResult) float64 { return float64(r.Reconnects) }},
 	)
 }
@@ -130,6 +131,10 @@ func (r *report) judge() {
 		}
 		if size.MostCommitsOnNode > r.MaxPerNode {
 			complain("%d sandboxes: %d commits ran at a time on one node, --max-commits-per-node is %d", size.Sandboxes, size.MostCommitsOnNode, r.MaxPerNode)
+		}
+		if times := size.Killed.ratio(); times > laterThanUnkilled {
+			complain("%d sandboxes, of which the server was killed when %d were: all were Paused after %.1f s, %.2f times as late as without that; it may be %g",
+				size.Killed.Sandboxes, size.Killed.Paused, size.Killed.With, times, laterThanUnkilled)
 		}
 		for _, late := range size.Latecomer {
 			// A turn of each other namespace, and what was given out while it came.

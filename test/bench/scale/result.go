@@ -37,6 +37,8 @@ type sizeResult struct {
 	MostCommitsOnNode int `json:"mostCommitsAtATimeOnANode"`
 	// Latecomer is what became of the last pause of each burst.
 	Latecomer []lateness `json:"latecomer"`
+	// Killed is of the smallest size alone.
+	Killed *killedResult `json:"killed,omitempty"`
 	// Reconnects are the watches that ended and were begun again.
 	Reconnects int64 `json:"watchesEnded"`
 }
