@@ -156,11 +156,12 @@ bench-watch: ## Measure what an event costs those who watched before the server 
 	@hack/bench-store.sh watch
 
 .PHONY: e2e-nightly
-e2e-nightly: $(CLUSTER) ## What takes long, many times: trees, writers, hostile content, cycles, 1 GB, and the oldest Kubernetes (needs root; COUNT=… says how many times)
+e2e-nightly: $(CLUSTER) ## What takes long, many times: trees, writers, hostile content, cycles, 1 GB, a random walk of an hour, and the oldest Kubernetes (needs root; COUNT=… says how many times)
 	NIGHTLY=true SEEDS=500 go test $(TEST_FLAGS) -count=1 -timeout 60m ./pkg/committer/...
 	FUZZTIME=1x STORMS=20000x hack/fuzz.sh
 	NIGHTLY=true go test $(TEST_FLAGS) -count=1 -timeout 20m ./test/integration/ -run ^TestEightClientsPatchTheLargestObject$$
 	NIGHTLY=true E2E_FLAGS="-run ^(TestRandomTrees|TestRandomTreesOfAWholePod|TestWhatOthersWroteIntoACommittedContainerIsThereAfterResume|TestResumeCache|TestWhatAnObserverWasToldIsThereAfterResume|TestAHostileContainerIsCommitted|TestManyCyclesStaySmallAndLoseNothing|TestAFreezeIsShortHoweverMuchThereIs|TestBtrfs)$$ -timeout 90m $(E2E_FLAGS)" hack/e2e.sh
+	WALK=1h E2E_FLAGS="-run ^TestRandomWalk$$ -timeout 90m $(E2E_FLAGS)" hack/e2e.sh
 	$(MAKE) e2e-oldest
 
 # What depends on Kubernetes itself: its admission, its kubelet, its garbage collector, its events.

@@ -61,7 +61,7 @@ func TestAPauseOutlivesTheKubeApiserver(t *testing.T) {
 
 	r.pause("demo")
 	r.awaitFrozen("demo/main")
-	giveBack := r.endKubeApiserver(t)
+	giveBack := r.endComponent(t, "kube-apiserver")
 	eventually(t, "the controllers end for want of a lease", patience, func(context.Context) (bool, string) {
 		log := r.serverLogOnNode(t)
 		return strings.Contains(log, leaseLost), log[max(0, len(log)-2000):]
@@ -124,20 +124,10 @@ func (c *cluster) directly(t *testing.T) lifecycle.Interface {
 	return client
 }
 
-// endKubeApiserver kills the local cluster's kube-apiserver. It is started again at the end of the test at the latest.
-func (c *cluster) endKubeApiserver(t *testing.T) (giveBack func()) {
+// endComponent kills a program of the local cluster. It is started again at the end of the test at the latest.
+func (c *cluster) endComponent(t *testing.T, name string) (giveBack func()) {
 	t.Helper()
-	record, err := os.ReadFile(filepath.Join(clusterDir(), "run", "kube-apiserver.pid.json"))
-	var process struct{ PID int }
-	if err == nil {
-		err = json.Unmarshal(record, &process)
-	}
-	if err == nil && process.PID < 2 {
-		err = fmt.Errorf("it names process %d", process.PID)
-	}
-	if err != nil {
-		t.Fatalf("find the process of kube-apiserver: %v", err)
-	}
+	pid := componentPID(t, name)
 	done := false
 	giveBack = func() {
 		if done {
@@ -146,14 +136,31 @@ func (c *cluster) endKubeApiserver(t *testing.T) (giveBack func()) {
 		done = true
 		up := exec.CommandContext(context.Background(), filepath.Join(clusterDir(), "bin", "cluster"), "up", "--dir", clusterDir(), "--source", "../../hack/cluster")
 		if out, err := up.CombinedOutput(); err != nil {
-			t.Fatalf("start kube-apiserver again: %v\n%s", err, out)
+			t.Fatalf("start %s again: %v\n%s", name, err, out)
 		}
 	}
 	t.Cleanup(giveBack)
-	if err := syscall.Kill(process.PID, syscall.SIGKILL); err != nil {
-		t.Fatalf("end kube-apiserver: %v", err)
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatalf("end %s: %v", name, err)
 	}
 	return giveBack
+}
+
+// componentPID is that of a program of the local cluster.
+func componentPID(t *testing.T, name string) int {
+	t.Helper()
+	record, err := os.ReadFile(filepath.Join(clusterDir(), "run", name+".pid.json"))
+	var process struct{ PID int }
+	if err == nil {
+		err = json.Unmarshal(record, &process)
+	}
+	if err == nil && process.PID < 2 {
+		err = fmt.Errorf("it names process %d", process.PID)
+	}
+	if err != nil {
+		t.Fatalf("find the process of %s: %v", name, err)
+	}
+	return process.PID
 }
 
 func clusterDir() string { return os.Getenv("CLUSTER_DIR") }
