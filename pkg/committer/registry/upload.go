@@ -23,6 +23,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -123,10 +124,28 @@ func (u *Upload) commit(ctx context.Context, blob digest.Digest, content []byte)
 	return err
 }
 
-// Cancel lets the registry forget the upload at once.
+// cancelTries is how often an upload is cancelled that moves on meanwhile, cancelPause how long is waited in between.
+const (
+	cancelTries = 4
+	cancelPause = 250 * time.Millisecond
+)
+
+// Cancel lets the registry forget the upload at once. One that has taken a part of the content goes by another location then:
+// distribution answers 416 to the old one, for as long as it still takes what was sent before the connection was cut.
+// https://github.com/distribution/distribution/blob/v3.1.2/registry/handlers/blobupload.go
 func (u *Upload) Cancel(ctx context.Context) error {
-	_, _, err := u.do(ctx, http.MethodDelete, u.location, nil, http.StatusNoContent, http.StatusOK, http.StatusAccepted)
-	return u.target.fault("cancelling an upload to", err)
+	for try := 1; ; try++ {
+		_, _, err := u.do(ctx, http.MethodDelete, u.location, nil, http.StatusNoContent, http.StatusOK, http.StatusAccepted)
+		if code := statusOf(err); try == cancelTries || code != http.StatusRequestedRangeNotSatisfiable && code != http.StatusBadRequest && code != http.StatusConflict {
+			return u.target.fault("cancelling an upload to", err)
+		}
+		if try > 1 && !waitFor(ctx, cancelPause) {
+			return u.target.fault("cancelling an upload to", err)
+		}
+		if _, now, asked := u.do(ctx, http.MethodGet, u.location, nil, http.StatusNoContent, http.StatusOK); asked == nil && now != nil {
+			u.location = now
+		}
+	}
 }
 
 // do sends a request and returns where the answer leads to, nil where that is nowhere.

@@ -22,6 +22,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -100,5 +101,55 @@ func TestUploadIsNotLedAway(t *testing.T) {
 	_, err := target(t, Options{Insecure: true}, host(s)+"/a:t").Begin(context.Background())
 	if err == nil || !strings.Contains(err.Error(), "redirects to") || asked {
 		t.Errorf("%v; the other was asked: %v", err, asked)
+	}
+}
+
+// TestAnUploadThatHasTakenAPartIsCancelled, at the location that it has by then: its registry tells how much it has taken in
+// each location, and refuses one that tells of less. It may still take what was sent when it is asked first.
+func TestAnUploadThatHasTakenAPartIsCancelled(t *testing.T) {
+	for name, test := range map[string]struct {
+		moves   int // how often it has moved on when it is asked
+		refuses int
+		left    bool
+	}{
+		"nothing was taken":     {0, http.StatusRequestedRangeNotSatisfiable, false},
+		"a part was taken":      {1, http.StatusRequestedRangeNotSatisfiable, false},
+		"and more meanwhile":    {3, http.StatusRequestedRangeNotSatisfiable, false},
+		"told in other words":   {1, http.StatusBadRequest, false},
+		"it never stands still": {1000, http.StatusRequestedRangeNotSatisfiable, true},
+		"it may not be":         {1, http.StatusForbidden, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			taken, deleted := 0, false
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Location", "/v2/a/blobs/uploads/1?_state="+strconv.Itoa(taken))
+				switch r.Method {
+				case http.MethodPost:
+					w.WriteHeader(http.StatusAccepted)
+					taken = min(1, test.moves)
+				case http.MethodGet:
+					if r.URL.Path != "/v2/" {
+						w.WriteHeader(http.StatusNoContent)
+						taken = min(taken+1, test.moves)
+					}
+				case http.MethodDelete:
+					if r.URL.Query().Get("_state") != strconv.Itoa(taken) {
+						w.WriteHeader(test.refuses)
+						return
+					}
+					deleted = true
+					w.WriteHeader(http.StatusNoContent)
+				}
+			}))
+			defer s.Close()
+			u, err := target(t, Options{Insecure: true}, host(s)+"/a:t").Begin(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := u.Cancel(context.Background()); (err != nil) != test.left || deleted == test.left {
+				t.Errorf("deleted %t, %v", deleted, err)
+			}
+		})
 	}
 }
