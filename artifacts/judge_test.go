@@ -53,6 +53,7 @@ type asked struct {
 	kind        schema.GroupVersionKind
 	namespace   string
 	object, old runtime.Object
+	options     runtime.Object // how it is asked for
 }
 
 func newJudge(t *testing.T, folder, name string) *judge {
@@ -133,7 +134,7 @@ func (j *judge) say(t *testing.T, of asked) string {
 		}
 	}
 	attributes := &admission.VersionedAttributes{
-		Attributes: admission.NewAttributesRecord(of.object, of.old, of.kind, of.namespace, name, of.resource, of.subresource, of.operation, nil, false, &user.DefaultInfo{Name: of.who}),
+		Attributes: admission.NewAttributesRecord(of.object, of.old, of.kind, of.namespace, name, of.resource, of.subresource, of.operation, of.options, false, &user.DefaultInfo{Name: of.who}),
 	}
 	attributes.VersionedKind = of.kind
 	attributes.VersionedObject.Set(of.object)

@@ -25,7 +25,7 @@ import (
 )
 
 // Options configures the controllers. Every field has a flag, which is named as it is, but for
-// CommitterImage (--image-committer-image) and CommitProxy, which the server's own environment says.
+// CommitterImage (--image-committer-image), CommitProxy, which the server's own environment says, and Guarded.
 type Options struct {
 	// SnapshotRegistry is where snapshot images go: a registry, optionally with a path
 	// ("registry.example.com/sandboxes"). Empty: every pause fails with RegistryNotConfigured.
@@ -86,4 +86,6 @@ type Options struct {
 	MaxCommitsPerNode int
 	// MaxCommits bounds how many commits run at a time.
 	MaxCommits int
+	// Guarded says whether the cluster keeps its garbage collector from the Pods of sandboxes; nil: it does.
+	Guarded func() bool
 }

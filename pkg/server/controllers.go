@@ -29,6 +29,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/apimachinery/pkg/types"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
@@ -55,6 +56,8 @@ type controllers struct {
 	namespace string
 	options   controller.Options
 	times     LeaseTimes
+	// released notes of sandboxes and snapshots that they go; nil: nobody does.
+	released func(ctx context.Context, going map[types.UID]time.Time) error
 }
 
 // controllerShutdown bounds how long reconciles under way may take to end where the program ends.
@@ -131,6 +134,15 @@ func (c *controllers) work(ctx context.Context) error {
 	}
 	if err := mgr.Add(host); err != nil {
 		return fmt.Errorf("adding the host cluster to the controllers: %w", err)
+	}
+	if c.released != nil {
+		releases := newReleases(c.released)
+		if err := releases.watch(ctx, mgr.GetCache()); err != nil {
+			return fmt.Errorf("watching what goes: %w", err)
+		}
+		if err := mgr.Add(releases); err != nil {
+			return fmt.Errorf("setting up the controllers: %w", err)
+		}
 	}
 	if err := controller.Add(ctx, mgr, host, c.options); err != nil {
 		return fmt.Errorf("setting up the controllers: %w", err)

@@ -36,6 +36,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver/scheme"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/server/collector"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/server/room"
 )
 
@@ -54,6 +55,8 @@ type Server struct {
 	// identity is nil where any store will do.
 	identity    *storeIdentity
 	controllers *controllers
+	// guard is nil where there is no cluster around the server.
+	guard *collector.Guard
 
 	// stop ends everything, with the error that the program ends with.
 	stop context.CancelCauseFunc
@@ -290,6 +293,12 @@ func (s *Server) connectHost(config *genericapiserver.RecommendedConfig) error {
 		end:       func(err error) { s.stop(err) },
 		clock:     clock.RealClock{},
 	}
+	s.guard = collector.NewGuard(client, s.identity.tell)
+	s.identity.unguarded = s.guard.Look
+	if s.controllers != nil {
+		s.controllers.options.Guarded = s.guard.Holds
+		s.controllers.released = s.identity.release
+	}
 	if s.etcd != nil {
 		s.keeper.Tell = s.identity.tell
 		s.identity.advance = func(revision int64) error { return askForRevision(o.DataDir, revision) }
@@ -332,6 +341,13 @@ func (s *Server) addHooks() error {
 				}
 			})
 		}
+		if s.controllers != nil {
+			work.running.Go(func() {
+				if s.host == nil || s.host.await(work.ctx.Done()) {
+					s.guard.Run(work.ctx)
+				}
+			})
+		}
 		if s.controllers != nil && s.options.RunControllers {
 			work.running.Go(func() { s.runControllers(work.ctx) })
 		}
@@ -353,12 +369,14 @@ type background struct {
 	running sync.WaitGroup
 }
 
-// runControllers runs them as soon as the store is confirmed.
+// runControllers runs them as soon as the store is confirmed, and it is known whom the Pods may belong to.
 func (s *Server) runControllers(ctx context.Context) {
-	select {
-	case <-s.gate.confirmed():
-	case <-ctx.Done():
-		return
+	for _, awaited := range []<-chan struct{}{s.gate.confirmed(), s.guard.Known()} {
+		select {
+		case <-awaited:
+		case <-ctx.Done():
+			return
+		}
 	}
 	s.controllers.loopback = s.Loopback()
 	s.controllers.run(ctx)

@@ -64,6 +64,8 @@ type storeIdentity struct {
 	namespace    string
 	acceptNew    bool
 	gate         *storeGate
+	// unguarded says what the cluster lacks to keep its garbage collector from what belongs to unknown sandboxes.
+	unguarded func(ctx context.Context) (missing []string, err error)
 	// advance has the next start go on from a higher revision. Nil: the store is not ours to change.
 	advance func(revision int64) error
 	// end ends the server.
@@ -73,6 +75,8 @@ type storeIdentity struct {
 	// marked is what was written last, at which revision and when.
 	marked   storeMark
 	markedAt time.Time
+	// took is when the store was taken; nil where nobody has asked yet.
+	took *time.Time
 }
 
 // confirm tries until the store is confirmed, opens the gate then, and keeps an eye on the store until
@@ -150,10 +154,19 @@ func (s *storeIdentity) attempt(ctx context.Context) (refusal string, err error)
 		}
 		return "", errStoreAdvances
 	}
+	if verdict.taken {
+		if configMap, refusal, err = s.take(ctx, configMap, verdict.doubted); refusal != "" || err != nil {
+			return refusal, err
+		}
+	} else if err := settles(configMap, s.clock.Now()); err != nil {
+		return "", err
+	}
 	if known.id != "" && known.id != verdict.mark.id || found.count < known.count {
 		klog.InfoS("Accepted a store", "store", verdict.mark.id, "mark", verdict.mark.count, "before", known.id, "markBefore", known.count)
 	}
-	err = s.mark(ctx, found, verdict.mark, configMap)
+	if err = s.mark(ctx, found, verdict.mark, configMap); err == nil && verdict.doubted {
+		err = errStoreSettles
+	}
 	if errors.Is(err, rpctypes.ErrNoSpace) && known.id == found.id {
 		// Only who is served can make room.
 		klog.ErrorS(err, "The store is full and cannot be marked")

@@ -44,6 +44,11 @@ type storeVerdict struct {
 	advanceTo int64
 	// refusal says why the store is not served. Empty: it is.
 	refusal string
+	// taken says that nothing shows the store to have gone on from what the cluster has seen: it is a new one, the ConfigMap
+	// is, or somebody has accepted it.
+	taken bool
+	// doubted says that it was accepted.
+	doubted bool
 }
 
 // judgeStore compares the store that was found with the one that is known. fresh is the ID that a
@@ -63,7 +68,10 @@ func judgeStore(found, known storeMark, fresh string, accept bool) storeVerdict 
 	if doubt != "" && !accept {
 		return storeVerdict{refusal: doubt}
 	}
-	verdict := storeVerdict{mark: storeMark{id: found.id, count: max(found.count, known.count) + 1, revision: found.revision}}
+	verdict := storeVerdict{
+		mark:  storeMark{id: found.id, count: max(found.count, known.count) + 1, revision: found.revision},
+		taken: known.id == "" || doubt != "", doubted: doubt != "",
+	}
 	if verdict.mark.id == "" {
 		verdict.mark.id = fresh
 	}

@@ -31,11 +31,11 @@ func TestJudgeStore(t *testing.T) {
 		want         storeVerdict
 		refused      bool
 	}{
-		{name: "first start", found: mark("", 0, 1), want: storeVerdict{mark: mark(fresh, 1, 1)}},
+		{name: "first start", found: mark("", 0, 1), want: storeVerdict{mark: mark(fresh, 1, 1), taken: true}},
 		{name: "as always", found: mark("a", 5, 50), known: mark("a", 5, 40), want: storeVerdict{mark: mark("a", 6, 50)}},
 		{name: "a crash between store and ConfigMap", found: mark("a", 6, 50), known: mark("a", 5, 40), want: storeVerdict{mark: mark("a", 7, 50)}},
 		{name: "from before there were marks", found: mark("a", 0, 50), known: mark("a", 0, 0), want: storeVerdict{mark: mark("a", 1, 50)}},
-		{name: "the ConfigMap is new", found: mark("a", 5, 50), want: storeVerdict{mark: mark("a", 6, 50)}},
+		{name: "the ConfigMap is new", found: mark("a", 5, 50), want: storeVerdict{mark: mark("a", 6, 50), taken: true}},
 		{name: "the data is lost", found: mark("", 0, 1), known: mark("a", 5, 40), refused: true},
 		{name: "another store", found: mark("b", 9, 90), known: mark("a", 5, 40), refused: true},
 		{name: "an older backup", found: mark("a", 4, 30), known: mark("a", 5, 40), refused: true},
@@ -44,20 +44,20 @@ func TestJudgeStore(t *testing.T) {
 		{name: "as always, accepting", found: mark("a", 5, 50), known: mark("a", 5, 40), accept: true, want: storeVerdict{mark: mark("a", 6, 50)}},
 		{
 			name: "the data is lost, accepting", found: mark("", 0, 1), known: mark("a", 5, 40), accept: true,
-			want: storeVerdict{mark: mark(fresh, 6, 1), advanceTo: 40 + unmarkedWrites},
+			want: storeVerdict{mark: mark(fresh, 6, 1), advanceTo: 40 + unmarkedWrites, taken: true, doubted: true},
 		},
 		{
 			name: "the data is lost, accepting, and nobody knows how far it was", found: mark("", 0, 1), known: mark("a", 0, 0), accept: true,
-			want: storeVerdict{mark: mark(fresh, 1, 1)},
+			want: storeVerdict{mark: mark(fresh, 1, 1), taken: true, doubted: true},
 		},
-		{name: "another store, accepting", found: mark("b", 9, 90), known: mark("a", 5, 40), accept: true, want: storeVerdict{mark: mark("b", 10, 90)}},
+		{name: "another store, accepting", found: mark("b", 9, 90), known: mark("a", 5, 40), accept: true, want: storeVerdict{mark: mark("b", 10, 90), taken: true, doubted: true}},
 		{
 			name: "an older backup, accepting", found: mark("a", 4, 30), known: mark("a", 5, 40), accept: true,
-			want: storeVerdict{mark: mark("a", 6, 30), advanceTo: 40 + unmarkedWrites},
+			want: storeVerdict{mark: mark("a", 6, 30), advanceTo: 40 + unmarkedWrites, taken: true, doubted: true},
 		},
 		{
 			name: "the same after it was advanced", found: mark("a", 4, 40+unmarkedWrites), known: mark("a", 5, 40), accept: true,
-			want: storeVerdict{mark: mark("a", 6, 40+unmarkedWrites)},
+			want: storeVerdict{mark: mark("a", 6, 40+unmarkedWrites), taken: true, doubted: true},
 		},
 	} {
 		t.Run(row.name, func(t *testing.T) {

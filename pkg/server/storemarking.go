@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"time"
 
@@ -112,13 +113,18 @@ func (s *storeIdentity) mark(ctx context.Context, found foundStore, mark storeMa
 	mark.revision = response.Header.Revision
 	s.marked, s.markedAt = mark, s.clock.Now()
 
-	configMaps := s.client.CoreV1().ConfigMaps(s.namespace)
-	data := map[string]string{
+	_, err = s.write(ctx, configMap, map[string]string{
 		storeIDKey: mark.id, storeMarkKey: strconv.FormatInt(mark.count, 10), storeRevisionKey: strconv.FormatInt(mark.revision, 10),
-	}
-	// Under the resourceVersion that was read: of two replicas one comes back and reads again.
+	})
+	return err
+}
+
+// write has the ConfigMap, nil where there is none, say this too. Under the resourceVersion that was read: of two replicas one
+// comes back and reads again.
+func (s *storeIdentity) write(ctx context.Context, configMap *corev1.ConfigMap, data map[string]string) (written *corev1.ConfigMap, err error) {
+	configMaps := s.client.CoreV1().ConfigMaps(s.namespace)
 	if configMap == nil {
-		_, err = configMaps.Create(ctx, &corev1.ConfigMap{
+		written, err = configMaps.Create(ctx, &corev1.ConfigMap{
 			ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: StoreConfigMapName}, Data: data,
 		}, metav1.CreateOptions{})
 	} else {
@@ -126,15 +132,13 @@ func (s *storeIdentity) mark(ctx context.Context, found foundStore, mark storeMa
 		if configMap.Data == nil {
 			configMap.Data = map[string]string{}
 		}
-		for key, value := range data {
-			configMap.Data[key] = value
-		}
-		_, err = configMaps.Update(ctx, configMap, metav1.UpdateOptions{})
+		maps.Copy(configMap.Data, data)
+		written, err = configMaps.Update(ctx, configMap, metav1.UpdateOptions{})
 	}
 	if err != nil {
-		return fmt.Errorf("writing ConfigMap %s/%s: %w", s.namespace, StoreConfigMapName, err)
+		return nil, fmt.Errorf("writing ConfigMap %s/%s: %w", s.namespace, StoreConfigMapName, err)
 	}
-	return nil
+	return written, nil
 }
 
 // follow looks at the store while it is served, and marks how far it has come; at the end as well.

@@ -23,12 +23,15 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubefake "k8s.io/client-go/kubernetes/fake"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/server"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/server/collector"
 )
 
 // restorable is a server whose directory is saved and restored while it does not run.
@@ -40,6 +43,37 @@ type restorable struct {
 
 func newRestorable(t *testing.T) *restorable {
 	return &restorable{T: t, dir: shortTempDir(t), kube: kubefake.NewSimpleClientset()}
+}
+
+// guard installs what keeps the garbage collector from what belongs to unknown sandboxes.
+func (r *restorable) guard() {
+	r.Helper()
+	api := r.kube.AdmissionregistrationV1()
+	for _, name := range []string{collector.PodsPolicy, collector.DependentsPolicy} {
+		if _, err := api.ValidatingAdmissionPolicies().Create(r.Context(), &admissionv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
+			r.Fatal(err)
+		}
+		if _, err := api.ValidatingAdmissionPolicyBindings().Create(r.Context(), &admissionv1.ValidatingAdmissionPolicyBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec:       admissionv1.ValidatingAdmissionPolicyBindingSpec{PolicyName: name, ValidationActions: []admissionv1.ValidationAction{admissionv1.Deny}},
+		}, metav1.CreateOptions{}); err != nil {
+			r.Fatal(err)
+		}
+	}
+}
+
+// taken is when the ConfigMap says that the store was taken.
+func (r *restorable) taken() time.Time {
+	r.Helper()
+	known, err := r.kube.CoreV1().ConfigMaps("sandbox-system").Get(r.Context(), server.StoreConfigMapName, metav1.GetOptions{})
+	if err != nil {
+		r.Fatal(err)
+	}
+	when, err := time.Parse(time.RFC3339, known.Data["storeTaken"])
+	if err != nil {
+		r.Fatalf("the ConfigMap says %v", known.Data)
+	}
+	return when
 }
 
 func (r *restorable) start(accept bool) (*running, error) {
@@ -106,6 +140,10 @@ func TestAnOlderBackup(t *testing.T) {
 			r := newRestorable(t)
 			newest := ""
 			r.serve(false, func(f *fixture) { f.creates("first") })
+			installed := r.taken()
+			if time.Since(installed) > time.Minute {
+				t.Errorf("a new store was taken at %s", installed)
+			}
 			r.save("backup")
 			r.serve(false, func(f *fixture) { newest = f.creates("second") })
 			r.serve(false, func(f *fixture) {
@@ -124,6 +162,7 @@ func TestAnOlderBackup(t *testing.T) {
 			})
 
 			// Accepted it ends once, to be started again.
+			accepted := time.Now().Add(-time.Second)
 			own, err := r.start(true)
 			if err == nil {
 				err = <-own.ended
@@ -131,8 +170,26 @@ func TestAnOlderBackup(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), "accepted") {
 				t.Fatalf("the server has ended with: %v", err)
 			}
+			// What others have given to sandboxes that it does not know would be collected.
+			r.serve(true, func(f *fixture) {
+				f.eventually(func() error {
+					_, err := f.sandboxes.List(t.Context(), metav1.ListOptions{})
+					if !apierrors.IsServiceUnavailable(err) || !strings.Contains(err.Error(), "the cluster lacks ValidatingAdmissionPolicy "+collector.PodsPolicy) {
+						return fmt.Errorf("without the policies a list is answered: %w", err)
+					}
+					return nil
+				})
+			})
+			if now := r.taken(); now != installed {
+				t.Errorf("without the policies the store was taken at %s", now)
+			}
+			r.guard()
 			r.serve(true, func(f *fixture) {
 				f.eventually(func() error { _, err := f.sandboxes.List(t.Context(), metav1.ListOptions{}); return err })
+				when := r.taken()
+				if when.Before(accepted) || when.After(time.Now()) {
+					t.Errorf("it is served before the policies keep what was made until %s", when)
+				}
 				list, err := f.sandboxes.List(t.Context(), metav1.ListOptions{})
 				f.must(err)
 				var got []string
