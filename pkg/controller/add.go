@@ -126,6 +126,7 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		Jobs:       jobs,
 		Images:     checker,
 		PullSecret: opts.ResumePullSecret,
+		Guarded:    opts.Guarded,
 		Trial:      &sandbox.Trial{Host: host.GetClient(), Images: template, PullSecret: opts.ResumePullSecret},
 		Rescues:    template.Configured(),
 		Recorder:   told.NewRecorder(host.GetScheme(), "sandbox-controller"),

@@ -298,6 +298,8 @@ const (
 	EventCommitJobCreated = "CommitJobCreated"
 	// EventSandboxUnknown: a Pod belongs to a sandbox that the server's store does not know.
 	EventSandboxUnknown = "SandboxUnknown"
+	// EventPodNotOwned, of a sandbox: its Pod cannot be given the sandbox as its owner, the message says why.
+	EventPodNotOwned = "PodNotOwned"
 	// EventThawed: what a commit had frozen runs again.
 	EventThawed = "Thawed"
 	// EventImageLeft: an image of a deleted snapshot stays in the registry.

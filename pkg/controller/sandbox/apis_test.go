@@ -180,7 +180,7 @@ func (a *api) Update(_ context.Context, object client.Object, _ ...client.Update
 	return nil
 }
 
-// Patch takes a Pod back from who has adopted it.
+// Patch makes a Pod its sandbox's.
 func (a *api) Patch(_ context.Context, object client.Object, _ client.Patch, _ ...client.PatchOption) error {
 	if err := a.weather(); err != nil {
 		return err
@@ -189,7 +189,9 @@ func (a *api) Patch(_ context.Context, object client.Object, _ client.Patch, _ .
 	if pod == nil || pod.ResourceVersion != object.GetResourceVersion() {
 		return apierrors.NewConflict(schema.GroupResource{Resource: "pods"}, object.GetName(), errors.New("it has changed"))
 	}
-	a.s.changePod(func(p *corev1.Pod) { p.OwnerReferences = object.GetOwnerReferences() })
+	a.s.changePod(func(p *corev1.Pod) {
+		p.OwnerReferences, p.Annotations = object.GetOwnerReferences(), object.GetAnnotations()
+	})
 	return a.after()
 }
 

@@ -23,7 +23,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 
@@ -81,8 +80,8 @@ func (r *Reconciler) createPod(ctx context.Context, seen *observed) (done bool, 
 
 // ask creates a Pod, which becomes what the API made of it, and returns what was asked for.
 func (r *Reconciler) ask(ctx context.Context, sandbox *v1alpha1.Sandbox, pod *corev1.Pod) (asked *corev1.Pod, err error) {
-	if meta.IsStatusConditionTrue(sandbox.Status.Conditions, v1alpha1.ConditionPodAdopted) {
-		if err := r.holdByNamespace(ctx, pod); err != nil {
+	if r.unguarded() {
+		if err := r.own(ctx, sandbox, pod); err != nil {
 			return pod, err
 		}
 	}

@@ -66,10 +66,10 @@ type observed struct {
 	rescued    []v1alpha1.SandboxSnapshot
 	canRescue  bool
 	rescueHeld func(containers string) time.Duration
-	// taken names the controller that has taken the last Pod for one of its own; claimed says that it was
-	// asked back at this visit.
-	taken   string
-	claimed bool
+	// unguarded says that the garbage collector may delete the Pods of sandboxes; claimed, that the Pod was made the
+	// sandbox's at this visit.
+	unguarded bool
+	claimed   bool
 	// words are what the Pod that is gone has said of its end.
 	words string
 	// unblocked says that the name of the Pod is free again, which another's had.
@@ -137,7 +137,7 @@ const removalGrace = 1
 // decide is the sandbox's state machine: no I/O, one action at a time. The reconciler acts and
 // asks again.
 func decide(o observed) action {
-	if next, is := o.adoption(); is {
+	if next, is := o.owning(); is {
 		return next
 	}
 	switch o.phase() {

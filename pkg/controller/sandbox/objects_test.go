@@ -108,7 +108,9 @@ func podOf(options ...func(*corev1.Pod)) *corev1.Pod {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: namespace, Name: name, UID: podUID,
-			Labels: map[string]string{v1alpha1.LabelSandbox: name, v1alpha1.LabelSandboxUID: "sandbox-1"},
+			Labels:          map[string]string{v1alpha1.LabelSandbox: name, v1alpha1.LabelSandboxUID: "sandbox-1"},
+			Annotations:     map[string]string{safeToEvict: "true"},
+			OwnerReferences: []metav1.OwnerReference{controllerOf(sandboxIn(""))},
 		},
 		Spec: corev1.PodSpec{NodeName: "node-1", Containers: []corev1.Container{{Name: "main", Image: "busybox"}}},
 		Status: corev1.PodStatus{
@@ -153,9 +155,6 @@ func endedUnrun(p *corev1.Pod) {
 // madeOf: the Pod says what it was made of.
 func madeOf(containers, template string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
-		if p.Annotations == nil {
-			p.Annotations = map[string]string{}
-		}
 		p.Annotations[v1alpha1.AnnotationContainers], p.Annotations[v1alpha1.AnnotationTemplate] = containers, template
 	}
 }
@@ -238,11 +237,14 @@ func lastSaw(pod *corev1.Pod) func(*observed) {
 	return func(o *observed) { o.lastResets = resetsOf(pod, firstRuns{}, nil) }
 }
 
-func takenUnseen(by string) func(*observed) { return func(o *observed) { o.taken = by } }
+// unowned: the Pod is of an older version, or somebody has taken its owner away.
+func unowned(p *corev1.Pod) { p.OwnerReferences = nil }
+
+func unguarded(o *observed) { o.unguarded = true }
 
 func restored(snapshot string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
-		p.Annotations = map[string]string{v1alpha1.AnnotationRestoredFrom: snapshot}
+		p.Annotations[v1alpha1.AnnotationRestoredFrom] = snapshot
 	}
 }
 

@@ -36,9 +36,6 @@ import (
 
 // newPod is the Pod of a sandbox: of its template, with the images of the snapshot that it comes
 // from, nil where it comes from the template alone.
-//
-// It carries no owner reference. An empty or restored store would answer 404 for its owner, and
-// the garbage collector would delete every Pod.
 func newPod(sandbox *v1alpha1.Sandbox, from *v1alpha1.SandboxSnapshot, pullSecret string) (*corev1.Pod, error) {
 	source, err := template.Of(sandbox, from)
 	if err != nil {
@@ -52,6 +49,8 @@ func newPod(sandbox *v1alpha1.Sandbox, from *v1alpha1.SandboxSnapshot, pullSecre
 			Labels:      source.Labels,
 			Annotations: source.Annotations,
 			Finalizers:  source.Finalizers,
+
+			OwnerReferences: []metav1.OwnerReference{controllerOf(sandbox)},
 		},
 		Spec: source.Spec,
 	}
@@ -65,6 +64,7 @@ func newPod(sandbox *v1alpha1.Sandbox, from *v1alpha1.SandboxSnapshot, pullSecre
 	// A Pod is told by them from commit Jobs and from the Pods of other files.
 	delete(pod.Labels, v1alpha1.LabelComponent)
 	delete(pod.Annotations, v1alpha1.AnnotationRestoredFrom)
+	pod.Annotations = openToAutoscalers(sandbox, pod.Annotations)
 	if pod.Annotations == nil {
 		pod.Annotations = map[string]string{}
 	}

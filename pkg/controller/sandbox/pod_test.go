@@ -61,8 +61,8 @@ func TestNewPod(t *testing.T) {
 	if pod.Name != name || pod.GenerateName != "" || pod.Namespace != namespace {
 		t.Errorf("named %s/%s", pod.Namespace, pod.Name)
 	}
-	if pod.OwnerReferences != nil {
-		t.Errorf("owned by %v: without our store the garbage collector would delete it", pod.OwnerReferences)
+	if by := pod.OwnerReferences; len(by) != 1 || by[0].Kind != "Sandbox" || by[0].UID != "sandbox-1" || !ptr.Deref(by[0].Controller, false) || ptr.Deref(by[0].BlockOwnerDeletion, true) {
+		t.Errorf("owned by %v", by)
 	}
 	if want := map[string]string{"app": "x", v1alpha1.LabelSandbox: name, v1alpha1.LabelSandboxUID: "sandbox-1"}; !apiequality.Semantic.DeepEqual(pod.Labels, want) {
 		t.Errorf("labels %v, want %v", pod.Labels, want)
@@ -71,7 +71,7 @@ func TestNewPod(t *testing.T) {
 		t.Errorf("made of the template %q", hash)
 	}
 	delete(pod.Annotations, v1alpha1.AnnotationTemplate)
-	if want := map[string]string{"note": "y", v1alpha1.AnnotationContainers: "main"}; !apiequality.Semantic.DeepEqual(pod.Annotations, want) {
+	if want := map[string]string{"note": "y", v1alpha1.AnnotationContainers: "main", safeToEvict: "true"}; !apiequality.Semantic.DeepEqual(pod.Annotations, want) {
 		t.Errorf("annotations %v, want %v", pod.Annotations, want)
 	}
 	if pod.Spec.Containers[0].Image != "busybox" || pod.Spec.ImagePullSecrets != nil || pod.Spec.Affinity != nil {

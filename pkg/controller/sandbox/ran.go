@@ -40,8 +40,6 @@ type firstRuns struct {
 type seenPod struct {
 	firstRuns
 	sandbox types.UID
-	// taken names the controller that took it for one of its own.
-	taken string
 	// resets are those of all its containers.
 	resets []reset
 	// words are what it has said of its end.
@@ -152,9 +150,6 @@ func (m *ranMemory) see(pod *corev1.Pod) {
 	if seen.uid != pod.UID {
 		seen = seenPod{firstRuns: firstRuns{uid: pod.UID, since: map[string]int32{}}, sandbox: types.UID(pod.Labels[v1alpha1.LabelSandboxUID])}
 	}
-	if by := adopter(pod); by != "" {
-		seen.taken = by
-	}
 	for _, status := range contents.Statuses(pod) {
 		if _, known := seen.since[status.Name]; known {
 			continue
@@ -168,8 +163,7 @@ func (m *ranMemory) see(pod *corev1.Pod) {
 	m.pods[key] = seen
 }
 
-// of is what is known of the Pod that the sandbox's status tells of, or is yet to tell of, and who took the last one for
-// its own, whether that was told of or not.
+// of is what is known of the Pod that the sandbox's status tells of, or is yet to tell of.
 func (m *ranMemory) of(sandbox *v1alpha1.Sandbox) seenPod {
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
@@ -179,7 +173,7 @@ func (m *ranMemory) of(sandbox *v1alpha1.Sandbox) seenPod {
 	}
 	unnoticed := sandbox.Status.PodUID == "" && sandbox.Status.PodName != "" && !seen.settled
 	if seen.uid != sandbox.Status.PodUID && !unnoticed {
-		return seenPod{taken: seen.taken}
+		return seenPod{}
 	}
 	seen.since = maps.Clone(seen.since)
 	return seen

@@ -81,6 +81,8 @@ type Reconciler struct {
 	Images   Images
 	// PullSecret is added to the imagePullSecrets of a Pod that comes from a snapshot.
 	PullSecret string
+	// Guarded says whether the cluster keeps the garbage collector from the Pods of sandboxes; nil: it does.
+	Guarded func() bool
 	// Trial tries the Pod of the resume when a pause begins; nil: nobody does.
 	Trial *Trial
 	// Rescues says that there is a registry that what ended containers leave can be saved in.
@@ -279,7 +281,7 @@ func (r *Reconciler) idle(ctx context.Context, key client.ObjectKey) (bool, ctrl
 // observe reads the snapshots that matter to a sandbox, from a cache or past it.
 func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1alpha1.Sandbox, pod *corev1.Pod) (*observed, error) {
 	now := r.Clock.Now()
-	seen := &observed{sandbox: sandbox, pod: pod, now: now, looksAgain: r.looks.left(sandbox, "", now),
+	seen := &observed{sandbox: sandbox, pod: pod, now: now, unguarded: r.unguarded(), looksAgain: r.looks.left(sandbox, "", now),
 		attemptHeld: r.attempts.left(sandbox, Attempt(sandbox).Name, now), canRescue: r.Rescues,
 		rescueHeld: func(containers string) time.Duration { return r.rescueHolds.left(sandbox, containers, now) }}
 	if pod != nil {
@@ -292,7 +294,7 @@ func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1
 		}
 	}
 	known := r.ran.of(sandbox)
-	seen.runs, seen.lastResets, seen.taken, seen.words = known.firstRuns, known.resets, known.taken, known.words
+	seen.runs, seen.lastResets, seen.words = known.firstRuns, known.resets, known.words
 	var err error
 	status := &sandbox.Status
 	if seen.tellsOfRescues() {

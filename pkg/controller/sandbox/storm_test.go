@@ -803,9 +803,8 @@ func (s *storm) restart() {
 }
 
 func (s *storm) adopt() {
-	if s.stored.pod != nil && len(s.stored.pod.OwnerReferences) == 0 && s.chance(4) {
-		s.changePod(takenBy("ReplicaSet", "web"))
-		s.asked = true
+	if s.stored.pod != nil && adopter(s.stored.pod) == "" && s.chance(4) {
+		s.changePod(takenBy("ReplicaSet", "web")) // it had lost its owner
 		s.note("adopted")
 	}
 }

@@ -162,7 +162,7 @@ func (w *world) visit() {
 			fresh = true
 		case claimPod:
 			w.pod = w.pod.DeepCopy()
-			takenBy("Namespace", namespace)(w.pod)
+			w.pod.OwnerReferences = []metav1.OwnerReference{controllerOf(w.sandbox)}
 			claimed = true
 		case createPod:
 			if imagesMissing(seen.from) {

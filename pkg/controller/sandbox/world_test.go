@@ -497,10 +497,9 @@ func (w *world) restart() {
 }
 
 func (w *world) adopt() {
-	if w.pod != nil && len(w.pod.OwnerReferences) == 0 && w.chance(4) {
+	if w.pod != nil && adopter(w.pod) == "" && w.chance(4) {
 		w.pod = w.pod.DeepCopy()
-		takenBy("ReplicaSet", "web")(w.pod)
-		w.asked = true // the next is nobody's to take
+		takenBy("ReplicaSet", "web")(w.pod) // it had lost its owner
 		w.note("adopted")
 	}
 }
