@@ -30,7 +30,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
@@ -126,6 +128,27 @@ func TestAServerThatFindsAnotherStoreAnswers503AndNoPodDies(t *testing.T) {
 			t.Fatalf("in the sandbox the file holds %q", got)
 		}
 	}
+	// What people have given to a sandbox: the collector knows both since before.
+	claims, services := r.kube.CoreV1().PersistentVolumeClaims(r.namespace), r.kube.CoreV1().Services(r.namespace)
+	others := metav1.ObjectMeta{Name: "data", OwnerReferences: []metav1.OwnerReference{{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "Sandbox", Name: "demo", UID: running.UID}}}
+	if _, err := claims.Create(t.Context(), &corev1.PersistentVolumeClaim{ObjectMeta: others, Spec: corev1.PersistentVolumeClaimSpec{
+		AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, StorageClassName: ptr.To(""),
+		Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}},
+	}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := services.Create(t.Context(), &corev1.Service{ObjectMeta: others, Spec: corev1.ServiceSpec{ClusterIP: corev1.ClusterIPNone}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	othersLive := func() {
+		t.Helper()
+		if claim, err := claims.Get(t.Context(), "data", metav1.GetOptions{}); err != nil || claim.DeletionTimestamp != nil {
+			t.Errorf("the claim that names the sandbox as its owner is gone, or goes: %v", err)
+		}
+		if _, err := services.Get(t.Context(), "data", metav1.GetOptions{}); err != nil {
+			t.Errorf("the Service that names the sandbox as its owner is gone: %v", err)
+		}
+	}
 	store := r.storeDirectory(t)
 	args := r.serverArgs(t)
 	accepting := append(slices.Clone(args), "--accept-new-storage")
@@ -162,9 +185,12 @@ func TestAServerThatFindsAnotherStoreAnswers503AndNoPodDies(t *testing.T) {
 	if list, err := r.sandboxes().List(t.Context(), metav1.ListOptions{}); err != nil || len(list.Items) != 0 {
 		t.Errorf("the new store has %d sandboxes (error %v), want none", len(list.Items), err)
 	}
-	// The controllers have started when a sandbox runs; the Pod that the store does not know stays.
+	// The controllers have started when a sandbox runs; the Pod that the store does not know stays. The collector has tried.
 	r.start("other")
+	r.awaitRefusedCollector("data", "nobody has deleted its owner")
+	r.awaitRefusedCollector("demo", "is not garbage")
 	podLives()
+	othersLive()
 	if err := r.sandboxes().Delete(t.Context(), "other", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -178,6 +204,24 @@ func TestAServerThatFindsAnotherStoreAnswers503AndNoPodDies(t *testing.T) {
 		t.Errorf("with its own store back the sandbox is %s", describe(now))
 	}
 	podLives()
+	// To the collector the sandbox stays gone.
+	othersLive()
+	if err := r.sandboxes().Delete(t.Context(), "demo", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "that the sandbox goes is noted", patience, func(ctx context.Context) (bool, string) {
+		known, err := r.kube.CoreV1().ConfigMaps(systemNamespace).Get(ctx, "sandbox-apiserver-store", metav1.GetOptions{})
+		if err != nil {
+			return false, err.Error()
+		}
+		return strings.Contains(known.Data["storeReleased"], string(running.UID[:13])), fmt.Sprint(known.Data)
+	})
+	if os.Getenv("NIGHTLY") == "true" { // it tries again after minutes
+		r.awaitGone("the claim", func(ctx context.Context) error {
+			_, err := claims.Get(ctx, "data", metav1.GetOptions{})
+			return err
+		})
+	}
 }
 
 // awaitRefusal waits until the API answers 503 and says what to do.

@@ -113,7 +113,7 @@ func TestAPodThatCannotBeGivenItsOwner(t *testing.T) {
 	f.tells(`Warning PodNotOwned Pod demo cannot be made this sandbox's, which is tried again: until then drains refuse it, and other controllers may take it: pods "demo" is forbidden: a webhook says no`)
 }
 
-// https://github.com/kubernetes/autoscaler/blob/master/cluster-autoscaler/FAQ.md (what types of pods can prevent CA from removing a node?)
+// https://github.com/kubernetes/autoscaler/issues/3300: a Pod of a custom controller keeps its node.
 func TestAutoscalersMayEvictWhatIsSaved(t *testing.T) {
 	savesNothing := func(s *v1alpha1.Sandbox) { s.Spec.EvictionPolicy = v1alpha1.EvictionPolicyNone }
 	saysSo := withTemplate(func(template *corev1.PodTemplateSpec) { template.Annotations = map[string]string{safeToEvict: "true"} })
