@@ -30,6 +30,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/images"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/node"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/podexec"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandbox"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
@@ -133,6 +134,11 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		Clock:      clock.RealClock{},
 	}).Add(mgr, host.GetCache(), limiter()); err != nil {
 		return fmt.Errorf("sandbox controller: %w", err)
+	}
+	if err := (&node.Reconciler{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Host: host.GetCache(), Cordons: opts.MoveOnCordon, Clock: clock.RealClock{},
+	}).Add(ctx, mgr, host.GetCache(), limiter()); err != nil {
+		return fmt.Errorf("node controller: %w", err)
 	}
 	if opts.ImageCheckInterval > 0 {
 		sweep := &images.Sweep{Client: mgr.GetClient(), Checker: checker, Every: opts.ImageCheckInterval, Clock: clock.RealClock{}}

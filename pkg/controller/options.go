@@ -82,6 +82,8 @@ type Options struct {
 	ContainerdSocketPath string
 	// ContainerdRoot is containerd's root directory on the nodes, below which upperdirs lie.
 	ContainerdRoot string
+	// MoveOnCordon has sandboxes move from a node that is cordoned, though nobody evicts their Pods.
+	MoveOnCordon bool
 	// MaxCommitsPerNode bounds how many commits run on one node at a time.
 	MaxCommitsPerNode int
 	// MaxCommits bounds how many commits run at a time.

@@ -46,6 +46,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/node"
 )
 
 // controllers run beside the API: on the loopback connection for our own objects, on the host
@@ -203,8 +204,8 @@ func ownMapper() apimeta.RESTMapper {
 	return mapper
 }
 
-// hostCluster caches the Pods and Jobs that serve sandboxes, and Events about Jobs that get no Pod,
-// and nothing else of the cluster.
+// hostCluster caches the Pods and Jobs that serve sandboxes, Events about Jobs that get no Pod, and of Nodes what says that they
+// are being emptied, and nothing else of the cluster.
 func (c *controllers) hostCluster(scheme *runtime.Scheme) (cluster.Cluster, error) {
 	ours, err := labels.NewRequirement(v1alpha1.LabelSandboxUID, selection.Exists, nil)
 	if err != nil {
@@ -220,12 +221,14 @@ func (c *controllers) hostCluster(scheme *runtime.Scheme) (cluster.Cluster, erro
 				Label:      selector,
 				Namespaces: map[string]cache.Config{c.options.CommitJobNamespace: {}},
 			},
+			&corev1.Node{}: {Transform: node.Keep},
 			&corev1.Event{}: {
 				Field:      commitjob.Refusals(),
 				Namespaces: map[string]cache.Config{c.options.CommitJobNamespace: {}},
 			},
 		}
-		// Read one by one when they are needed, never listed: least privilege, and memory.
+		// Read one by one when they are needed, never listed: least privilege, and memory. Of Nodes the cache has too little
+		// for who looks at one.
 		o.Client.Cache = &client.CacheOptions{DisableFor: []client.Object{
 			&corev1.Secret{}, &corev1.ConfigMap{}, &corev1.Node{}, &corev1.Namespace{},
 		}}

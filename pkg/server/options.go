@@ -225,6 +225,9 @@ func (o *Options) addSnapshotFlags(fs *pflag.FlagSet) {
 		"The socket of containerd on the nodes.")
 	fs.StringVar(&c.ContainerdRoot, "containerd-root", c.ContainerdRoot,
 		"The root directory of containerd on the nodes. Commit Jobs mount it read-only.")
+	fs.BoolVar(&c.MoveOnCordon, "move-on-cordon", c.MoveOnCordon,
+		"Save the sandboxes of a node as soon as it is cordoned, and bring them back on others. A cordon by itself asks for no more than that no new Pods "+
+			"come; those that are evicted from a node, or whose node an autoscaler has marked, move without this flag.")
 	fs.IntVar(&c.MaxCommitsPerNode, "max-commits-per-node", c.MaxCommitsPerNode,
 		"How many commits run on one node at a time. The others wait and say so.")
 	fs.IntVar(&c.MaxCommits, "max-commits", c.MaxCommits,
