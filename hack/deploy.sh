@@ -239,6 +239,8 @@ delete() {
         [[ -z ${left} ]] ||
             die "there are still $(wc -l <<<"${left}") sandboxes and snapshots. Delete them while the server can clean up after them: kubectl delete sbx,sbxsnap --all --all-namespaces"
     fi
+    # First what is asked of the server by others, so that no eviction waits for one that ends.
+    "${kubectl[@]}" delete --ignore-not-found validatingwebhookconfiguration sandbox-apiserver-evictions >&2
     # The base has every object that an overlay may have changed.
     "${kubectl[@]}" delete --ignore-not-found -k artifacts/base >&2
 }

@@ -26,6 +26,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver/scheme"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/evictionreview"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/rest"
 	sandboxstorage "github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/sandbox/storage"
 )
@@ -41,6 +42,8 @@ type Config struct {
 type ExtraConfig struct {
 	// Preflight answers dry runs of a pause. Nil: they look at the sandbox alone.
 	Preflight sandboxstorage.Preflight
+	// Evictions is what answers to evictions look at, but for the sandboxes. Without a Cluster all of them are allowed.
+	Evictions evictionreview.Surroundings
 	// Room knows whether the store takes more. Nil: only etcd does, when it refuses.
 	Room Room
 	// Clock tells the time of conditions and requests. Nil: the real one.
@@ -65,6 +68,9 @@ func (c *Config) Complete() CompletedConfig {
 	}
 	if c.GenericConfig.OpenAPIV3Config == nil {
 		c.GenericConfig.OpenAPIV3Config = OpenAPIV3Config()
+	}
+	if c.GenericConfig.AdmissionControl != nil {
+		c.GenericConfig.AdmissionControl = admitsReviews{c.GenericConfig.AdmissionControl}
 	}
 	if c.ExtraConfig.Clock == nil {
 		c.ExtraConfig.Clock = clock.RealClock{}
@@ -103,6 +109,7 @@ func (c CompletedConfig) New() (*Server, error) {
 		TypeConverter:  typeConverter,
 		Authorizer:     c.genericConfig.Authorization.Authorizer,
 		Preflight:      c.extraConfig.Preflight,
+		Evictions:      c.extraConfig.Evictions,
 		Clock:          c.extraConfig.Clock,
 	}.NewAPIGroup(c.stores())
 	if err != nil {

@@ -28,14 +28,19 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/generated/openapi"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver/scheme"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/evictionreview"
 )
 
 const openAPITitle = "Sandbox API server"
+
+// undescribed are paths that are kube-apiserver's to call, with kinds of its own.
+var undescribed = []string{"/apis/" + v1alpha1.GroupName + "/" + v1alpha1.SchemeGroupVersion.Version + "/" + evictionreview.Resource}
 
 // OpenAPIConfig describes the API for OpenAPI v2, which kubectl explain of old clients reads.
 func OpenAPIConfig() *openapicommon.Config {
 	config := genericapiserver.DefaultOpenAPIConfig(openapi.GetOpenAPIDefinitions, openapinamer.NewDefinitionNamer(scheme.Scheme))
 	config.Info.Title = openAPITitle
+	config.IgnorePrefixes = undescribed
 	return config
 }
 
@@ -43,6 +48,7 @@ func OpenAPIConfig() *openapicommon.Config {
 func OpenAPIV3Config() *openapicommon.OpenAPIV3Config {
 	config := genericapiserver.DefaultOpenAPIV3Config(openapi.GetOpenAPIDefinitions, openapinamer.NewDefinitionNamer(scheme.Scheme))
 	config.Info.Title = openAPITitle
+	config.IgnorePrefixes = undescribed
 	return config
 }
 

@@ -17,9 +17,6 @@ limitations under the License.
 package server
 
 import (
-	"fmt"
-
-	genericapiserver "k8s.io/apiserver/pkg/server"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller"
@@ -27,25 +24,10 @@ import (
 )
 
 // newPreflight connects the dry runs of pauses with the cluster around the server, on every
-// replica; nil where there is no cluster. Its requests count apart from those of the
-// controllers, so that neither can hold up the other.
-func (s *Server) newPreflight(config *genericapiserver.RecommendedConfig) (sandboxstorage.Preflight, error) {
-	scheme, err := controllerScheme()
-	if err != nil {
-		return nil, err
-	}
-	var host client.Client
-	if s.options.Standalone != nil {
-		if host = s.options.Standalone.Host; host == nil {
-			return nil, nil
-		}
-	} else if host, err = client.New(s.controllers.host, client.Options{Scheme: scheme}); err != nil {
-		return nil, fmt.Errorf("connecting dry runs to the kube-apiserver: %w", err)
-	}
-	// Nothing is sent before the server serves.
-	own, err := client.New(speakingJSON(config.LoopbackClientConfig), client.Options{Scheme: scheme, Mapper: ownMapper()})
-	if err != nil {
-		return nil, fmt.Errorf("connecting dry runs to this server: %w", err)
+// replica; nil where there is no cluster.
+func (s *Server) newPreflight(own, host client.Client) (sandboxstorage.Preflight, error) {
+	if host == nil {
+		return nil, nil
 	}
 	preflight, err := controller.NewPreflight(own, host, s.options.Controller)
 	if err == nil && s.host != nil {

@@ -95,11 +95,15 @@ func New(ctx context.Context, options *Options) (_ *Server, err error) {
 	if err := s.connectHost(generic); err != nil {
 		return nil, err
 	}
-	preflight, err := s.newPreflight(generic)
+	own, host, err := s.answering(generic)
 	if err != nil {
 		return nil, err
 	}
-	extra := apiserver.ExtraConfig{Preflight: preflight}
+	preflight, err := s.newPreflight(own, host)
+	if err != nil {
+		return nil, err
+	}
+	extra := apiserver.ExtraConfig{Preflight: preflight, Evictions: s.newEvictions(own, host)}
 	if s.keeper != nil {
 		extra.Room = s.keeper
 	}

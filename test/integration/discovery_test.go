@@ -32,6 +32,7 @@ var served = []struct {
 	verbs      []string
 	shortNames []string
 }{
+	{"evictionreviews", "AdmissionReview", []string{"create"}, nil},
 	{"sandboxes", "Sandbox", all, []string{"sbx"}},
 	{"sandboxes/pause", "SandboxPause", []string{"create"}, nil},
 	{"sandboxes/resume", "SandboxResume", []string{"create"}, nil},
@@ -60,10 +61,14 @@ func TestDiscovery(t *testing.T) {
 	for i, got := range list.APIResources {
 		want := served[i]
 		slices.Sort(got.Verbs)
-		if got.Name != want.path || got.Kind != want.kind || !got.Namespaced || !slices.Equal(got.Verbs, want.verbs) || !slices.Equal(got.ShortNames, want.shortNames) {
+		ours := want.path != "evictionreviews"
+		if got.Name != want.path || got.Kind != want.kind || got.Namespaced != ours || !slices.Equal(got.Verbs, want.verbs) || !slices.Equal(got.ShortNames, want.shortNames) {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
-		if strings.Contains(want.path, "/") {
+		if !ours && (got.Group != "admission.k8s.io" || got.Version != "v1" || got.SingularName != "evictionreview" || len(got.Categories) != 0) {
+			t.Errorf("%s: %+v", got.Name, got)
+		}
+		if !ours || strings.Contains(want.path, "/") {
 			continue
 		}
 		if got.SingularName != strings.ToLower(want.kind) || !slices.Equal(got.Categories, []string{category}) || got.StorageVersionHash == "" {
@@ -86,7 +91,11 @@ func TestAggregatedDiscovery(t *testing.T) {
 	}
 	paths := map[string]apidiscoveryv2.APISubresourceDiscovery{}
 	for _, resource := range list.Items[0].Versions[0].Resources {
-		if resource.Scope != apidiscoveryv2.ScopeNamespace || !slices.Equal(resource.Categories, []string{category}) {
+		scope, categories := apidiscoveryv2.ScopeNamespace, []string{category}
+		if resource.Resource == "evictionreviews" { // which nothing that lists, deletes or collects asks for
+			scope, categories = apidiscoveryv2.ScopeCluster, nil
+		}
+		if resource.Scope != scope || !slices.Equal(resource.Categories, categories) {
 			t.Errorf("%s: scope %s, categories %q", resource.Resource, resource.Scope, resource.Categories)
 		}
 		paths[resource.Resource] = apidiscoveryv2.APISubresourceDiscovery{ResponseKind: resource.ResponseKind, Verbs: resource.Verbs}

@@ -43,6 +43,8 @@ const (
 	AnnotationSnapshot = LabelPrefix + "snapshot-name"
 	// AnnotationSource is the JSON form of what a commit Job commits, and an unpause Job thaws.
 	AnnotationSource = LabelPrefix + "source"
+	// AnnotationMovedFrom is the node that a Pod's sandbox was moved from: an eviction by name may mean the Pod there.
+	AnnotationMovedFrom = LabelPrefix + "moved-from"
 	// AnnotationRestoredFrom is the name of the snapshot that a Pod was made from.
 	AnnotationRestoredFrom = LabelPrefix + "restored-from"
 	// AnnotationTemplate is a hash of the template that a Pod was made of.

@@ -18,10 +18,12 @@ limitations under the License.
 package scheme
 
 import (
+	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/install"
 )
@@ -37,6 +39,10 @@ var (
 
 func init() {
 	install.Install(Scheme)
+
+	// Kubernetes' own kind, which evictionreviews take and answer. It has one version alone, so that is the internal one, too.
+	utilruntime.Must(admissionv1.AddToScheme(Scheme))
+	Scheme.AddKnownTypes(schema.GroupVersion{Group: admissionv1.GroupName, Version: runtime.APIVersionInternal}, &admissionv1.AdmissionReview{})
 
 	// The options of every verb and the types that answer it when things go wrong live in the
 	// group-less version v1, whatever group is served.

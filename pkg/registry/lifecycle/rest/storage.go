@@ -29,6 +29,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/evictionreview"
 	sandboxstorage "github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/sandbox/storage"
 	snapshotstorage "github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/sandboxsnapshot/storage"
 )
@@ -42,6 +43,8 @@ type StorageProvider struct {
 	Authorizer     authorizer.Authorizer
 	// Preflight answers dry runs of a pause. Nil: they look at the sandbox alone.
 	Preflight sandboxstorage.Preflight
+	// Evictions is what answers to evictions look at, but for the sandboxes.
+	Evictions evictionreview.Surroundings
 	Clock     clock.PassiveClock
 }
 
@@ -80,6 +83,9 @@ func (p StorageProvider) v1alpha1Storage(optsGetter generic.RESTOptionsGetter) (
 	storage["sandboxes/status"] = sandboxes.Status
 	storage["sandboxes/pause"] = sandboxes.Pause
 	storage["sandboxes/resume"] = sandboxes.Resume
+	storage[evictionreview.Resource] = evictionreview.NewREST(evictionreview.Config{
+		Sandboxes: sandboxes.Sandbox, Surroundings: p.Evictions, Clock: p.Clock,
+	})
 	storage["sandboxsnapshots"] = snapshots.Snapshot
 	storage["sandboxsnapshots/status"] = snapshots.Status
 	return storage, nil
