@@ -29,6 +29,7 @@ import (
 
 // TestCommitOfWhatHasEnded: another container runs in the place of the one that has ended, and another
 // commit has frozen it. Neither is touched.
+// Others cannot commit what has stopped: https://github.com/containerd/nerdctl/issues/2714
 func TestCommitOfWhatHasEnded(t *testing.T) {
 	for name, test := range map[string]struct {
 		breaks func(s *scene)

@@ -97,8 +97,8 @@ func validateRescue(snapshot *lifecycle.SandboxSnapshot, path *field.Path, bySer
 		return nil
 	case !byServer:
 		return field.ErrorList{field.Forbidden(path, "only the server sets it, when it saves what a container left that has ended: leave it out (a snapshot without it commits what is there)")}
-	case snapshot.Spec.Source != nil || snapshot.Spec.Pause != nil:
-		return field.ErrorList{field.Forbidden(path, "what ended containers left is neither of spec.source nor of a pause")}
+	case snapshot.Spec.Source != nil:
+		return field.ErrorList{field.Forbidden(path, "what ended containers left is not of spec.source")}
 	}
 	var errs field.ErrorList
 	if rescue.SandboxUID == "" {
@@ -107,7 +107,10 @@ func validateRescue(snapshot *lifecycle.SandboxSnapshot, path *field.Path, bySer
 	if rescue.PodUID == "" {
 		errs = append(errs, field.Required(path.Child("podUID"), "the containers are of one Pod"))
 	}
-	if sandbox := rescueSnapshotName.ReplaceAllString(snapshot.Name, ""); sandbox == snapshot.Name || sandbox != snapshot.Spec.SandboxName {
+	// An attempt saves the others as they are, and is named as one.
+	if pause := snapshot.Spec.Pause; pause != nil && (pause.SandboxUID != rescue.SandboxUID || pause.PodUID != rescue.PodUID) {
+		errs = append(errs, field.Invalid(path.Child("podUID"), rescue.PodUID, "is to be the sandbox and the Pod of spec.pause"))
+	} else if sandbox := rescueSnapshotName.ReplaceAllString(snapshot.Name, ""); pause == nil && (sandbox == snapshot.Name || sandbox != snapshot.Spec.SandboxName) {
 		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), snapshot.Name, "such a snapshot is named "+snapshot.Spec.SandboxName+"-rescue<number>"))
 	}
 	return append(errs, validateRescuedContainers(rescue.Containers, path.Child("containers"))...)

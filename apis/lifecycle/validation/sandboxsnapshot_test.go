@@ -202,7 +202,12 @@ func TestRescues(t *testing.T) {
 		"a path":                  {rescue(of(lifecycle.RescuedContainer{ContainerName: "a", ContainerID: "../../etc"})), true, []string{"spec.rescue.containers[0].containerID"}},
 		"also of a pause": {rescue(func(s *lifecycle.SandboxSnapshot) {
 			s.Spec.Pause = &lifecycle.SnapshotPause{SandboxUID: "u", Attempt: 2}
-		}), true, []string{"metadata.name", "spec.rescue"}},
+			s.Name = "demo-gen2"
+		}), true, []string{"spec.rescue.podUID"}},
+		"of a pause of the same Pod": {rescue(func(s *lifecycle.SandboxSnapshot) {
+			s.Spec.Pause = &lifecycle.SnapshotPause{SandboxUID: "u", PodUID: "p", Attempt: 2}
+			s.Name = "demo-gen2"
+		}), true, nil},
 		"a user's":                {rescue(func(s *lifecycle.SandboxSnapshot) { s.Name = "mine" }), false, []string{"spec.rescue"}},
 		"a user's of such a name": {rescue(func(*lifecycle.SandboxSnapshot) {}), false, []string{"metadata.name", "spec.rescue"}},
 		"a user's name alone":     {rescue(func(s *lifecycle.SandboxSnapshot) { s.Spec.Rescue = nil }), false, []string{"metadata.name"}},

@@ -69,7 +69,8 @@ func (o *overlays) endedOf(id string) *Container {
 	return c
 }
 
-// TestWhatIsKeptOutlivesItsContainer: the kubelet removes a container while its files are read.
+// TestWhatIsKeptOutlivesItsContainer: the kubelet removes a container while its files are read, as it does with all that have
+// ended but the last, and with those of Pods that go: https://github.com/kubernetes/kubernetes/issues/8347
 func TestWhatIsKeptOutlivesItsContainer(t *testing.T) {
 	o, ctx := newOverlays(t), context.Background()
 	o.start("1", o.base)

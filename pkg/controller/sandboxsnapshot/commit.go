@@ -161,6 +161,9 @@ func (o *observed) unwanted() *refusal {
 		return refuse(v1alpha1.ReasonSandboxNotFound,
 			"sandbox %s does not exist in this namespace: create the snapshot where the sandbox is, with its name", o.snapshot.Spec.SandboxName)
 	}
+	if lostRescue(o.snapshot) {
+		return refuse(v1alpha1.ReasonCanceled, "a server of an older version, which still ran beside this one, has dropped what this snapshot was to save (spec.rescue): what runs now is no rescue")
+	}
 	if why := canceled(o.snapshot, sandbox); why != "" {
 		return refuse(v1alpha1.ReasonCanceled, "%s", why)
 	}

@@ -25,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 )
 
 // RescueOf is what a snapshot saves that holds what ended containers left and nothing else, nil where it is another. The
@@ -34,6 +35,13 @@ func RescueOf(snapshot *v1alpha1.SandboxSnapshot) *v1alpha1.SnapshotRescue {
 		return nil
 	}
 	return snapshot.Spec.Rescue
+}
+
+// lostRescue says whether a snapshot was made to save what ended containers left, and does not say so any more: a server from
+// before there were such drops the field from what it writes. The name nobody else may give.
+func lostRescue(snapshot *v1alpha1.SandboxSnapshot) bool {
+	number := naming.Rescue(snapshot.Name)
+	return snapshot.Spec.Rescue == nil && snapshot.Spec.Source == nil && number > 0 && snapshot.Name == naming.RescueSnapshot(snapshot.Spec.SandboxName, number)
 }
 
 func (o *observed) rescue() *v1alpha1.SnapshotRescue { return RescueOf(o.snapshot) }

@@ -122,3 +122,10 @@ func TestRescuesThatAreNotBegun(t *testing.T) {
 		})
 	}
 }
+
+// TestARescueThatAnOlderServerHasTouched commits nothing: what runs now is not what was to be saved.
+func TestARescueThatAnOlderServerHasTouched(t *testing.T) {
+	f := newFixture(t, pausing("demo", running), podOf("demo"), rescueOf("demo", func(s *v1alpha1.SandboxSnapshot) { s.Spec.Rescue = nil }))
+	f.is(f.visits("demo-rescue1"), "Failed Ready=False/Canceled Failed=True/Canceled")
+	f.hasJobs()
+}
