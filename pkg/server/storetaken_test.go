@@ -111,7 +111,10 @@ func TestReleasesSeeWhatGoes(t *testing.T) {
 		t.Errorf("noted is %v", going)
 	}
 	releases.see(toolscache.DeletedFinalStateUnknown{Obj: sandbox("gone", nil)}, true)
-	for deadline := time.Now().Add(10 * time.Second); !clock.HasWaiters() && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); !clock.HasWaiters(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not wait after a failure")
+		}
 	}
 	clock.Step(releaseRetry)
 	if going := <-noted; len(going) != 2 || going["stays"] != (time.Time{}) {
