@@ -15,6 +15,9 @@ CLUSTER := $(CLUSTER_DIR)/bin/cluster
 # Another Kubernetes than the newest that is supported: make cluster-up KUBERNETES=1.35
 KUBERNETES ?=
 export KUBERNETES
+# More than one node: make cluster-up NODES=2, also while the cluster runs
+NODES ?=
+export NODES
 # The oldest, as the server has it.
 OLDEST_KUBERNETES = $(shell sed -n 's/^const OldestKubernetes = "\(.*\)"$$/\1/p' pkg/server/hostcluster.go)
 
@@ -44,7 +47,7 @@ demo: ## Pause and resume a sandbox on a real node: cluster, server, proof. Leav
 	@hack/demo.sh
 
 .PHONY: cluster-up
-cluster-up: $(CLUSTER) ## Build what is missing and start the local cluster (needs root; KUBERNETES=1.35 for the oldest that is supported)
+cluster-up: $(CLUSTER) ## Build what is missing and start the local cluster (needs root; KUBERNETES=1.35 for the oldest that is supported; NODES=2, also later, for a second node)
 	@$(CLUSTER) up --dir $(CLUSTER_DIR)
 
 .PHONY: cluster-status
@@ -125,6 +128,10 @@ integration: ## Run the serving tests: the real server over an embedded etcd
 .PHONY: e2e
 e2e: $(CLUSTER) ## Run the end-to-end tests on the local cluster; starts it and ends it, unless it is up already (needs root)
 	hack/e2e.sh
+
+.PHONY: e2e-nodes
+e2e-nodes: $(CLUSTER) ## Of the end-to-end tests those that want a second node: drains, moves, nodes that are lost (needs root)
+	NODES=2 E2E_FLAGS="-run ^TestTwoNodes $(E2E_FLAGS)" hack/e2e.sh
 
 .PHONY: bench
 bench: bench-commit bench-verbs bench-scale bench-store bench-watch ## Measure: all benchmarks, their numbers in .bench

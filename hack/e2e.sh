@@ -55,6 +55,12 @@ CLUSTER_DIR=$(realpath "${CLUSTER_DIR}")
 set +o allexport
 # shellcheck disable=SC2086
 go test -tags e2e ./test/e2e/... -count=1 -timeout 60m -parallel 3 ${TEST_FLAGS:-} ${E2E_FLAGS:-}
+# Then those that want a second node, which joins only now: where a Pod may be is no question to all the others.
+if [[ ${E2E_FLAGS:-} != *-run* && ${E2E_FLAGS:-} != *-skip* ]]; then
+    "${cluster}" up --dir "${CLUSTER_DIR}" --nodes 2
+    # shellcheck disable=SC2086
+    go test -tags e2e ./test/e2e/... -count=1 -timeout 30m -run '^TestTwoNodes' ${TEST_FLAGS:-} ${E2E_FLAGS:-}
+fi
 # They have a containerd of their own, and want the machine for themselves: of the cluster they use the programs.
 # shellcheck disable=SC2086
 go test -tags e2e ./test/node/... -count=1 -timeout 20m ${TEST_FLAGS:-} ${E2E_FLAGS:-}

@@ -21,6 +21,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
@@ -58,11 +59,9 @@ func writePKI(l layout) error {
 	for _, id := range []identity{
 		{file: "kube-apiserver", name: "kube-apiserver", hosts: []string{
 			"kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1", bridgeIP, serviceIP}},
-		{file: "kubelet-serving", name: "system:node:" + nodeName, group: "system:nodes", hosts: []string{nodeName, bridgeIP}},
 		{file: "loopback", name: "localhost", hosts: []string{"localhost", "127.0.0.1"}},
 		{file: "admin", name: "admin", group: "system:masters"},
 		{file: "kubelet-client", name: "kube-apiserver-kubelet-client", group: "system:masters"},
-		{file: "kubelet", name: "system:node:" + nodeName, group: "system:nodes"},
 		{file: "kube-controller-manager", name: "system:kube-controller-manager"},
 		{file: "kube-scheduler", name: "system:kube-scheduler"},
 		{file: "kube-proxy", name: "system:kube-proxy"},
@@ -74,11 +73,31 @@ func writePKI(l layout) error {
 	if err := frontProxy.issue(l, identity{file: "front-proxy-client", name: "front-proxy-client"}); err != nil {
 		return err
 	}
+	if err := ca.issueNode(l, firstNode); err != nil {
+		return err
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
 	return writeKey(l.pki("service-account.key"), key)
+}
+
+// writeNodePKI issues the certificates of a node that comes later.
+func writeNodePKI(l layout, n node) error {
+	pair, err := tls.LoadX509KeyPair(l.pki("ca.crt"), l.pki("ca.key"))
+	if err != nil {
+		return err
+	}
+	return authority{cert: pair.Leaf, key: pair.PrivateKey.(crypto.Signer)}.issueNode(l, n)
+}
+
+func (a authority) issueNode(l layout, n node) error {
+	user := "system:node:" + n.name()
+	if err := a.issue(l, identity{file: n.pki("kubelet-serving"), name: user, group: "system:nodes", hosts: []string{n.name(), n.ip()}}); err != nil {
+		return err
+	}
+	return a.issue(l, identity{file: n.pki("kubelet"), name: user, group: "system:nodes"})
 }
 
 func newAuthority(l layout, file, name string) (authority, error) {

@@ -26,6 +26,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -140,7 +141,7 @@ func TestAliveAndStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = syscall.Close(lock) })
-	p, err := start(t.Context(), l, "sleeper", sleep, []string{"1000"}, nil)
+	p, err := start(t.Context(), l, "sleeper", sleep, []string{"1000"}, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +201,7 @@ func TestKeep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := start(t.Context(), l, "kept", exe, args, os.Environ())
+	p, err := start(t.Context(), l, "kept", exe, args, os.Environ(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,6 +288,9 @@ func TestParseMounts(t *testing.T) {
 
 func TestIsShim(t *testing.T) {
 	const socket = "/src/.cluster/containerd/containerd.sock"
+	if id, _ := isShim([]byte("containerd-shim-runc-v2\x00-id\x00abc\x00-address\x00"+socket), socket); id != "abc" {
+		t.Errorf("the shim's container is %q", id)
+	}
 	for _, test := range []struct {
 		command string
 		want    bool
@@ -297,7 +301,7 @@ func TestIsShim(t *testing.T) {
 		{"grep containerd-shim-runc-v2 -address " + socket, false},
 		{"", false},
 	} {
-		if got := isShim([]byte(strings.ReplaceAll(test.command, " ", "\x00")), socket); got != test.want {
+		if _, got := isShim([]byte(strings.ReplaceAll(test.command, " ", "\x00")), socket); got != test.want {
 			t.Errorf("isShim(%q) = %v", test.command, got)
 		}
 	}
@@ -342,16 +346,97 @@ func TestEverythingLivesBelowTheDirectory(t *testing.T) {
 			t.Errorf("down would delete %s, which is kept", path)
 		}
 	}
-	for _, config := range []string{
-		containerdConfig(l, "/usr/sbin/runc"), render(kubeletConfig(l, "/etc/resolv.conf")), render(proxyConfig(l)), render(cniConfig(l)),
-	} {
+	var configs []string
+	for n := firstNode; n <= 2; n++ {
+		configs = append(configs,
+			containerdConfig(l, n, "/usr/sbin/runc"), render(kubeletConfig(l, n, "/etc/resolv.conf")), render(proxyConfig(l, n)), render(cniConfig(l, n)))
+	}
+	for _, config := range configs {
 		for _, word := range strings.FieldsFunc(config, func(r rune) bool { return strings.ContainsRune("\"' ,[]\n", r) }) {
 			path := strings.TrimPrefix(word, "unix://")
-			allowed := path == "/usr/sbin/runc" || path == "/etc/resolv.conf" || path == "/var/lib/cni." || strings.HasPrefix(path, l.dir+"/")
+			allowed := path == "/usr/sbin/runc" || path == "/kubernetes-local-2" || path == "/etc/resolv.conf" || path == "/var/lib/cni." || strings.HasPrefix(path, l.dir+"/")
 			if strings.HasPrefix(path, "/") && !allowed {
 				t.Errorf("the path %s is not below %s", path, l.dir)
 			}
 		}
+	}
+}
+
+// TestNodesHaveTheirOwn: no two nodes have an address, a name or a Pod's address in common, and a further one has its own of
+// every directory that a program writes to whatever its configuration says.
+func TestNodesHaveTheirOwn(t *testing.T) {
+	l := testLayout(t)
+	network := netip.MustParsePrefix(podCIDR)
+	taken := map[string]node{}
+	var before netip.Addr
+	for n := firstNode; n <= maxNodes; n++ {
+		for _, own := range []string{n.name(), n.ip(), n.mac(), n.link(), n.component("kubelet"), n.socket(l), n.config(l, "kubelet.json"), n.kubeletHealth()} {
+			if other, twice := taken[own]; twice {
+				t.Errorf("nodes %d and %d have %s", other, n, own)
+			}
+			taken[own] = n
+		}
+		if len(n.link()) > 15 {
+			t.Errorf("the kernel takes no interface %s: 15 characters at most", n.link())
+		}
+		if len(n.socket(l))-len(l.dir) > 107-socketRoom {
+			t.Errorf("%s is longer than socketRoom has it", n.socket(l))
+		}
+		from, to := n.podRange()
+		first, last := netip.MustParseAddr(from), netip.MustParseAddr(to)
+		if address := netip.MustParseAddr(n.ip()); before.IsValid() && address.Compare(before) <= 0 || address.Compare(first) >= 0 || first.Compare(last) >= 0 || !network.Contains(last) {
+			t.Errorf("node %d has %s, and %s to %s for its Pods, after %s", n, address, first, last, before)
+		}
+		before = last
+	}
+	for _, directory := range append([]string{l.path("containerd"), l.path("kubelet"), l.path("cni")}, hostDirectories...) {
+		covered := false
+		for place := range (firstNode + 1).covers(l) {
+			covered = covered || directory == place || strings.HasPrefix(directory, place+"/")
+		}
+		if !covered {
+			t.Errorf("the nodes share %s", directory)
+		}
+	}
+}
+
+func TestChooseNodes(t *testing.T) {
+	for name, test := range map[string]struct {
+		up      bool
+		further int
+		asked   string
+		want    node
+		fails   bool
+	}{
+		"a new cluster":                 {want: 1},
+		"a new cluster of two":          {asked: "2", want: 2},
+		"one that runs":                 {up: true, want: 1},
+		"one of two that runs stays so": {up: true, further: 1, want: 2},
+		"one more":                      {up: true, further: 1, asked: "3", want: 3},
+		"the same once more":            {up: true, further: 1, asked: "2", want: 2},
+		"fewer":                         {up: true, further: 1, asked: "1", fails: true},
+		"fewer than what an interrupted start left": {further: 1, asked: "1", want: 1},
+		"none":       {asked: "0", fails: true},
+		"too many":   {asked: "9", fails: true},
+		"no number":  {asked: "two", fails: true},
+		"a fraction": {asked: "1.5", fails: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := testLayout(t)
+			if test.up {
+				if err := writeFile(upFile(l), []byte(bootID()), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i := range test.further {
+				if err := os.MkdirAll((firstNode + 1 + node(i)).home(l), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got, err := chooseNodes(l, test.asked); test.fails != (err != nil) || got != test.want {
+				t.Errorf("chooseNodes(%q) = %d, %v", test.asked, got, err)
+			}
+		})
 	}
 }
 
@@ -389,6 +474,9 @@ func TestPKI(t *testing.T) {
 	if err := writePKI(l); err != nil {
 		t.Fatal(err)
 	}
+	if err := writeNodePKI(l, 2); err != nil {
+		t.Fatal(err)
+	}
 	roots := x509.NewCertPool()
 	ca, err := os.ReadFile(l.pki("ca.crt"))
 	if err != nil || !roots.AppendCertsFromPEM(ca) {
@@ -403,6 +491,9 @@ func TestPKI(t *testing.T) {
 		{"kube-apiserver", serviceIP, x509.ExtKeyUsageServerAuth, true},
 		{"kube-apiserver", "evil.example", x509.ExtKeyUsageServerAuth, false},
 		{"kubelet-serving", bridgeIP, x509.ExtKeyUsageServerAuth, true},
+		{"kubelet-serving-local-2", node(2).ip(), x509.ExtKeyUsageServerAuth, true},
+		{"kubelet-serving-local-2", bridgeIP, x509.ExtKeyUsageServerAuth, false},
+		{"kubelet-local-2", "", x509.ExtKeyUsageClientAuth, true},
 		{"admin", "", x509.ExtKeyUsageClientAuth, true},
 		{"admin", "", x509.ExtKeyUsageServerAuth, false},
 		{"front-proxy-client", "", x509.ExtKeyUsageClientAuth, false}, // or any Pod could be anyone: it has its own authority

@@ -24,10 +24,11 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"strconv"
 	"time"
 )
 
-// component is one long-running program of the node.
+// component is one long-running program of a node.
 type component struct {
 	name  string
 	exe   string
@@ -35,9 +36,62 @@ type component struct {
 	ready func(context.Context) error
 	// kept is one that is started again when it has ended.
 	kept bool
+	// node is in whose namespaces it runs; zero: in the machine's.
+	node node
+	// apart: it begins namespaces of its own.
+	apart bool
 }
 
-// stages lists the components in the order of their start; those of one stage start together.
+// command is what to start it with.
+func (c component) command(l layout) (exe string, args []string, err error) {
+	if c.kept {
+		return keeping(c.exe, c.args)
+	}
+	if c.node <= firstNode {
+		return c.exe, c.args, nil
+	}
+	running, err := recorded(l)
+	if err != nil {
+		return "", nil, err
+	}
+	holder := running[c.node.component("node")]
+	if !holder.alive() {
+		return "", nil, fmt.Errorf("the namespaces of %s have ended", c.node.name())
+	}
+	nsenter, err := exec.LookPath("nsenter")
+	if err != nil {
+		return "", nil, err
+	}
+	// It becomes the program, and so has the PID that is recorded.
+	return nsenter, append([]string{"--target", strconv.Itoa(holder.PID), "--mount", "--net", "--", c.exe}, c.args...), nil
+}
+
+func containerd(l layout, n node) component {
+	return component{
+		name: n.component("containerd"), exe: l.exe("containerd"), node: n, ready: containerdReady(l, n),
+		args: []string{"--config", n.config(l, "containerd.toml"), "--log-level", "info"},
+	}
+}
+
+func kubelet(l layout, n node) component {
+	return component{
+		name: n.component("kubelet"), exe: l.exe("kubelet"), node: n, ready: answers(l, "http://"+n.kubeletHealth()+"/healthz"),
+		args: []string{
+			"--config=" + n.config(l, "kubelet.json"), "--kubeconfig=" + n.config(l, "kubelet.kubeconfig"),
+			"--root-dir=" + l.path("kubelet"), "--hostname-override=" + n.name(), "--node-ip=" + n.ip(),
+		},
+	}
+}
+
+func kubeProxy(l layout, n node) component {
+	return component{
+		name: n.component("kube-proxy"), exe: l.exe("kube-proxy"), node: n, ready: answers(l, "http://"+n.proxyHealth()+"/healthz"),
+		args: []string{"--config=" + n.config(l, "kube-proxy.json")},
+	}
+}
+
+// stages lists the components of the cluster and its first node in the order of their start; those of one stage start
+// together.
 func stages(l layout) [][]component {
 	kubernetes := func(name, health string, args ...string) component {
 		return component{name: name, exe: l.exe(name), args: args, ready: answers(l, health)}
@@ -62,10 +116,7 @@ func stages(l layout) [][]component {
 					"--log-level=warn",
 				},
 			},
-			{
-				name: "containerd", exe: l.exe("containerd"), ready: containerdReady(l),
-				args: []string{"--config", l.config("containerd.toml"), "--log-level", "info"},
-			},
+			containerd(l, firstNode),
 			registry("registry", registryOpen, http.StatusOK),
 			registry("registry-auth", registryAuth, http.StatusUnauthorized),
 		},
@@ -113,11 +164,8 @@ func stages(l layout) [][]component {
 				"--tls-cert-file="+l.pki("loopback.crt"), "--tls-private-key-file="+l.pki("loopback.key"),
 				"--leader-elect=false", "--profiling=false",
 			)),
-			kubernetes("kubelet", "http://"+kubeletHealth+"/healthz",
-				"--config="+l.config("kubelet.json"), "--kubeconfig="+l.config("kubelet.kubeconfig"),
-				"--root-dir="+l.path("kubelet"), "--hostname-override="+nodeName, "--node-ip="+bridgeIP,
-			),
-			kubernetes("kube-proxy", "http://"+proxyHealth+"/healthz", "--config="+l.config("kube-proxy.json")),
+			kubelet(l, firstNode),
+			kubeProxy(l, firstNode),
 		},
 	}
 }
@@ -171,17 +219,17 @@ func answersWith(l layout, url string, want int) func(context.Context) error {
 	}
 }
 
-func containerdReady(l layout) func(context.Context) error {
+func containerdReady(l layout, n node) func(context.Context) error {
 	return func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
-		return ctr(ctx, l, "version")
+		return ctr(ctx, l, n, "version")
 	}
 }
 
-// ctr runs containerd's own client against this cluster's containerd.
-func ctr(ctx context.Context, l layout, args ...string) error {
-	cmd := exec.CommandContext(ctx, l.exe("ctr"), append([]string{"--address", l.containerdSocket(), "--namespace", containerdNS}, args...)...)
+// ctr runs containerd's own client against a node's containerd.
+func ctr(ctx context.Context, l layout, n node, args ...string) error {
+	cmd := exec.CommandContext(ctx, l.exe("ctr"), append([]string{"--address", n.socket(l), "--namespace", containerdNS}, args...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("ctr %s: %w: %s", args[0], err, out)
 	}

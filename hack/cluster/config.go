@@ -36,12 +36,8 @@ func writeConfig(l layout, resolvConf, runc string) error {
 		return err
 	}
 	files := map[string]string{
-		l.config("containerd.toml"):                       containerdConfig(l, runc),
-		l.config("kubelet.json"):                          render(kubeletConfig(l, resolvConf)),
-		l.config("kube-proxy.json"):                       render(proxyConfig(l)),
 		l.config("registry.json"):                         render(registryConfig(registryOpen, l.path("registry", "open"), "")),
 		l.config("registry-auth.json"):                    render(registryConfig(registryAuth, l.path("registry", "auth"), l.config("htpasswd"))),
-		l.config("cni/10-pods.conflist"):                  render(cniConfig(l)),
 		l.config("hosts/" + registryOpen + "/hosts.toml"): hostsConfig(registryOpen),
 		l.config("hosts/" + registryAuth + "/hosts.toml"): hostsConfig(registryAuth),
 		l.path("cluster.env"):                             environment(l),
@@ -57,15 +53,33 @@ func writeConfig(l layout, resolvConf, runc string) error {
 	if err := writeFile(l.passwordFile(), []byte(password), 0o600); err != nil {
 		return err
 	}
-	for _, user := range []string{"kubelet", "kube-controller-manager", "kube-scheduler", "kube-proxy"} {
+	for _, user := range []string{"kube-controller-manager", "kube-scheduler", "kube-proxy"} {
 		if err := writeKubeconfig(l, l.config(user+".kubeconfig"), user); err != nil {
 			return err
 		}
 	}
-	return writeKubeconfig(l, l.kubeconfig(), "admin")
+	if err := writeKubeconfig(l, l.kubeconfig(), "admin"); err != nil {
+		return err
+	}
+	return writeNodeConfig(l, firstNode, resolvConf, runc)
 }
 
-func containerdConfig(l layout, runc string) string {
+// writeNodeConfig renders the configuration files of a node's programs.
+func writeNodeConfig(l layout, n node, resolvConf, runc string) error {
+	for name, content := range map[string]string{
+		"containerd.toml":      containerdConfig(l, n, runc),
+		"kubelet.json":         render(kubeletConfig(l, n, resolvConf)),
+		"kube-proxy.json":      render(proxyConfig(l, n)),
+		"cni/10-pods.conflist": render(cniConfig(l, n)),
+	} {
+		if err := writeFile(n.config(l, name), []byte(content), 0o644); err != nil {
+			return err
+		}
+	}
+	return writeKubeconfig(l, n.config(l, "kubelet.kubeconfig"), n.pki("kubelet"))
+}
+
+func containerdConfig(l layout, n node, runc string) string {
 	return fmt.Sprintf(`version = 3
 root = %[1]q
 state = %[2]q
@@ -105,7 +119,7 @@ disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.snapshotter.v1.bl
         SystemdCgroup = false
 `,
 		l.path("containerd", "root"), l.path("containerd", "state"), l.path("containerd", "tmp"), l.containerdSocket(),
-		l.path("containerd", "opt"), pauseImage, l.config("hosts"), l.exe("cni"), l.config("cni"), runc,
+		l.path("containerd", "opt"), pauseImage, l.config("hosts"), l.exe("cni"), n.config(l, "cni"), runc,
 		l.path("containerd", "runc"))
 }
 
@@ -113,26 +127,27 @@ func hostsConfig(registry string) string {
 	return fmt.Sprintf("server = \"http://%[1]s\"\n\n[host.\"http://%[1]s\"]\n  capabilities = [\"pull\", \"resolve\", \"push\"]\n", registry)
 }
 
-func cniConfig(l layout) object {
+func cniConfig(l layout, n node) object {
+	first, last := n.podRange()
 	return object{"cniVersion": "1.0.0", "name": networkName, "plugins": []object{{
 		"type": "bridge", "bridge": bridgeName, "isGateway": true, "hairpinMode": true,
 		// Pods reach the world outside under the host's address.
 		"ipMasq": true, "ipMasqBackend": "nftables",
 		"ipam": object{
 			"type": "host-local", "dataDir": l.path("cni"),
-			"ranges": [][]object{{{"subnet": podCIDR, "gateway": bridgeIP}}},
+			"ranges": [][]object{{{"subnet": podCIDR, "rangeStart": first, "rangeEnd": last, "gateway": n.ip()}}},
 			"routes": []object{{"dst": "0.0.0.0/0"}},
 		},
 	}}}
 }
 
-func kubeletConfig(l layout, resolvConf string) object {
-	return object{
+func kubeletConfig(l layout, n node, resolvConf string) object {
+	config := object{
 		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
 		"containerRuntimeEndpoint": "unix://" + l.containerdSocket(),
-		"address":                  host(kubeletAPI), "port": port(kubeletAPI),
-		"healthzBindAddress": host(kubeletHealth), "healthzPort": port(kubeletHealth),
-		"tlsCertFile": l.pki("kubelet-serving.crt"), "tlsPrivateKeyFile": l.pki("kubelet-serving.key"),
+		"address":                  host(n.kubeletAPI()), "port": port(n.kubeletAPI()),
+		"healthzBindAddress": host(n.kubeletHealth()), "healthzPort": port(n.kubeletHealth()),
+		"tlsCertFile": l.pki(n.pki("kubelet-serving") + ".crt"), "tlsPrivateKeyFile": l.pki(n.pki("kubelet-serving") + ".key"),
 		"authentication": object{
 			"anonymous": object{"enabled": false},
 			"webhook":   object{"enabled": true},
@@ -148,14 +163,18 @@ func kubeletConfig(l layout, resolvConf string) object {
 		"oomScoreAdj": 0, "makeIPTablesUtilChains": false,
 		"podLogsDir": l.path("logs", "pods"), "volumePluginDir": l.path("kubelet", "volume-plugins"),
 	}
+	if n.cgroup() != "" {
+		config["cgroupRoot"] = "/" + n.cgroup()
+	}
+	return config
 }
 
-func proxyConfig(l layout) object {
+func proxyConfig(l layout, n node) object {
 	return object{
 		"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
-		"mode": "nftables", "hostnameOverride": nodeName,
+		"mode": "nftables", "hostnameOverride": n.name(),
 		"clientConnection":   object{"kubeconfig": l.config("kube-proxy.kubeconfig")},
-		"healthzBindAddress": proxyHealth, "metricsBindAddress": proxyMetrics,
+		"healthzBindAddress": n.proxyHealth(), "metricsBindAddress": n.proxyMetrics(),
 		"nodePortAddresses": []string{"primary"}, "clusterCIDR": podCIDR, "oomScoreAdj": 0,
 		// On one bridge an answer from Pod to Pod would go past the host, and so past the address translation.
 		"nftables": object{"masqueradeAll": true},

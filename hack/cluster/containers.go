@@ -17,30 +17,33 @@ limitations under the License.
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 )
 
-// endContainers ends every process of every container of this containerd, whether that still runs or not, and then the
-// shims. The containers are known by containerd's state directory, their processes by their cgroups: both hold names
+// endContainers ends every process of every container of a node's containerd, whether that still runs or not, and then
+// the shims. The containers are known by containerd's state directory, their processes by their cgroups: both hold names
 // that no other program's can be.
-func endContainers(ctx context.Context, l layout) error {
-	bundles, err := filepath.Glob(l.path("containerd", "state", "io.containerd.runtime.v2.task", "*", "*"))
+func endContainers(ctx context.Context, l layout, n node) error {
+	bundles, err := filepath.Glob(n.containerd(l, "state", "io.containerd.runtime.v2.task", "*", "*"))
 	if err != nil {
 		return err
 	}
-	var sockets, cgroups []string
+	var sockets, cgroups, ids []string
 	for _, bundle := range bundles {
-		sockets = append(sockets, shimSocket(bundle))
+		ids = append(ids, filepath.Base(bundle))
+		if n == firstNode { // another's are in its home, not where it sees them
+			sockets = append(sockets, shimSocket(bundle))
+		}
 		cgroups = append(cgroups, containerCgroups(bundle)...)
 	}
 	// What a commit has frozen is thawed before anything is killed: under cgroup v1 a frozen process does not even answer
@@ -55,7 +58,12 @@ func endContainers(ctx context.Context, l layout) error {
 			return err
 		}
 	}
-	for _, shim := range shims(l) {
+	for id, shim := range shims(l) {
+		// The socket of every node has the same path: a shim is another node's by its container. With the first node, which
+		// ends last, all go.
+		if n != firstNode && !slices.Contains(ids, id) {
+			continue
+		}
 		if err := shim.stop(ctx, 0); err != nil {
 			return err
 		}
@@ -121,9 +129,10 @@ func endCgroup(ctx context.Context, directory string) error {
 	})
 }
 
-// shims finds the shims of this containerd: they are started with the address of its socket.
-func shims(l layout) []process {
-	var found []process
+// shims finds the shims of this cluster's containerds, by the container that each was started for: they are started with
+// the address of the socket.
+func shims(l layout) map[string]process {
+	found := map[string]process{}
 	entries, _ := os.ReadDir("/proc")
 	for _, entry := range entries {
 		pid, err := strconv.Atoi(entry.Name())
@@ -131,28 +140,35 @@ func shims(l layout) []process {
 			continue
 		}
 		command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if err != nil || !isShim(command, l.containerdSocket()) {
+		if err != nil {
+			continue
+		}
+		id, ours := isShim(command, l.containerdSocket())
+		if !ours {
 			continue
 		}
 		if _, startTick, err := procStat(pid); err == nil {
-			found = append(found, process{Name: "containerd-shim-runc-v2", PID: pid, StartTick: startTick, BootID: bootID()})
+			found[id] = process{Name: "containerd-shim-runc-v2", PID: pid, StartTick: startTick, BootID: bootID()}
 		}
 	}
 	return found
 }
 
-// isShim reads a command line as /proc has it, its arguments ended by zero bytes.
-func isShim(command []byte, socket string) bool {
-	args := bytes.Split(command, []byte{0})
-	if filepath.Base(string(args[0])) != "containerd-shim-runc-v2" {
-		return false
+// isShim reads a command line as /proc has it, its arguments ended by zero bytes, and tells the container too.
+func isShim(command []byte, socket string) (id string, ours bool) {
+	args := strings.Split(string(command), "\x00")
+	if filepath.Base(args[0]) != "containerd-shim-runc-v2" {
+		return "", false
 	}
 	for i := 1; i < len(args); i++ {
-		if string(args[i-1]) == "-address" && string(args[i]) == socket {
-			return true
+		switch args[i-1] {
+		case "-address":
+			ours = args[i] == socket
+		case "-id":
+			id = args[i]
 		}
 	}
-	return false
+	return id, ours
 }
 
 // shimSocket returns the path of the socket on which a bundle's shim listens, or nothing.

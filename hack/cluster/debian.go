@@ -29,7 +29,7 @@ import (
 // missingPackages names the Debian packages that hold what neither Go modules nor this machine do.
 func missingPackages(l layout) []string {
 	var missing []string
-	for _, tool := range [][2]string{{"runc", "runc"}, {"nft", "nftables"}, {"ip", "iproute2"}, {"mount", "mount"}} {
+	for _, tool := range [][2]string{{"runc", "runc"}, {"nft", "nftables"}, {"ip", "iproute2"}, {"mount", "mount"}, {"nsenter", "util-linux"}} {
 		if !hasTool(tool[0]) {
 			missing = append(missing, tool[1])
 		}

@@ -31,17 +31,22 @@ func down(ctx context.Context, l layout) error {
 	if err != nil {
 		return err
 	}
+	for _, n := range furtherNodes(l) {
+		if err := leave(ctx, l, n); err != nil {
+			return err
+		}
+	}
 	// From the top: what would start Pods again goes first, then the Pods, then what they live on.
 	for _, names := range [][]string{
 		{"kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager", "kube-apiserver"},
 		{"containerd"}, {"registry", "registry-auth", "etcd"},
 	} {
 		if names[0] == "registry" {
-			if err := endContainers(ctx, l); err != nil {
+			if err := endContainers(ctx, l, firstNode); err != nil {
 				return err
 			}
 		}
-		if err := stopAll(ctx, running, names); err != nil {
+		if err := stopAll(ctx, running, firstNode, names); err != nil {
 			return err
 		}
 	}
@@ -61,12 +66,12 @@ func down(ctx context.Context, l layout) error {
 	return nil
 }
 
-// stopAll ends some components at once.
-func stopAll(ctx context.Context, running map[string]process, names []string) error {
+// stopAll ends some components of a node at once.
+func stopAll(ctx context.Context, running map[string]process, n node, names []string) error {
 	results := make(chan error)
 	for _, name := range names {
 		go func() {
-			p, ok := running[name]
+			p, ok := running[n.component(name)]
 			if !ok {
 				results <- nil
 				return

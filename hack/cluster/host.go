@@ -60,8 +60,11 @@ var sysctls = []string{
 	"net/ipv4/ip_forward", "net/ipv4/conf/all/route_localnet",
 }
 
-// nftTables are kube-proxy's and the CNI bridge's, each a family and a name.
-var nftTables = []string{"ip kube-proxy", "ip6 kube-proxy", "inet cni_plugins_masquerade"}
+// nftTables are kube-proxy's, the CNI bridge's and our own, each a family and a name.
+var nftTables = []string{"ip kube-proxy", "ip6 kube-proxy", "inet cni_plugins_masquerade", nodesTable}
+
+// nodesTable is for what further nodes send to the world outside.
+const nodesTable = "ip sandbox-nodes"
 
 // nft runs a command on one table.
 func nft(ctx context.Context, verb, table string) error {
@@ -99,7 +102,7 @@ func recordHost(ctx context.Context, l layout) error {
 
 func makeBridge(ctx context.Context, l layout) error {
 	for _, args := range [][]string{
-		{"link", "add", bridgeName, "address", bridgeMAC, "type", "bridge"},
+		{"link", "add", bridgeName, "address", firstNode.mac(), "type", "bridge"},
 		{"link", "set", bridgeName, "alias", l.dir}, // whose it is
 		{"address", "add", bridgeIP + "/" + bridgeBits, "dev", bridgeName},
 		{"link", "set", bridgeName, "up"},
@@ -227,19 +230,22 @@ func unmountBelow(directory string) error {
 	return err
 }
 
-// removeCgroups removes the kubelet's empty cgroups in every hierarchy. rmdir(2) on a cgroup with processes fails.
+// removeCgroups removes the kubelets' empty cgroups in every hierarchy. rmdir(2) on a cgroup with processes fails.
 func removeCgroups(ctx context.Context) error {
-	roots, err := filepath.Glob("/sys/fs/cgroup/*/kubepods")
+	hierarchies, err := cgroupHierarchies()
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat("/sys/fs/cgroup/kubepods"); err == nil {
-		roots = append(roots, "/sys/fs/cgroup/kubepods")
+	names := []string{"kubepods"}
+	for n := firstNode + 1; n <= maxNodes; n++ {
+		names = append(names, n.cgroup())
 	}
-	for _, root := range roots {
-		err := poll(ctx, 10*time.Second, 50*time.Millisecond, func() error { return removeTree(root) })
-		if err != nil {
-			return fmt.Errorf("remove the cgroups of the Pods: %w", err)
+	for _, hierarchy := range hierarchies {
+		for _, name := range names {
+			err := poll(ctx, 10*time.Second, 50*time.Millisecond, func() error { return removeTree(filepath.Join(hierarchy, name)) })
+			if err != nil {
+				return fmt.Errorf("remove the cgroups of the Pods: %w", err)
+			}
 		}
 	}
 	return nil

@@ -96,19 +96,22 @@ func hasStatus(err error, code int) bool {
 	return errors.As(err, &s) && s.code == code
 }
 
-// nodeReady is nil once the node takes Pods and the default service account, which every Pod needs, is there.
-func (k *kubeAPI) nodeReady(ctx context.Context) error {
+// nodeReady is nil once a node takes Pods and the default service account, which every Pod needs, is there. A node that
+// somebody keeps Pods from is ready for all that this program does.
+func (k *kubeAPI) nodeReady(ctx context.Context, name string) error {
 	var node struct {
 		Spec   struct{ Taints []struct{ Key string } }
 		Status struct {
 			Conditions []struct{ Type, Status, Message string }
 		}
 	}
-	if err := k.call(ctx, "GET", "/api/v1/nodes/"+nodeName, nil, &node); err != nil {
+	if err := k.call(ctx, "GET", "/api/v1/nodes/"+name, nil, &node); err != nil {
 		return err
 	}
-	if len(node.Spec.Taints) > 0 {
-		return fmt.Errorf("the node still has the taint %s", node.Spec.Taints[0].Key)
+	for _, taint := range node.Spec.Taints {
+		if taint.Key == "node.kubernetes.io/not-ready" || taint.Key == "node.kubernetes.io/unreachable" {
+			return fmt.Errorf("the node still has the taint %s", taint.Key)
+		}
 	}
 	for _, condition := range node.Status.Conditions {
 		if condition.Type == "Ready" && condition.Status == "True" {

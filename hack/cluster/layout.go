@@ -27,8 +27,7 @@ const (
 	nodeName = "local"
 
 	bridgeName = "sbx0"
-	bridgeIP   = "10.88.0.1"
-	bridgeMAC  = "02:0a:58:00:00:01"
+	bridgeIP   = "10.88.0.1" // of the first node
 	bridgeBits = "16"
 
 	networkName = "sandbox-local-cluster"
@@ -42,12 +41,8 @@ const (
 	registryUser       = "sandbox"
 	etcdClient         = "127.0.0.1:12379"
 	etcdPeer           = "127.0.0.1:12380"
-	kubeletAPI         = bridgeIP + ":10250"
-	kubeletHealth      = "127.0.0.1:10248"
 	controllerManager  = "127.0.0.1:10257"
 	scheduler          = "127.0.0.1:10259"
-	proxyHealth        = "127.0.0.1:10256"
-	proxyMetrics       = "127.0.0.1:10249"
 	containerdNS       = "k8s.io"
 	pauseImage         = "registry.local/pause:1"
 	busyboxImage       = "docker.io/library/busybox:local"
@@ -110,12 +105,12 @@ func (l layout) debian(path string) string { return l.path("debian", path) }
 func (l layout) state() []string {
 	return []string{
 		l.path("cluster.env"), l.path("kubernetes"), l.kubeconfig(), l.path("config"), l.path("pki"), l.path("etcd"), l.path("containerd"),
-		l.path("cni"), l.path("kubelet"), l.path("registry"), l.path("volumes"), l.path("run"),
+		l.path("cni"), l.path("kubelet"), l.path("registry"), l.path("volumes"), l.path("loaded"), l.path("nodes"), l.path("run"),
 	}
 }
 
 // socketRoom is how long dir may be: a Unix socket's path has at most 107 bytes (unix(7)), and the longest one of the
-// cluster is the kubelet's for pod resources.
-const socketRoom = 107 - len("/kubelet/pod-resources/kubelet.sock.sock")
+// cluster is that of another node's containerd. The next one is the kubelet's for pod resources, kubelet.sock.sock.
+const socketRoom = 107 - len("/nodes/local-2/containerd/containerd.sock")
 
 func goarch() string { return runtime.GOARCH }

@@ -14,7 +14,7 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Program cluster runs a real one-node Kubernetes on a Linux machine: etcd, the Kubernetes components, containerd and two
+// Program cluster runs a real Kubernetes of one node, or a few, on a Linux machine: etcd, the Kubernetes components, containerd and two
 // registries, built from pinned Go modules, with what is not a Go module taken from Debian. No Docker, no download of
 // binaries. Everything it makes lies in one directory, and `down` takes all of it back.
 package main
@@ -35,12 +35,12 @@ import (
 
 const usage = `usage: cluster COMMAND [flags]
 
-  up         build what is missing, start the cluster, wait until its node is Ready
+  up         build what is missing, start the cluster, wait until its nodes are Ready; adds nodes to one that runs
   down       end exactly what was started, unmount, delete the state (bin, images and logs stay)
   build      only build what is missing of the programs
   preflight  only say what would keep the cluster from starting
   status     show what runs; exit status 1 unless all of it does
-  load       import image archives into containerd: cluster load --image-archive FILE…
+  load       import image archives into the nodes' containerd: cluster load --image-archive FILE…
 
 flags:
 `
@@ -70,6 +70,8 @@ func run(ctx context.Context, args []string) error {
 	source := flags.String("source", "hack/cluster", "directory of this program's Go module, which pins all versions")
 	bin := flags.String("bin", "", "directory of the built programs (default DIR/bin)")
 	kubernetes := flags.String("kubernetes", os.Getenv("KUBERNETES"), "up, build: another Kubernetes than that of go.mod, as 1.35 (default: the variable KUBERNETES)")
+	nodes := flags.String("nodes", os.Getenv("NODES"), "up: how many nodes, at most 8 (default: the variable NODES, else those that there are, else 1)")
+	held := flags.Int("node", 0, "hold: the number of the node; `up` calls it")
 	var archives []string
 	flags.Func("image-archive", "load: an OCI or Docker archive (repeatable)", func(path string) error {
 		archives = append(archives, path)
@@ -116,7 +118,16 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 		defer unlock()
-		return up(ctx, l, say)
+		last, err := chooseNodes(l, *nodes)
+		if err != nil {
+			return err
+		}
+		return up(ctx, l, last, say)
+	case "hold":
+		if *held <= int(firstNode) || *held > maxNodes {
+			return fmt.Errorf("there is no node %d to hold", *held)
+		}
+		return hold(ctx, l, node(*held))
 	case "build":
 		if err := claim(l); err != nil {
 			return err
@@ -224,7 +235,11 @@ func status(ctx context.Context, l layout) error {
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(table, "COMPONENT\tPID\tSTATE")
 	whole := true
-	for _, stage := range stages(l) {
+	all := stages(l)
+	for _, n := range furtherNodes(l) {
+		all = append(all, nodeStages(l, n)...)
+	}
+	for _, stage := range all {
 		for _, c := range stage {
 			pid, state := "-", "not running"
 			if p := running[c.name]; p.alive() {

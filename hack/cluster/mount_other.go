@@ -19,8 +19,10 @@ limitations under the License.
 package main
 
 import (
+	"context"
 	"errors"
 	"os/exec"
+	"syscall"
 )
 
 // A node runs on Linux only. On other systems this program is built so that it can say so.
@@ -30,3 +32,6 @@ var errNotLinux = errors.New("only on Linux")
 func mountOverlay(_, _ string) error { return errNotLinux }
 func unmount(_ string) error         { return errNotLinux }
 func diesWithParent(_ *exec.Cmd)     {}
+func apart(_ *syscall.SysProcAttr)   {}
+
+func hold(_ context.Context, _ layout, _ node) error { return errNotLinux }

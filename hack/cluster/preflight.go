@@ -224,8 +224,8 @@ func takenPorts(ctx context.Context) []string {
 	var taken []string
 	var config net.ListenConfig
 	for _, address := range []string{
-		apiServer, registryOpen, registryAuth, kubeletAPI, etcdClient, etcdPeer, kubeletHealth, controllerManager,
-		scheduler, proxyHealth, proxyMetrics,
+		apiServer, registryOpen, registryAuth, firstNode.kubeletAPI(), etcdClient, etcdPeer, firstNode.kubeletHealth(), controllerManager,
+		scheduler, firstNode.proxyHealth(), firstNode.proxyMetrics(),
 	} {
 		if host(address) == bridgeIP {
 			address = fmt.Sprintf("0.0.0.0:%d", port(address))

@@ -41,8 +41,9 @@ type process struct {
 	BootID    string `json:"bootID"`
 }
 
-// start runs a program in a session of its own, so that it outlives this one and its terminal, and records it.
-func start(ctx context.Context, l layout, name, exe string, args, env []string) (process, error) {
+// start runs a program in a session of its own, so that it outlives this one and its terminal, and records it. What is apart
+// begins in namespaces of its own, too.
+func start(ctx context.Context, l layout, name, exe string, args, env []string, isApart bool) (process, error) {
 	if err := os.MkdirAll(l.path("run"), 0o755); err != nil {
 		return process{}, err
 	}
@@ -54,6 +55,9 @@ func start(ctx context.Context, l layout, name, exe string, args, env []string) 
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), exe, args...)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = l.dir, env, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if isApart {
+		apart(cmd.SysProcAttr)
+	}
 	closeInherited()
 	if err := cmd.Start(); err != nil {
 		return process{}, fmt.Errorf("start %s: %w", name, err)

@@ -22,16 +22,21 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
 
 // up brings a cluster to where its node takes Pods. One that runs stays as it is, and components of it that have ended
 // are started again. What else there is, after a reboot or an interrupted start, is cleared away: a fresh start follows.
-func up(ctx context.Context, l layout, say reporter) error {
+func up(ctx context.Context, l layout, last node, say reporter) error {
 	if wasUp(l) {
 		if err := revive(ctx, l, say); err != nil {
 			return fmt.Errorf("the cluster in %s was up, but is not whole any more; `down` and `up` make a new one: %w", l.dir, err)
+		}
+		if err := joinUpTo(ctx, l, last, say); err != nil {
+			return err
 		}
 		return announce(ctx, l, say)
 	}
@@ -68,20 +73,37 @@ func up(ctx context.Context, l layout, say reporter) error {
 			return err
 		}
 		if stage[0].name == "etcd" {
-			if err := load(ctx, l, archives); err != nil {
+			if err := importInto(ctx, l, firstNode, archives); err != nil {
 				return err
 			}
 			say("containerd has the images %s and %s", pauseImage, busyboxImage)
 		}
 	}
-	if err := waitNode(ctx, l); err != nil {
+	if err := waitNode(ctx, l, firstNode); err != nil {
 		return err
 	}
 	say("the node %s is Ready", nodeName)
 	if err := writeFile(upFile(l), []byte(bootID()), 0o644); err != nil {
 		return err
 	}
+	if err := joinUpTo(ctx, l, last, say); err != nil {
+		return err
+	}
 	return announce(ctx, l, say)
+}
+
+// joinUpTo adds the nodes that the cluster does not have yet.
+func joinUpTo(ctx context.Context, l layout, last node, say reporter) error {
+	have := furtherNodes(l)
+	for n := firstNode + 1; n <= last; n++ {
+		if slices.Contains(have, n) && wired(l, n) {
+			continue // revive has looked after it
+		}
+		if _, err := join(ctx, l, n, say); err != nil {
+			return fmt.Errorf("add the node %s: %w", n.name(), err)
+		}
+	}
+	return nil
 }
 
 // preflight fails with all that would keep a cluster from starting.
@@ -106,28 +128,23 @@ func wasUp(l layout) bool {
 
 // revive starts the components that have ended since; their state is all there.
 func revive(ctx context.Context, l layout, say reporter) error {
-	running, err := recorded(l)
-	if err != nil {
-		return err
-	}
 	whole := true
 	for _, stage := range stages(l) {
-		var ended []component
-		for _, c := range stage {
-			if !running[c.name].alive() {
-				ended = append(ended, c)
-			}
-		}
-		if len(ended) == 0 {
-			continue
-		}
-		whole = false
-		if err := startStage(ctx, l, ended, say); err != nil {
+		started, err := startEnded(ctx, l, stage, say)
+		if err != nil {
 			return err
 		}
+		whole = whole && !started
 	}
-	if err := waitNode(ctx, l); err != nil {
+	if err := waitNode(ctx, l, firstNode); err != nil {
 		return err
+	}
+	for _, n := range furtherNodes(l) {
+		changed, err := join(ctx, l, n, say)
+		if err != nil {
+			return fmt.Errorf("the node %s: %w", n.name(), err)
+		}
+		whole = whole && !changed
 	}
 	if whole {
 		say("the cluster is already running")
@@ -137,22 +154,39 @@ func revive(ctx context.Context, l layout, say reporter) error {
 	return nil
 }
 
+// startEnded starts those components of a stage that do not run, and says whether there were any.
+func startEnded(ctx context.Context, l layout, stage []component, say reporter) (bool, error) {
+	running, err := recorded(l)
+	if err != nil {
+		return false, err
+	}
+	var ended []component
+	for _, c := range stage {
+		if !running[c.name].alive() {
+			ended = append(ended, c)
+		}
+	}
+	return len(ended) > 0, startStage(ctx, l, ended, say)
+}
+
 // patience is for what takes seconds on an idle machine: a busy one may take much longer.
 const patience = 5 * time.Minute
 
-// waitNode waits until the node takes Pods, and until the API server answers where Pods look for it.
-func waitNode(ctx context.Context, l layout) error {
+// waitNode waits until a node takes Pods, and until the API server answers where Pods look for it.
+func waitNode(ctx context.Context, l layout, n node) error {
 	kube, err := newKubeAPI(l)
 	if err != nil {
 		return err
 	}
-	for _, wait := range []struct {
+	type wait struct {
 		what, component string
 		check           func(context.Context) error
-	}{
-		{"the node is not Ready", "kubelet", kube.nodeReady},
-		{"the API server does not answer at its Service's address", "kube-proxy", answers(l, "https://"+serviceIP+"/readyz")},
-	} {
+	}
+	waits := []wait{{"the node is not Ready", n.component("kubelet"), func(ctx context.Context) error { return kube.nodeReady(ctx, n.name()) }}}
+	if n == firstNode { // from where this program is
+		waits = append(waits, wait{"the API server does not answer at its Service's address", "kube-proxy", answers(l, "https://"+serviceIP+"/readyz")})
+	}
+	for _, wait := range waits {
 		err := poll(ctx, patience, 200*time.Millisecond, func() error { return wait.check(ctx) })
 		if errors.Is(err, errInterrupted) {
 			return err
@@ -223,14 +257,11 @@ func startStage(ctx context.Context, l layout, stage []component, say reporter) 
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		exe, args := c.exe, c.args
-		if c.kept {
-			var err error
-			if exe, args, err = keeping(exe, args); err != nil {
-				return err
-			}
+		exe, args, err := c.command(l)
+		if err != nil {
+			return fmt.Errorf("start %s: %w", c.name, err)
 		}
-		p, err := start(ctx, l, c.name, exe, args, env)
+		p, err := start(ctx, l, c.name, exe, args, env, c.apart)
 		if err != nil {
 			return err
 		}
@@ -243,6 +274,10 @@ func startStage(ctx context.Context, l layout, stage []component, say reporter) 
 		say("%s is ready", c.name)
 	}
 	return nil
+}
+
+func ownArchives(l layout) []string {
+	return []string{l.path("images", "pause.tar"), l.path("images", "busybox.tar")}
 }
 
 // buildImages makes the archives of the cluster's own images.
@@ -260,18 +295,43 @@ func buildImages(ctx context.Context, l layout) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the tools in %s: %w", path, err)
 	}
-	archives := []string{l.path("images", "pause.tar"), l.path("images", "busybox.tar")}
+	archives := ownArchives(l)
 	if err := newPauseImage(pause).writeArchive(archives[0]); err != nil {
 		return nil, err
 	}
 	return archives, newBusyboxImage(busybox, strings.Fields(string(applets))).writeArchive(archives[1])
 }
 
-// load imports OCI or Docker archives into containerd, where the kubelet finds them.
+// load imports OCI or Docker archives into the containerd of every node, where the kubelet finds them, and keeps them for
+// the nodes that are to come.
 func load(ctx context.Context, l layout, archives []string) error {
+	for _, n := range append([]node{firstNode}, furtherNodes(l)...) {
+		if err := importInto(ctx, l, n, archives); err != nil {
+			return err
+		}
+	}
 	for _, archive := range archives {
-		if err := ctr(ctx, l, "images", "import", archive); err != nil {
-			return fmt.Errorf("import %s into containerd: %w", archive, err)
+		content, err := os.ReadFile(archive)
+		if err != nil {
+			return err
+		}
+		if err := writeFile(l.path("loaded", filepath.Base(archive)), content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadedArchives are the images that the first node has.
+func loadedArchives(l layout) ([]string, error) {
+	archives, err := filepath.Glob(l.path("loaded", "*"))
+	return append(ownArchives(l), archives...), err
+}
+
+func importInto(ctx context.Context, l layout, n node, archives []string) error {
+	for _, archive := range archives {
+		if err := ctr(ctx, l, n, "images", "import", archive); err != nil {
+			return fmt.Errorf("import %s into the containerd of %s: %w", archive, n.name(), err)
 		}
 	}
 	return nil

@@ -29,6 +29,7 @@ import (
 
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types/task"
+	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 )
 
@@ -39,7 +40,7 @@ const (
 	labelContainerName = "io.kubernetes.container.name"
 )
 
-// nodeContainer is a container of the node, as containerd knows it.
+// nodeContainer is a container of a node, as containerd knows it.
 type nodeContainer struct {
 	// name is the Pod's and the container's, for example demo/main.
 	name   string
@@ -50,12 +51,28 @@ type nodeContainer struct {
 // containers are the containers of a namespace's Pods that have a task; those that hold the
 // Pods' own namespaces are not among them.
 func (c *cluster) containers(ctx context.Context, namespace string) ([]nodeContainer, error) {
+	clients, err := c.containerds()
+	if err != nil {
+		return nil, err
+	}
+	var found []nodeContainer
+	for _, client := range clients {
+		of, err := containersOf(ctx, client, namespace)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, of...)
+	}
+	return found, nil
+}
+
+func containersOf(ctx context.Context, client *containerd.Client, namespace string) ([]nodeContainer, error) {
 	ctx = namespaces.WithNamespace(ctx, "k8s.io")
-	known, err := c.containerd.ContainerService().List(ctx, fmt.Sprintf("labels.%q==%q", labelPodNamespace, namespace))
+	known, err := client.ContainerService().List(ctx, fmt.Sprintf("labels.%q==%q", labelPodNamespace, namespace))
 	if err != nil {
 		return nil, fmt.Errorf("list the containers of namespace %s in containerd: %w", namespace, err)
 	}
-	answer, err := c.containerd.TaskService().List(ctx, &tasks.ListTasksRequest{})
+	answer, err := client.TaskService().List(ctx, &tasks.ListTasksRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("list the tasks of containerd: %w", err)
 	}
