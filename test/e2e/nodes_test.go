@@ -19,7 +19,6 @@ limitations under the License.
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -34,9 +33,10 @@ import (
 
 	containerd "github.com/containerd/containerd/v2/client"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
@@ -279,26 +279,156 @@ func TestTwoNodesOneIsLost(t *testing.T) {
 	}
 }
 
-// drain is kubectl's. It fails where kubectl does.
-func (n *twoNodes) drain(node string, flags ...string) string {
+// TestTwoNodesADrainMovesEverySandbox is the day of a node's upgrade: kubectl drain without --force ends by itself, and
+// whoever had files on the node has them on the other.
+func TestTwoNodesADrainMovesEverySandbox(t *testing.T) {
+	n := newTwoNodes(t)
+	n.away(firstNode)
+	saved := []string{"one", "two", "three", "four"}
+	for _, name := range saved {
+		n.create(name)
+	}
+	n.create("let-go", func(s *v1alpha1.Sandbox) { s.Spec.EvictionPolicy = v1alpha1.EvictionPolicyNone })
+	n.create("paused")
+	before := map[string]*v1alpha1.Sandbox{}
+	for _, name := range append([]string{"let-go", "paused"}, saved...) {
+		before[name] = n.mustBeOn(n.second, n.awaitReady(name))
+		n.sh(name, "dd if=/dev/urandom of=/root/big bs=1M count=10 2>/dev/null && md5sum /root/big > /root/big.md5 && rm /bin/vi")
+	}
+	n.pause("paused")
+	n.awaitPaused("paused")
+	n.back(firstNode)
+
+	said := n.drain(n.second)
+	if !strings.Contains(said, "node/"+n.second+" drained") {
+		t.Errorf("kubectl drain says %q", said)
+	}
+	pods, err := n.kube.CoreV1().Pods(n.namespace).List(t.Context(), metav1.ListOptions{FieldSelector: "spec.nodeName=" + n.second})
+	if err != nil || len(pods.Items) > 0 {
+		t.Errorf("the drain has ended, and on the node there is %s (%v)", inYAML(pods.Items), err)
+	}
+	for _, name := range saved {
+		n.await(name, "ready on the other node", n.readyOn(firstNode))
+		n.mustHaveMoved(name, before[name])
+	}
+	again := n.await("let-go", "ready on the other node", n.readyOn(firstNode))
+	if reasonOf(again.Status.Conditions, v1alpha1.ConditionDataLost) == "" || again.Status.SnapshotName != "" {
+		t.Errorf("a drain has lost the files of what is not to be saved: %s", describe(again))
+	}
+	if now := n.get("paused"); now.Status.Phase != v1alpha1.SandboxPaused || now.Status.SnapshotAttempts != 1 {
+		t.Errorf("what was paused on the node is %s", describe(now))
+	}
+	n.resume("paused")
+	n.mustBeOn(firstNode, n.awaitReady("paused"))
+	n.sh("paused", checkBigFile)
+}
+
+// TestTwoNodesTheServersOwnIsDrained: the only replica goes last, to the other node, and goes on there.
+func TestTwoNodesTheServersOwnIsDrained(t *testing.T) {
+	n := newTwoNodes(t)
+	before := n.startOn(firstNode, "demo")
+	n.sh("demo", quietFile+" && rm /bin/vi")
+	t.Cleanup(func() { // as others expect it
+		n.away(n.second)
+		if err := n.kube.CoreV1().Pods(systemNamespace).Delete(context.Background(), serverPod, metav1.DeleteOptions{}); err != nil {
+			t.Errorf("send the server back: %v", err)
+		}
+		eventually(t, "the server is back on its node", patience, n.serverOn(firstNode))
+		n.awaitServer(t)
+	})
+	n.drain(firstNode)
+	n.mustHaveMoved("demo", before)
+	eventually(t, "the server is on the other node", patience, n.serverOn(n.second))
+	n.awaitServer(t)
+	n.await("demo", "ready on the other node", n.readyOn(n.second))
+	n.back(firstNode)
+	n.pauseAndResume("demo")
+	n.sh("demo", checkBigFile)
+}
+
+func (n *twoNodes) serverOn(node string) func(context.Context) (bool, string) {
+	return func(ctx context.Context) (bool, string) {
+		pod, err := n.kube.CoreV1().Pods(systemNamespace).Get(ctx, serverPod, metav1.GetOptions{})
+		return err == nil && pod.Spec.NodeName == node && pod.DeletionTimestamp == nil && podReady(pod), fmt.Sprint(err, inYAML(pod))
+	}
+}
+
+// TestTwoNodesATaintMovesWhatDoesNotTolerateIt: NoExecute, as an administrator or an operator sets it. Whoever tolerates it for
+// a time has that time, whoever does not has what its Pod takes to end.
+func TestTwoNodesATaintMovesWhatDoesNotTolerateIt(t *testing.T) {
+	n := newTwoNodes(t)
+	tolerating := func(seconds *int64) func(*v1alpha1.Sandbox) {
+		return func(s *v1alpha1.Sandbox) {
+			s.Spec.Template.Spec.Tolerations = []corev1.Toleration{{
+				Key: "example.com/upkeep", Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: seconds,
+			}}
+		}
+	}
+	n.away(firstNode)
+	n.create("patient", tolerating(ptr.To[int64](600)))
+	n.create("staying", tolerating(nil))
+	n.create("hasty", func(s *v1alpha1.Sandbox) {
+		s.Spec.Template.Spec.TerminationGracePeriodSeconds = ptr.To[int64](120)
+	})
+	before := map[string]*v1alpha1.Sandbox{}
+	for _, name := range []string{"patient", "staying", "hasty"} {
+		before[name] = n.mustBeOn(n.second, n.awaitReady(name))
+		n.sh(name, "dd if=/dev/urandom of=/root/big bs=1M count=10 2>/dev/null && md5sum /root/big > /root/big.md5 && rm /bin/vi")
+	}
+	n.back(firstNode)
+
+	t.Cleanup(func() { n.setTaints(n.second) })
+	n.setTaints(n.second, corev1.Taint{Key: "example.com/upkeep", Effect: corev1.TaintEffectNoExecute})
+	for _, name := range []string{"patient", "hasty"} {
+		n.await(name, "ready on the other node", n.readyOn(firstNode))
+		n.mustHaveMoved(name, before[name])
+	}
+	if now := n.get("staying"); now.Status.PodUID != before["staying"].Status.PodUID || now.Status.Move != nil {
+		t.Errorf("what tolerates the taint is %s", describe(now))
+	}
+}
+
+// setTaints replaces the taints of a node.
+func (n *twoNodes) setTaints(node string, taints ...corev1.Taint) {
+	n.t.Helper()
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"taints": taints}})
+	if err == nil {
+		_, err = n.kube.CoreV1().Nodes().Patch(context.Background(), node, types.MergePatchType, patch, metav1.PatchOptions{})
+	}
+	if err != nil {
+		n.t.Fatalf("set the taints of node %s: %v", node, err)
+	}
+}
+
+func (n *twoNodes) readyOn(node string) func(*v1alpha1.Sandbox) bool {
+	return func(s *v1alpha1.Sandbox) bool {
+		return s.Status.NodeName == node && s.Status.Phase == v1alpha1.SandboxRunning && meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.ConditionReady)
+	}
+}
+
+// mustHaveMoved fails the test unless a sandbox is another Pod now with all that it had, and with nothing to do.
+func (n *twoNodes) mustHaveMoved(name string, before *v1alpha1.Sandbox) {
+	n.t.Helper()
+	now := n.await(name, "back from what was saved", func(s *v1alpha1.Sandbox) bool {
+		return s.Status.Move == nil && s.Status.PodUID != before.Status.PodUID && meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.ConditionReady)
+	})
+	if now.Status.NodeName == before.Status.NodeName || now.Spec.DesiredState != v1alpha1.DesiredStateRunning || now.Status.SnapshotName == "" ||
+		meta.IsStatusConditionTrue(now.Status.Conditions, v1alpha1.ConditionDataLost) {
+		n.t.Errorf("moved from node %s, the sandbox is %s on node %s", before.Status.NodeName, describe(now), now.Status.NodeName)
+	}
+	n.sh(name, checkBigFile+" && test ! -e /bin/vi")
+}
+
+// drain is kubectl's, without --force. It fails where kubectl does.
+func (n *twoNodes) drain(node string) string {
 	n.t.Helper()
 	n.t.Cleanup(func() { n.back(node) })
 	ctx, cancel := context.WithTimeout(n.t.Context(), patience)
 	defer cancel()
-	var out bytes.Buffer
-	drain := exec.CommandContext(ctx, n.kubectl, append([]string{"--kubeconfig", n.kubeconfig, "drain", node}, flags...)...)
-	drain.Stdout, drain.Stderr = &out, &out
-	if err := drain.Run(); err != nil {
-		n.t.Fatalf("kubectl drain %s: %v\n%s", strings.Join(flags, " "), err, out.String())
+	drain := exec.CommandContext(ctx, n.kubectl, "--kubeconfig", n.kubeconfig, "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=4m")
+	out, err := drain.CombinedOutput()
+	if err != nil {
+		n.t.Fatalf("kubectl drain %s: %v\n%s", node, err, out)
 	}
-	return out.String()
-}
-
-// podGone tells whether a Pod of this UID is no more.
-func (n *twoNodes) podGone(ctx context.Context, name string, uid types.UID) (bool, string) {
-	pod, err := n.kube.CoreV1().Pods(n.namespace).Get(ctx, name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return true, ""
-	}
-	return err == nil && pod.UID != uid, fmt.Sprint(err, inYAML(pod))
+	return string(out)
 }
