@@ -127,7 +127,7 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		Jobs:       jobs,
 		Images:     checker,
 		PullSecret: opts.ResumePullSecret,
-		Guarded:    opts.Guarded,
+		Guard:      opts.Guard,
 		Trial:      &sandbox.Trial{Host: host.GetClient(), Images: template, PullSecret: opts.ResumePullSecret},
 		Rescues:    template.Configured(),
 		Recorder:   told.NewRecorder(host.GetScheme(), "sandbox-controller"),

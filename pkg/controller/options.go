@@ -22,10 +22,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandbox"
 )
 
 // Options configures the controllers. Every field has a flag, which is named as it is, but for
-// CommitterImage (--image-committer-image), CommitProxy, which the server's own environment says, and Guarded.
+// CommitterImage (--image-committer-image), CommitProxy, which the server's own environment says, and Guard.
 type Options struct {
 	// SnapshotRegistry is where snapshot images go: a registry, optionally with a path
 	// ("registry.example.com/sandboxes"). Empty: every pause fails with RegistryNotConfigured.
@@ -88,6 +90,6 @@ type Options struct {
 	MaxCommitsPerNode int
 	// MaxCommits bounds how many commits run at a time.
 	MaxCommits int
-	// Guarded says whether the cluster keeps its garbage collector from the Pods of sandboxes; nil: it does.
-	Guarded func() bool
+	// Guard knows whether the cluster keeps its garbage collector from the Pods of sandboxes; nil: it does.
+	Guard sandbox.Guard
 }

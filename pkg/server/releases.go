@@ -86,6 +86,9 @@ func (r *releases) see(object any, gone bool) {
 	}
 }
 
+// NeedLeaderElection says that only who leads notes anything.
+func (r *releases) NeedLeaderElection() bool { return true }
+
 // Start notes until ctx ends.
 func (r *releases) Start(ctx context.Context) error {
 	for {

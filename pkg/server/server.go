@@ -300,7 +300,7 @@ func (s *Server) connectHost(config *genericapiserver.RecommendedConfig) error {
 	s.guard = collector.NewGuard(client, s.identity.tell)
 	s.identity.unguarded = s.guard.Look
 	if s.controllers != nil {
-		s.controllers.options.Guarded = s.guard.Holds
+		s.controllers.options.Guard = s.guard
 		s.controllers.released = s.identity.release
 	}
 	if s.etcd != nil {

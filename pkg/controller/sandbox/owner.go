@@ -27,6 +27,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/answer"
@@ -152,4 +153,45 @@ func (r *Reconciler) own(ctx context.Context, sandbox *v1alpha1.Sandbox, pod *co
 }
 
 // unguarded says whether the garbage collector may delete the Pods of sandboxes.
-func (r *Reconciler) unguarded() bool { return r.Guarded != nil && !r.Guarded() }
+func (r *Reconciler) unguarded() bool { return r.Guard != nil && !r.Guard.Holds() }
+
+// Guard knows whether the garbage collector is kept from the Pods of sandboxes.
+type Guard interface {
+	Holds() bool
+	// Changed is closed when Holds says something else than now.
+	Changed() <-chan struct{}
+}
+
+// regards has all sandboxes visited when that has changed: their Pods have to change hands, and nothing else may ever happen
+// to them.
+type regards struct {
+	guard     Guard
+	sandboxes client.Reader
+	woken     chan event.GenericEvent
+}
+
+// NeedLeaderElection says that only who leads has anybody visited.
+func (r *regards) NeedLeaderElection() bool { return true }
+
+// Start implements manager.Runnable.
+func (r *regards) Start(ctx context.Context) error {
+	for {
+		changed := r.guard.Changed()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+		all := &v1alpha1.SandboxList{}
+		if err := r.sandboxes.List(ctx, all); err != nil { // from the cache
+			return fmt.Errorf("list the sandboxes whose Pods change hands: %w", err)
+		}
+		for i := range all.Items {
+			select {
+			case r.woken <- event.GenericEvent{Object: &all.Items[i]}:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}
+}

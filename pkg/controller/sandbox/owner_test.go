@@ -30,6 +30,7 @@ import (
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
@@ -86,19 +87,54 @@ func TestAPodThatWasAdoptedIsTakenBack(t *testing.T) {
 
 // The collector deletes what has an owner that an empty store does not know. The Namespace is known as long as the Pod is there.
 func TestWhereTheCollectorIsNotKeptFromPodsTheirNamespaceHoldsThem(t *testing.T) {
-	guarded := false
+	guard := &aGuard{changed: make(chan struct{})}
 	f := newFixture(t, sandboxIn(v1alpha1.SandboxPending), theNamespace)
-	f.r.Guarded = func() bool { return guarded }
+	f.r.Guard = guard
 	f.visits("Pending pod=demo")
 	mustBeOf(t, f.pod(), "Namespace", 1)
 
 	f = newFixture(t, sandboxIn(v1alpha1.SandboxRunning, onPod), podOf(), theNamespace)
-	f.r.Guarded = func() bool { return guarded }
+	f.r.Guard = guard
 	f.visits(runsOn)
 	mustBeOf(t, f.pod(), "Namespace", 1)
-	guarded = true
+	guard.holds = true
 	f.visits(runsOn)
 	mustBeOf(t, f.pod(), "Sandbox", 1)
+}
+
+type aGuard struct {
+	holds   bool
+	changed chan struct{}
+}
+
+func (g *aGuard) Holds() bool              { return g.holds }
+func (g *aGuard) Changed() <-chan struct{} { return g.changed }
+
+// All of them are visited: nothing else may ever happen to a sandbox that runs.
+func TestAGuardThatChangesHasAllSandboxesVisited(t *testing.T) {
+	f := newFixture(t, sandboxIn(v1alpha1.SandboxRunning), sandboxIn(v1alpha1.SandboxPaused, func(s *v1alpha1.Sandbox) { s.Name = "other" }))
+	guard := &aGuard{changed: make(chan struct{})}
+	regards := &regards{guard: guard, sandboxes: f.own, woken: make(chan event.GenericEvent)}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- regards.Start(ctx) }()
+	close(guard.changed)
+	woken := map[string]bool{}
+	for range 2 {
+		woken[(<-regards.woken).Object.GetName()] = true
+	}
+	if !woken[name] || !woken["other"] {
+		t.Errorf("visited are %v", woken)
+	}
+	cancel()
+	go func() {
+		for range regards.woken { //nolint:revive // it goes on until it ends
+		}
+	}()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	close(regards.woken)
 }
 
 // Whoever forbids it holds up nothing, and a person hears of it.

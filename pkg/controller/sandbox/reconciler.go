@@ -81,8 +81,8 @@ type Reconciler struct {
 	Images   Images
 	// PullSecret is added to the imagePullSecrets of a Pod that comes from a snapshot.
 	PullSecret string
-	// Guarded says whether the cluster keeps the garbage collector from the Pods of sandboxes; nil: it does.
-	Guarded func() bool
+	// Guard knows whether the cluster keeps the garbage collector from the Pods of sandboxes; nil: it does.
+	Guard Guard
 	// Trial tries the Pod of the resume when a pause begins; nil: nobody does.
 	Trial *Trial
 	// Rescues says that there is a registry that what ended containers leave can be saved in.

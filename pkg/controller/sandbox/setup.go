@@ -26,6 +26,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -50,6 +51,12 @@ func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueu
 			return err
 		}
 	}
+	guarded := make(chan event.GenericEvent)
+	if r.Guard != nil {
+		if err := mgr.Add(&regards{guard: r.Guard, sandboxes: r.Client, woken: guarded}); err != nil {
+			return err
+		}
+	}
 	return builder.ControllerManagedBy(mgr).
 		Named("sandbox").
 		For(&v1alpha1.Sandbox{}).
@@ -63,6 +70,7 @@ func (r *Reconciler) Add(mgr manager.Manager, host cache.Cache, limiter workqueu
 			func(_ context.Context, job *batchv1.Job) []reconcile.Request { return r.served(job) }))).
 		WatchesRawSource(source.Channel(r.kills.ended, &handler.EnqueueRequestForObject{})).
 		WatchesRawSource(source.Channel(r.claims.ended, &handler.EnqueueRequestForObject{})).
+		WatchesRawSource(source.Channel(guarded, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: limiter}).
 		Complete(conflict.Repeat(r.telling()))
 }

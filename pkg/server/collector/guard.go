@@ -23,7 +23,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -79,17 +79,41 @@ type Guard struct {
 	Clock clock.WithTicker
 
 	known chan struct{}
-	holds atomic.Bool
 	told  string
+
+	mutex   sync.Mutex
+	holds   bool
+	changed chan struct{}
 }
 
 // NewGuard knows nothing before it runs, and takes nothing for granted.
 func NewGuard(client kubernetes.Interface, tell func(ctx context.Context, reason, message string)) *Guard {
-	return &Guard{Client: client, Tell: tell, Clock: clock.RealClock{}, known: make(chan struct{})}
+	return &Guard{Client: client, Tell: tell, Clock: clock.RealClock{}, known: make(chan struct{}), changed: make(chan struct{})}
 }
 
 // Holds says whether the collector is known to be kept from the Pods of sandboxes.
-func (g *Guard) Holds() bool { return g.holds.Load() }
+func (g *Guard) Holds() bool {
+	g.mutex.Lock()
+	defer g.mutex.Unlock()
+	return g.holds
+}
+
+// Changed is closed when Holds says something else than now.
+func (g *Guard) Changed() <-chan struct{} {
+	g.mutex.Lock()
+	defer g.mutex.Unlock()
+	return g.changed
+}
+
+func (g *Guard) set(holds bool) {
+	g.mutex.Lock()
+	defer g.mutex.Unlock()
+	if g.holds != holds {
+		g.holds = holds
+		close(g.changed)
+		g.changed = make(chan struct{})
+	}
+}
 
 // Known is closed once somebody has looked.
 func (g *Guard) Known() <-chan struct{} { return g.known }
@@ -122,7 +146,7 @@ func (g *Guard) Run(ctx context.Context) {
 }
 
 func (g *Guard) found(ctx context.Context, missing []string) {
-	g.holds.Store(len(missing) == 0)
+	g.set(len(missing) == 0)
 	select {
 	case <-g.known:
 	default:

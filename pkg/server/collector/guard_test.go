@@ -106,9 +106,15 @@ func TestAGuardThatComesAndGoes(t *testing.T) {
 	if _, err := bindings.Create(t.Context(), binding(PodsPolicy, nil), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	changed := guard.Changed()
 	clock.pass(missingEvery)
 	if !guard.Holds() {
 		t.Error("the binding that came is not found")
+	}
+	select {
+	case <-changed:
+	default:
+		t.Error("whoever waits for the binding is not told")
 	}
 	mutex.Lock()
 	answer = errors.New("connection refused")
