@@ -24,6 +24,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
@@ -90,8 +91,56 @@ func (r *resumable) Watch(ctx context.Context, key string, options storage.ListO
 	if !withState && r.predatesCache(ctx, options.ResourceVersion) {
 		return r.resume(ctx, key, options)
 	}
-	return r.Interface.Watch(ctx, key, options)
+	began, err := r.Interface.Watch(ctx, key, options)
+	if err != nil || withState {
+		return began, err
+	}
+	// A cache that has lost its etcd for a while has begun anew with a later list, and says so at once.
+	select {
+	case first, open := <-began.ResultChan():
+		if open && first.Type == watch.Error && apierrors.IsResourceExpired(apierrors.FromObject(first.Object)) {
+			began.Stop()
+			return r.resume(ctx, key, options)
+		}
+		return beginWith(first, open, began), nil
+	default:
+		return began, nil
+	}
 }
+
+// begun is a watch whose first event was looked at.
+type begun struct {
+	watch.Interface
+	result chan watch.Event
+	ended  chan struct{}
+	stop   func()
+}
+
+// beginWith gives a watch its first event back, where there was one.
+func beginWith(first watch.Event, open bool, rest watch.Interface) watch.Interface {
+	w := &begun{Interface: rest, result: make(chan watch.Event), ended: make(chan struct{})}
+	w.stop = sync.OnceFunc(func() {
+		close(w.ended)
+		rest.Stop()
+	})
+	go func() {
+		defer close(w.result)
+		for ; open; first, open = <-rest.ResultChan() {
+			select {
+			case w.result <- first:
+			case <-w.ended:
+				return
+			}
+		}
+	}()
+	return w
+}
+
+// ResultChan returns the events.
+func (w *begun) ResultChan() <-chan watch.Event { return w.result }
+
+// Stop ends the watch.
+func (w *begun) Stop() { w.stop() }
 
 // predatesCache says whether a version may lie before the first list of the cache. Where that cannot
 // be known, the cache itself answers.

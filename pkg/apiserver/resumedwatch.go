@@ -86,7 +86,7 @@ func (w *resumed) past(version string) (*past, error) {
 	began, err := w.store.direct.Watch(ctx, w.key, options)
 	if err != nil {
 		end()
-		return nil, fmt.Errorf("watching from version %s on, which is from before this server started: %w", version, err)
+		return nil, fmt.Errorf("watching from version %s on, which is from before its cache began: %w", version, err)
 	}
 	return &past{Interface: began, ctx: ctx, end: end}, nil
 }
