@@ -97,6 +97,7 @@ func TestTheEvictionWebhookFitsTheServer(t *testing.T) {
 	if service.Namespace != "default" || service.Name != "kubernetes" || *service.Port != 443 || len(hook.ClientConfig.CABundle) != 0 {
 		t.Errorf("it asks %+v", hook.ClientConfig)
 	}
+	// One that fails closed ends a drain for a moment in which it was not reached: https://github.com/deckhouse/deckhouse/pull/23007
 	if *hook.FailurePolicy != admissionregistrationv1.Ignore || *hook.SideEffects != admissionregistrationv1.SideEffectClassNoneOnDryRun || *hook.TimeoutSeconds > 5 ||
 		!slices.Equal(hook.AdmissionReviewVersions, []string{"v1"}) {
 		t.Errorf("a server that is down is not to hold up a drain: %+v", hook)
@@ -162,6 +163,7 @@ func TestAnEvictionBecomesAMove(t *testing.T) {
 		t.Errorf("a dry run has written %+v", now.Status.Move)
 	}
 
+	// Any other code than 429 ends a drain, or an upgrade of the cluster, with an error: https://github.com/Azure/AKS/issues/4720
 	began := time.Now().Add(-time.Second)
 	got := f.review(admin, "demo", nil).response(f)
 	if got.Allowed || got.Result.Code != 429 || got.Result.Reason != metav1.StatusReasonTooManyRequests || got.Result.Details != nil || !strings.Contains(got.Result.Message, "files are being saved") {

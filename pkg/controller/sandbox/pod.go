@@ -70,6 +70,11 @@ func newPod(sandbox *v1alpha1.Sandbox, from *v1alpha1.SandboxSnapshot, pullSecre
 	}
 	pod.Annotations[v1alpha1.AnnotationTemplate] = hashOf(sandbox, pullSecret)
 	pod.Annotations[v1alpha1.AnnotationContainers] = strings.Join(contents.Names(&source.Spec), ",")
+	delete(pod.Annotations, v1alpha1.AnnotationMovedFrom)
+	if record := sandbox.Status.Move; record != nil && record.NodeName != "" {
+		// Who empties that node asks for the Pod by a name that is this one's now.
+		pod.Annotations[v1alpha1.AnnotationMovedFrom] = record.NodeName
+	}
 	if from == nil {
 		return pod, nil
 	}

@@ -79,6 +79,27 @@ func TestNewPod(t *testing.T) {
 	}
 }
 
+// TestTheNextPodSaysWhereItWasMovedFrom: an eviction by name may mean the Pod there, and nobody's word is taken for it.
+func TestTheNextPodSaysWhereItWasMovedFrom(t *testing.T) {
+	said := withTemplate(func(template *corev1.PodTemplateSpec) {
+		template.Annotations = map[string]string{v1alpha1.AnnotationMovedFrom: "nowhere"}
+	})
+	for name, test := range map[string]struct {
+		move *v1alpha1.SandboxMove
+		want string
+	}{
+		"was not moved": {},
+		"was moved":     {&v1alpha1.SandboxMove{PodUID: "before", NodeName: "node-a", Reason: v1alpha1.ReasonEvicted}, "node-a"},
+		"from nowhere":  {&v1alpha1.SandboxMove{PodUID: "before", Reason: v1alpha1.ReasonEvicted}, ""},
+	} {
+		sandbox := sandboxIn(v1alpha1.SandboxResuming, said)
+		sandbox.Status.Move = test.move
+		if got, is := made(t, sandbox, nil, "").Annotations[v1alpha1.AnnotationMovedFrom]; got != test.want || is != (test.want != "") {
+			t.Errorf("%s: the Pod says %q", name, got)
+		}
+	}
+}
+
 func TestNewPodFromASnapshot(t *testing.T) {
 	sandbox := sandboxIn(v1alpha1.SandboxResuming, withTemplate(func(template *corev1.PodTemplateSpec) {
 		template.Annotations = map[string]string{v1alpha1.AnnotationRestoredFrom: "nowhere"}
