@@ -28,6 +28,7 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/metrics"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/move"
 )
 
 // scrape bounds how long a scrape waits for the caches, which are in memory.
@@ -174,10 +175,10 @@ func since(sandbox *v1alpha1.Sandbox) time.Time {
 	return begun
 }
 
-// reasonShown is what kubectl get shows as REASON: that of Ready, or why a sandbox runs that is to be paused.
+// reasonShown is what kubectl get shows as REASON: that of Ready, or why a sandbox runs that is to be paused or moved.
 func reasonShown(sandbox *v1alpha1.Sandbox) string {
 	shown := v1alpha1.ConditionReady
-	if sandbox.DeletionTimestamp == nil && sandbox.Status.Phase == v1alpha1.SandboxRunning && sandbox.Spec.DesiredState == v1alpha1.DesiredStatePaused {
+	if sandbox.DeletionTimestamp == nil && sandbox.Status.Phase == v1alpha1.SandboxRunning && (sandbox.Spec.DesiredState == v1alpha1.DesiredStatePaused || move.IsOf(sandbox, sandbox.Status.PodUID)) {
 		shown = v1alpha1.ConditionPaused
 	}
 	if condition := meta.FindStatusCondition(sandbox.Status.Conditions, shown); condition != nil {

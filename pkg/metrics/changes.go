@@ -39,6 +39,9 @@ type sandboxChange struct {
 	pauseTook, resumeTook *time.Duration
 	// lost is the reason of a loss of files that is news.
 	lost string
+	// move is the end of one, by the reason that it had; moveTook is from its record until the next Pod ran.
+	move     *ended
+	moveTook *time.Duration
 }
 
 // snapshotChange is what a write of a snapshot has made so.
@@ -69,6 +72,12 @@ func SandboxWritten(before, after *lifecycle.Sandbox, now time.Time) {
 	}
 	if change.lost != "" {
 		dataLosses.WithLabelValues(change.lost).Inc()
+	}
+	if change.move != nil {
+		moves.WithLabelValues(change.move.outcome, change.move.reason).Inc()
+	}
+	if change.moveTook != nil {
+		moveDuration.WithLabelValues().Observe(change.moveTook.Seconds())
 	}
 }
 
@@ -115,6 +124,12 @@ func ofSandbox(before, after *lifecycle.Sandbox, now time.Time) sandboxChange {
 	if resumed(before, after) {
 		change.resumeTook = sinceRequest(after, now)
 	}
+	if before.Status.Move != nil && after.Status.Move == nil {
+		change.move = endOfMove(before, after, change.lost)
+		if change.move.outcome == succeeded {
+			change.moveTook = between(before.Status.Move.RequestTime.Time, now)
+		}
+	}
 	return change
 }
 
@@ -124,6 +139,19 @@ func loss(message string) string {
 	return lost
 }
 
+// endOfMove is what came of a move: its record goes when a container of the next Pod has run, or there is nothing left to
+// move.
+func endOfMove(before, after *lifecycle.Sandbox, lost string) *ended {
+	end := &ended{outcome: canceled, reason: BoundedReason(before.Status.Move.Reason)}
+	switch {
+	case lost != "" || after.Status.Phase == lifecycle.SandboxFailed:
+		end.outcome = failed
+	case after.Status.Phase == lifecycle.SandboxRunning && after.Status.PodUID != before.Status.Move.PodUID:
+		end.outcome = succeeded
+	}
+	return end
+}
+
 // endOfAttempt is how a pause ended that is not under way any more.
 func endOfAttempt(before, after *lifecycle.Sandbox) *ended {
 	paused := condition(after, v1alpha1.ConditionPaused)
@@ -131,10 +159,10 @@ func endOfAttempt(before, after *lifecycle.Sandbox) *ended {
 	switch {
 	case after.Status.Phase == lifecycle.SandboxPaused:
 		return &ended{outcome: succeeded}
-	case marked && after.Status.Phase == lifecycle.SandboxResuming:
-		// A resume was asked for after the point of no return.
+	case after.Status.Phase == lifecycle.SandboxResuming && (marked || after.Status.Move != nil):
+		// A resume was asked for after the point of no return, or it was moved.
 		return &ended{outcome: succeeded}
-	case after.Spec.DesiredState != lifecycle.DesiredStatePaused:
+	case after.Spec.DesiredState != lifecycle.DesiredStatePaused && (after.Status.Move == nil || paused.Reason == v1alpha1.ReasonRunning):
 		return &ended{outcome: canceled}
 	}
 	return &ended{outcome: failed, reason: BoundedReason(paused.Reason)}

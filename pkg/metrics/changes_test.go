@@ -22,6 +22,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
@@ -72,11 +73,38 @@ func TestChangesOfASandbox(t *testing.T) {
 	started := state(lifecycle.SandboxRunning, running, paused(no, v1alpha1.ReasonRunning), ready(no, v1alpha1.ReasonPodNotReady, noon.Add(-time.Hour)))
 	up := state(lifecycle.SandboxRunning, running, paused(no, v1alpha1.ReasonRunning), ready(yes, v1alpha1.ReasonPodReady, later))
 
+	// moves is such a sandbox that is being moved since noon, from the Pod "one".
+	moves := func(s *lifecycle.Sandbox) *lifecycle.Sandbox {
+		s = s.DeepCopy()
+		s.Status.PodUID, s.Status.LastRequestTime = "one", nil
+		s.Status.Move = &lifecycle.SandboxMove{PodUID: "one", Reason: v1alpha1.ReasonEvicted, RequestTime: metav1.NewMicroTime(noon)}
+		return s
+	}
+	in := func(pod types.UID, s *lifecycle.Sandbox) *lifecycle.Sandbox {
+		s = s.DeepCopy()
+		s.Status.PodUID, s.Status.LastRequestTime = pod, nil
+		return s
+	}
+	moving := moves(state(lifecycle.SandboxPausing, running, paused(no, v1alpha1.ReasonRemovingPod), ready(no, v1alpha1.ReasonMoving, noon)))
+	back := moves(state(lifecycle.SandboxResuming, running, paused(no, v1alpha1.ReasonResuming), ready(no, v1alpha1.ReasonResuming, noon)))
+
 	for _, test := range []struct {
 		name          string
 		before, after *lifecycle.Sandbox
 		want          sandboxChange
 	}{
+		{"a move is recorded", up, moves(up), sandboxChange{}},
+		{"a move has saved the files", moving, back, sandboxChange{attempt: &ended{outcome: succeeded}}},
+		{"a move has saved the files, and the Pod was gone before", moves(state(lifecycle.SandboxPausing, running, paused(no, v1alpha1.ReasonMoving))), back,
+			sandboxChange{attempt: &ended{outcome: succeeded}}},
+		{"a move succeeds", back, in("two", up), sandboxChange{resume: &ended{outcome: succeeded}, move: &ended{succeeded, v1alpha1.ReasonEvicted}, moveTook: &took}},
+		{"an attempt of a move fails", moving, moves(state(lifecycle.SandboxRunning, running, paused(no, v1alpha1.ReasonRegistryUnavailable))),
+			sandboxChange{attempt: &ended{outcome: failed, reason: v1alpha1.ReasonRegistryUnavailable}}},
+		{"the Pod is lost under a move", moves(state(lifecycle.SandboxPausing, running, paused(no, v1alpha1.ReasonMoving))), in("", state(lifecycle.SandboxResuming, running, paused(no, v1alpha1.ReasonResuming), lost(yes, "gone"))),
+			sandboxChange{attempt: &ended{outcome: canceled}, lost: v1alpha1.ReasonPodLost, move: &ended{failed, v1alpha1.ReasonEvicted}}},
+		{"a pause takes the place of a move", moves(pausing), in("", state(lifecycle.SandboxPaused, pause, paused(yes, v1alpha1.ReasonPaused))),
+			sandboxChange{attempt: &ended{outcome: succeeded}, move: &ended{canceled, v1alpha1.ReasonEvicted}}},
+		{"nobody wants it any more", moves(up), in("one", up), sandboxChange{move: &ended{canceled, v1alpha1.ReasonEvicted}}},
 		{"a create is nothing yet", nil, up, sandboxChange{}},
 		{"nothing has changed", up, up, sandboxChange{}},
 		{"a pause begins", up, pausing, sandboxChange{}},
@@ -124,12 +152,12 @@ func TestChangesOfASandbox(t *testing.T) {
 // String is what a failing test shows.
 func (c sandboxChange) String() string {
 	text := "{"
-	for name, end := range map[string]*ended{"attempt": c.attempt, "resume": c.resume} {
+	for name, end := range map[string]*ended{"attempt": c.attempt, "resume": c.resume, "move": c.move} {
 		if end != nil {
 			text += " " + name + " " + end.outcome + " " + end.reason
 		}
 	}
-	for name, took := range map[string]*time.Duration{"pause": c.pauseTook, "resume": c.resumeTook} {
+	for name, took := range map[string]*time.Duration{"pause": c.pauseTook, "resume": c.resumeTook, "move": c.moveTook} {
 		if took != nil {
 			text += " " + name + " took " + took.String()
 		}

@@ -80,6 +80,12 @@ var (
 	dataLosses = counter("sandbox_data_losses_total",
 		"Times that files of a sandbox were lost, by the reason that the condition DataLost has.",
 		"reason")
+	moves = counter("sandbox_moves_total",
+		"Moves that have ended, by outcome (succeeded: the sandbox runs in another Pod with its files; failed: files were lost, or there is no Pod; canceled: it was paused instead, or its policy changed) and by the reason that status.move had.",
+		"outcome", "reason")
+	moveDuration = histogram("sandbox_move_duration_seconds",
+		"Time from the record of a move until the sandbox ran in another Pod, failed attempts and waits in between included.",
+		minutes)
 	snapshotsEnded = counter("sandbox_snapshots_ended_total",
 		"Snapshots that have ended, by what they were made for (pause, user, rescue), outcome (succeeded, failed), and where they failed by the reason that the condition Failed has.",
 		"purpose", "outcome", "reason")
@@ -107,7 +113,7 @@ var register sync.Once
 // Register adds all of them to those that every API server serves.
 func Register() {
 	register.Do(func() {
-		legacyregistry.MustRegister(pauseAttempts, pauseDuration, resumes, resumeDuration, dataLosses,
+		legacyregistry.MustRegister(pauseAttempts, pauseDuration, resumes, resumeDuration, moves, moveDuration, dataLosses,
 			snapshotsEnded, commitDuration, commitWait, commitFrozen, commitBytes, imagesLeft, registryRequests)
 		legacyregistry.CustomMustRegister(leading)
 		begin()
@@ -123,6 +129,10 @@ func begin() {
 	}
 	pauseDuration.WithLabelValues()
 	resumeDuration.WithLabelValues()
+	moveDuration.WithLabelValues()
+	for _, outcome := range []string{succeeded, failed, canceled} {
+		moves.WithLabelValues(outcome, v1alpha1.ReasonEvicted)
+	}
 	for _, reason := range []string{v1alpha1.ReasonPodLost, v1alpha1.ReasonFilesystemReset} {
 		dataLosses.WithLabelValues(reason)
 	}

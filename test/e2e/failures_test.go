@@ -132,7 +132,7 @@ func (r *room) commitPod(snapshot string) string {
 func TestAPodThatIsLostComesBackFromItsSnapshotAndTheLossIsTold(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t)
-	r.start("demo")
+	r.start("demo", unsaved)
 	r.sh("demo", "echo saved > /root/saved")
 	before, _ := r.pauseAndResume("demo")
 	r.sh("demo", "echo lost > /root/lost")
@@ -159,7 +159,7 @@ func TestAPodThatIsLostComesBackFromItsSnapshotAndTheLossIsTold(t *testing.T) {
 func TestAPodThatIsLostWithoutASnapshotStartsFromTheTemplate(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t)
-	before := r.start("demo")
+	before := r.start("demo", unsaved)
 	r.deletePod("demo", metav1.DeleteOptions{})
 	r.await("demo", "running in another Pod, with DataLost", func(s *v1alpha1.Sandbox) bool {
 		return s.Status.Phase == v1alpha1.SandboxRunning && s.Status.PodUID != before.Status.PodUID && meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.ConditionDataLost)

@@ -242,7 +242,7 @@ func TestAContainerThatNeverRanHasLostNothing(t *testing.T) {
 func TestAnEvictionIsToldWithItsCause(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t)
-	r.start("demo", func(s *v1alpha1.Sandbox) {
+	r.start("demo", unsaved, func(s *v1alpha1.Sandbox) {
 		s.Spec.Template.Spec.Containers[0].Resources.Limits = corev1.ResourceList{corev1.ResourceEphemeralStorage: resource.MustParse("20Mi")}
 	})
 	r.sh("demo", "dd if=/dev/zero of=/root/much bs=1M count=60")

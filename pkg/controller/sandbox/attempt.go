@@ -69,7 +69,7 @@ func (r *Reconciler) createSnapshot(ctx context.Context, seen *observed) error {
 	seen.now = r.Clock.Now()
 	if err == nil {
 		r.attempts.hold(sandbox, Attempt(sandbox).Name, r.Clock.Now())
-		r.tell(sandbox, &note{reason: v1alpha1.ReasonPausing, message: fmt.Sprintf("snapshot %s commits the root filesystems", Attempt(sandbox).Name)})
+		r.tell(sandbox, seen.begins())
 		r.tryPod(ctx, sandbox)
 	}
 	if err == nil || apierrors.IsAlreadyExists(err) {
@@ -80,6 +80,16 @@ func (r *Reconciler) createSnapshot(ctx context.Context, seen *observed) error {
 		return err
 	}
 	return r.write(ctx, sandbox, failed)
+}
+
+// begins tells of an attempt.
+func (o *observed) begins() *note {
+	told := &note{reason: v1alpha1.ReasonPausing, message: fmt.Sprintf("snapshot %s commits the root filesystems", Attempt(o.sandbox).Name)}
+	if o.moves() {
+		told.reason = v1alpha1.ReasonMoving
+		told.message += fmt.Sprintf(", for Pod %s is to go (%s); the sandbox comes back from it", o.sandbox.Status.PodName, whyMoves(o.sandbox.Status.Move))
+	}
+	return told
 }
 
 // snapshotNotMade is what follows from an answer to the creation of the attempt's snapshot, and false where it is

@@ -168,14 +168,15 @@ func (o *observed) running() action {
 	}
 	view := o.view()
 	next := o.next()
-	if view.lost {
+	withdrawn := o.noteMove(next, view)
+	if view.lost && !o.savesDead(next) {
 		return o.ended(next, view)
 	}
 	containers, later := o.toRescue()
 	if len(containers) > 0 {
 		return action{do: createRescue, rescue: containers} // before anything else: the kubelet may remove them at any moment
 	}
-	return sooner(o.runsOn(next, view), later)
+	return sooner(o.runsOn(next, view, withdrawn), later)
 }
 
 // sooner has a visit come after some time, where that is not zero and the next would come later.
@@ -186,8 +187,8 @@ func sooner(act action, after time.Duration) action {
 	return act
 }
 
-// runsOn is what becomes of a sandbox whose Pod is there.
-func (o *observed) runsOn(next *nextStatus, view podView) action {
+// runsOn is what becomes of a sandbox whose Pod is there. withdrawn tells of a move that is not wanted any more.
+func (o *observed) runsOn(next *nextStatus, view podView, withdrawn *note) action {
 	next.podLasts()
 	var event *note
 	if next.PodUID != "" && next.PodUID != o.pod.UID {
@@ -202,26 +203,29 @@ func (o *observed) runsOn(next *nextStatus, view podView) action {
 		event = reset
 	}
 	told := o.tellFate(next, resets)
-	if o.wants(v1alpha1.DesiredStateRunning) {
+	leaves := leaves(o.sandbox, next.Move)
+	if o.wants(v1alpha1.DesiredStateRunning) && !leaves {
 		next.FailedAttempts = 0
 		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonRunning, "the sandbox is not paused")
-		return o.write(next, cmp.Or(event, told))
+		return o.write(next, cmp.Or(event, withdrawn, told))
 	}
-	if event != nil || o.pausedReason() == v1alpha1.ReasonFilesLost {
+	unheard := o.wants(v1alpha1.DesiredStatePaused) && (event != nil || o.pausedReason() == v1alpha1.ReasonFilesLost)
+	if unheard && !leaves {
 		return o.heldByLoss(next, event)
 	}
-	if o.pod.DeletionTimestamp != nil {
-		return o.write(next, event)
+	if o.pod.DeletionTimestamp != nil && !o.endsAlive() {
+		return o.write(next, event) // what has ended is cleared away, and whether it was saved is told when it is gone
 	}
-	if left := o.retryIn(); left > 0 && next.FailedAttempts > 0 {
+	if left := o.attemptIn(view); left > 0 && next.FailedAttempts > 0 {
 		again := o.write(next, event)
 		again.after = left
 		return again
 	}
 	next.Phase = v1alpha1.SandboxPausing
 	next.SnapshotAttempts++
-	next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonPausing, "the sandbox is being paused")
-	next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonPausing, "attempt %d commits the root filesystems", next.SnapshotAttempts)
+	if o.showAttempt(next); unheard {
+		o.keepInMind(next)
+	}
 	return o.write(next, event)
 }
 

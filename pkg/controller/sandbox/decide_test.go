@@ -37,6 +37,12 @@ func summary(status *v1alpha1.SandboxStatus) string {
 			words = append(words, fmt.Sprintf("%s=%s/%s", kind, condition.Status, condition.Reason))
 		}
 	}
+	if status.Move != nil {
+		words = append(words, "move="+status.Move.Reason)
+		if status.Move.PodUID != status.PodUID {
+			words[len(words)-1] += "/" + string(status.Move.PodUID)
+		}
+	}
 	if status.PodName != "" {
 		words = append(words, strings.TrimSuffix("pod="+status.PodName+"/"+string(status.PodUID), "/"))
 	}
@@ -417,7 +423,7 @@ func TestDecide(t *testing.T) {
 			sees: observation(sandboxIn(running, onPod), sees(podOf(terminating(30)))),
 			do:   writeStatus, status: "Running Ready=False/PodTerminating Paused=False/Running pod=demo/pod-1", then: wait},
 		{name: "running: the Pod was evicted, which is written down before it is removed",
-			sees: observation(sandboxIn(running, onPod), sees(podOf(evictedPod))),
+			sees: observation(sandboxIn(running, onPod, notSaved), sees(podOf(evictedPod)), letGo),
 			do:   writeStatus, status: "Running Ready=False/PodLost pod=demo/pod-1", then: deletePod},
 		{name: "running: a Pod that was lost soon is not created anew at once",
 			sees: observation(sandboxIn(running, onPod, retries(10*time.Second)), after(time.Second)),
@@ -568,10 +574,10 @@ func TestDecide(t *testing.T) {
 			do:   writeStatus, status: "Pausing Paused=False/CommitPodRejected pod=demo/pod-1 attempts=1", then: wait},
 		{name: "pausing: the attempt is queued no more",
 			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1), queuedBy), sees(podOf()), sees(snapshotIn(committing, begun)), after(5*time.Second)),
-			do:   writeStatus, status: "Pausing Paused=False/Pausing pod=demo/pod-1 attempts=1", then: wait},
+			do:   writeStatus, status: "Pausing Ready=False/Pausing Paused=False/Pausing pod=demo/pod-1 attempts=1", then: wait},
 		{name: "pausing: the attempt is queued no more, and does not say since when",
 			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1), queuedBy), sees(podOf()), sees(snapshotIn(committing))),
-			do:   writeStatus, status: "Pausing Paused=False/Pausing pod=demo/pod-1 attempts=1", then: wait},
+			do:   writeStatus, status: "Pausing Ready=False/Pausing Paused=False/Pausing pod=demo/pod-1 attempts=1", then: wait},
 		{name: "pausing: the attempt commits",
 			sees: observation(sandboxIn(pausing, wantsPaused, onPod, attempts(1)), sees(podOf()), sees(snapshotIn(committing))),
 			do:   wait},

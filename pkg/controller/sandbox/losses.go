@@ -34,6 +34,7 @@ func (o *observed) lost(next *nextStatus, saved *v1alpha1.SandboxSnapshot) actio
 	gone := fmt.Sprintf("Pod %s was lost%s", next.PodName, o.lastWords())
 	next.podEnds()
 	next.forgetPod()
+	next.Move = nil // there is nothing left to move
 	age := "there is no snapshot, all its files are gone"
 	if saved != nil && next.SnapshotName != "" && saved.Status.CompletionTime != nil {
 		age = fmt.Sprintf("it falls back on snapshot %s, made %s before", next.SnapshotName, o.now.Sub(saved.Status.CompletionTime.Time).Round(time.Second))
@@ -83,6 +84,7 @@ func (o *observed) neverRan(next *nextStatus) action {
 	next.podEnds()
 	next.forgetPod()
 	next.FailedAttempts = 0
+	next.Move = nil
 	switch {
 	case o.wants(v1alpha1.DesiredStatePaused) && next.SnapshotName != "":
 		next.pausedOn(next.SnapshotName)
@@ -114,6 +116,7 @@ func (o *observed) heldByLoss(next *nextStatus, event *note) action {
 func (o *observed) savedAfterLoss(next *nextStatus, event *note) action {
 	next.SnapshotName = o.attempt.Name
 	next.forgetPod()
+	next.Move = nil
 	next.Phase = v1alpha1.SandboxFailed
 	next.FailedAttempts = 0
 	message := fmt.Sprintf("files were lost after the pause was asked for: %s; snapshot %s has what was there after that, and the Pod is gone: another pause takes that for the state to keep, a resume starts from it",

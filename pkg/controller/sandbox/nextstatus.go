@@ -85,6 +85,7 @@ func (n *nextStatus) forgetPod() {
 
 func (n *nextStatus) pausedOn(snapshot string) {
 	n.Phase = v1alpha1.SandboxPaused
+	n.Move = nil
 	n.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonPaused, "the sandbox is paused")
 	n.set(v1alpha1.ConditionPaused, true, v1alpha1.ReasonPaused, "the files are in snapshot %s and the Pod is gone", snapshot)
 }

@@ -17,6 +17,7 @@ limitations under the License.
 package sandbox
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -45,10 +46,14 @@ func (o *observed) pausing() action {
 	}
 
 	canceling := o.pausedReason() == v1alpha1.ReasonCanceling
-	if !canceling && o.wants(v1alpha1.DesiredStateRunning) {
-		// By an update of desiredState: what the resume verb writes by itself.
+	switch {
+	case !canceling && o.wants(v1alpha1.DesiredStateRunning) && !o.leaves():
+		// By an update of desiredState: what the resume verb writes by itself. Or nobody wants the Pod moved any more.
 		next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonCanceling, "the pause is being cancelled")
 		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonCanceling, "the pause is being cancelled")
+		return o.write(next, nil)
+	case o.attemptIsForAnother():
+		o.showAttempt(next)
 		return o.write(next, nil)
 	}
 	switch {
@@ -63,10 +68,13 @@ func (o *observed) pausing() action {
 		return o.heldByLoss(next, nil)
 	case o.attempt == nil:
 		if reset := o.noticeReset(next, o.resets()); reset != nil {
+			if o.leaves() {
+				return o.lostOnTheWay(next, reset)
+			}
 			return o.heldByLoss(next, reset)
 		}
 		if o.attemptHeld > 0 {
-			next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonPausing, "somebody has deleted the snapshot of attempt %d before it was made; it is created once more after a while", next.SnapshotAttempts)
+			next.set(v1alpha1.ConditionPaused, false, o.attemptReason(), "somebody has deleted the snapshot of attempt %d before it was made; it is created once more after a while", next.SnapshotAttempts)
 			waits := o.write(next, nil)
 			waits.after = o.attemptHeld
 			return waits
@@ -98,12 +106,15 @@ func (o *observed) pausing() action {
 	case ready != nil && holdsUp(ready.Reason):
 		next.set(v1alpha1.ConditionPaused, false, ready.Reason, "%s", ready.Message)
 	case holdsUp(o.pausedReason()):
-		if left := o.queuedStays(); left > 0 {
+		if left := o.queuedStays(); left > 0 && !o.moves() {
 			return action{do: wait, after: left}
 		}
-		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonPausing, "attempt %d commits the root filesystems", next.SnapshotAttempts)
-	default:
+		o.showAttempt(next)
+	case !o.moves():
 		return action{do: wait}
+	}
+	if o.moves() {
+		o.showMoving(next)
 	}
 	return o.write(next, nil)
 }
@@ -138,8 +149,10 @@ func (o *observed) committed(next *nextStatus, canceling bool) action {
 	case o.pod == nil:
 		// Gone before it was removed, and after everything was saved that was left.
 		kept := slices.DeleteFunc(slices.Clone(o.lastResets), func(r reset) bool { return len(o.keeps()) > 0 && !slices.Contains(o.keeps(), r.container) })
-		if reset := o.noticeReset(next, beforeCommit(kept, o.attempt)); reset != nil {
+		if reset := o.noticeReset(next, beforeCommit(kept, o.attempt)); reset != nil && !o.moves() {
 			return o.savedAfterLoss(next, reset)
+		} else if reset != nil {
+			return o.write(next, reset)
 		}
 		return o.finishPause(next)
 	case canceling && !o.mayBeThawed():
@@ -165,12 +178,15 @@ func (o *observed) committed(next *nextStatus, canceling bool) action {
 	// The last look at this Pod: what was committed may have been the fresh root filesystem of a
 	// container that was restarted after the pause was asked for.
 	if reset := o.noticeReset(next, beforeCommit(o.resets(), o.attempt)); reset != nil {
+		if o.leaves() {
+			return o.lostOnTheWay(next, reset)
+		}
 		// Written down before anything is thawed: from then on the Pod has more than the snapshot.
 		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonFilesLost, "files were lost after the pause was asked for; what attempt %d froze is being thawed", next.SnapshotAttempts)
 		return o.write(next, reset)
 	}
 	next.SnapshotName = o.attempt.Name
-	next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonPausing, "the sandbox is being paused")
+	o.showSaving(next)
 	next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonRemovingPod, "snapshot %s is ready, Pod %s is being removed", o.attempt.Name, o.pod.Name)
 	return o.write(next, nil)
 }
@@ -185,11 +201,19 @@ func (o *observed) finishPause(next *nextStatus) action {
 	if o.attemptIsOurs() && o.attempt.Status.Phase == v1alpha1.SnapshotSucceed {
 		next.SnapshotName = o.attempt.Name
 	}
+	if lost := o.hasInMind(); lost != nil {
+		return o.savedAfterLoss(next, lost)
+	}
 	next.forgetPod()
 	next.FailedAttempts = 0
-	next.noWait()
-	next.keepData()
 	event := &note{reason: v1alpha1.ReasonPaused, message: fmt.Sprintf("saved in snapshot %s; Pod %s is gone", next.SnapshotName, o.sandbox.Name)}
+	if o.moves() {
+		// Nobody has taken note of what was lost before, and whoever moves again and again waits as after Pods that do not last.
+		event.reason = v1alpha1.ReasonFilesSaved
+	} else {
+		next.noWait()
+		next.keepData()
+	}
 	if o.attempt != nil && o.attempt.Name == next.SnapshotName && len(o.attempt.Status.Warnings) > 0 {
 		event.message += fmt.Sprintf("; what is not in it its status.warnings say (%d)", len(o.attempt.Status.Warnings))
 	}
@@ -212,8 +236,12 @@ func (o *observed) attemptFailedFor(next *nextStatus, why metav1.Condition, agai
 	if again == 0 {
 		again = retryAfter(next.FailedAttempts, why.Reason)
 	}
+	if o.pod != nil && o.hurries(o.view()) {
+		again = min(again, hurriedWait)
+	}
 	next.wait(again)
-	if reset := o.noticeReset(next, o.resets()); reset != nil {
+	reset := o.noticeReset(next, o.resets())
+	if reset != nil && !o.leaves() {
 		return o.heldByLoss(next, reset)
 	}
 	next.Phase = v1alpha1.SandboxRunning
@@ -222,9 +250,14 @@ func (o *observed) attemptFailedFor(next *nextStatus, why metav1.Condition, agai
 	if lasting[why.Reason] {
 		until = "; it will fail as well until that is changed"
 	}
+	if o.moves() {
+		next.set(v1alpha1.ConditionPaused, false, why.Reason, "Pod %s is to go (%s), and attempt %d to save its files failed: %s; it runs on as long as it may, the next attempt follows in %s%s. With spec.evictionPolicy None it goes unsaved",
+			next.PodName, whyMoves(next.Move), next.SnapshotAttempts, why.Message, again.Round(time.Second), until)
+		return o.write(next, cmp.Or(reset, &note{warning: true, reason: v1alpha1.EventMoveRetry, message: fmt.Sprintf("%s: %s", why.Reason, why.Message)}))
+	}
 	next.set(v1alpha1.ConditionPaused, false, why.Reason, "attempt %d failed: %s; the sandbox runs on, the next attempt follows in %s, or at once with another pause%s",
 		next.SnapshotAttempts, why.Message, again.Round(time.Second), until)
-	return o.write(next, &note{warning: true, reason: v1alpha1.EventPauseRetry, message: fmt.Sprintf("%s: %s", why.Reason, why.Message)})
+	return o.write(next, cmp.Or(reset, &note{warning: true, reason: v1alpha1.EventPauseRetry, message: fmt.Sprintf("%s: %s", why.Reason, why.Message)}))
 }
 
 func (o *observed) canceled(next *nextStatus) action {

@@ -92,7 +92,11 @@ func newPod(sandbox *v1alpha1.Sandbox, from *v1alpha1.SandboxSnapshot, pullSecre
 	if pullSecret != "" && !slices.ContainsFunc(pod.Spec.ImagePullSecrets, func(ref corev1.LocalObjectReference) bool { return ref.Name == pullSecret }) {
 		pod.Spec.ImagePullSecrets = append(pod.Spec.ImagePullSecrets, corev1.LocalObjectReference{Name: pullSecret})
 	}
-	preferNode(&pod.Spec, nodeOf(sandbox, from))
+	if record := sandbox.Status.Move; record != nil && leavesNode[record.Reason] {
+		weighNode(&pod.Spec, record.NodeName, corev1.NodeSelectorOpNotIn)
+	} else {
+		weighNode(&pod.Spec, nodeOf(sandbox, from), corev1.NodeSelectorOpIn)
+	}
 	return pod, nil
 }
 
@@ -172,9 +176,9 @@ func nodeOf(sandbox *v1alpha1.Sandbox, from *v1alpha1.SandboxSnapshot) string {
 	return sandbox.Status.NodeName
 }
 
-// preferNode asks for the node that has the layers of the base image already. It never requires
-// it: the node may be full or gone by now.
-func preferNode(pod *corev1.PodSpec, node string) {
+// weighNode asks for the node that has the layers of the base image already, or for any but the one that the sandbox has
+// to leave. It never requires that: the node may be full or gone by now, or be the only one.
+func weighNode(pod *corev1.PodSpec, node string, operator corev1.NodeSelectorOperator) {
 	if node == "" || pod.NodeName != "" {
 		return
 	}
@@ -189,7 +193,7 @@ func preferNode(pod *corev1.PodSpec, node string) {
 		corev1.PreferredSchedulingTerm{
 			Weight: 100,
 			Preference: corev1.NodeSelectorTerm{MatchFields: []corev1.NodeSelectorRequirement{{
-				Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{node},
+				Key: metav1.ObjectNameField, Operator: operator, Values: []string{node},
 			}}},
 		})
 }

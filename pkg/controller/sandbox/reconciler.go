@@ -328,7 +328,8 @@ func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1
 			return nil, err
 		}
 	}
-	onItsWay := pod != nil && pod.DeletionTimestamp != nil
+	// Once a Pod is deleted for its good commit nothing thaws it. Others may delete it before.
+	onItsWay := pod != nil && pod.DeletionTimestamp != nil && seen.pausedReason() == v1alpha1.ReasonRemovingPod
 	if status.Phase == v1alpha1.SandboxPausing && seen.attemptIsOurs() && seen.attempt.Status.Phase == v1alpha1.SnapshotSucceed && !onItsWay {
 		if err := r.staying(ctx, seen); err != nil {
 			return nil, err

@@ -156,7 +156,7 @@ func TestTheFateOfFiles(t *testing.T) {
 		t.Helper()
 		o := observation(sandbox, sees(pod))
 		o.canRescue, o.rescued = true, rescued
-		act := o.runsOn(o.next(), o.view())
+		act := o.runsOn(o.next(), o.view(), nil)
 		if act.do == writeStatus {
 			sandbox = sandbox.DeepCopy()
 			act.status.DeepCopyInto(&sandbox.Status)
@@ -186,7 +186,7 @@ func TestTheFateOfFiles(t *testing.T) {
 	wantsPaused(sandbox)
 	o := observation(sandbox, sees(pod))
 	o.canRescue, o.rescued = true, []v1alpha1.SandboxSnapshot{rescueIn(1, "c1", v1alpha1.SnapshotFailed, failedFor(v1alpha1.ReasonContainerNotFound))}
-	if act := o.runsOn(o.next(), o.view()); act.do != writeStatus || act.status.Phase != v1alpha1.SandboxPausing {
+	if act := o.runsOn(o.next(), o.view(), nil); act.do != writeStatus || act.status.Phase != v1alpha1.SandboxPausing {
 		t.Errorf("it is to %s %+v", act.do, act.status)
 	}
 }

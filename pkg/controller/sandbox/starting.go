@@ -78,11 +78,20 @@ func (o *observed) begun(next *nextStatus) action {
 	}
 	next.Phase = v1alpha1.SandboxRunning
 	next.PriorSnapshotName = ""
+	moved := next.Move
+	if moved != nil && moved.PodUID != o.pod.UID {
+		next.Move = nil
+	} else {
+		moved = nil
+	}
 	next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonRunning, "the sandbox is not paused")
 	told := fmt.Sprintf("Pod %s runs on node %s", next.PodName, next.NodeName)
 	if o.outdated() {
 		return o.write(next, &note{warning: true, reason: v1alpha1.EventTemplateNotApplied,
 			message: told + ". It had begun to run before what it is made of was changed, and may have files: the change comes with the next Pod; pause the sandbox and resume it"})
+	}
+	if moved != nil {
+		return o.write(next, &note{reason: v1alpha1.EventMoved, message: fmt.Sprintf("%s. It has left node %s (%s)", told, moved.NodeName, whyMoves(moved))})
 	}
 	return o.write(next, &note{reason: v1alpha1.ReasonRunning, message: told})
 }
@@ -171,6 +180,7 @@ func (o *observed) fromIsThere() bool {
 func (o *observed) fromIsGone(next *nextStatus) action {
 	next.Phase = v1alpha1.SandboxFailed
 	next.forgetPod()
+	next.Move = nil
 	message := fmt.Sprintf("snapshot %s, which the sandbox comes from, does not exist: resume it from another one (snapshotName) or from its template (fromTemplate)", next.SnapshotName)
 	next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonSnapshotNotFound, "%s", message)
 	return o.write(next, &note{warning: true, reason: v1alpha1.ReasonSnapshotNotFound, message: message})

@@ -66,7 +66,7 @@ func (o *observed) secured(next *nextStatus) (action, bool) {
 		return action{do: thaw}, false
 	}
 	next.SnapshotName = o.attempt.Name // the newest that there is, should the Pod go now
-	if o.wants(v1alpha1.DesiredStateRunning) {
+	if o.wants(v1alpha1.DesiredStateRunning) && !o.moves() {
 		return o.canceled(next), false
 	}
 	return o.attemptFailed(next, metav1.Condition{Reason: v1alpha1.ReasonThawedUnattended, Message: o.stayFault}), false

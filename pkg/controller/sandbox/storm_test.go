@@ -324,7 +324,7 @@ func (s *storm) checkRescues() {
 		s.fail("keeps %d rescues", kept)
 	}
 	lost := meta.FindStatusCondition(s.stored.sandbox.Status.Conditions, v1alpha1.ConditionDataLost)
-	if lost == nil {
+	if lost == nil || lost.Status != metav1.ConditionTrue {
 		return
 	}
 	if _, told, is := strings.Cut(lost.Message, " is in snapshot "); is {

@@ -176,7 +176,8 @@ func (c *Checks) checkPushSecret(ctx context.Context) error {
 	return nil
 }
 
-// sourcePod is the sandbox's Pod with that UID, and no other of its name.
+// sourcePod is the Pod to commit, and no other of its name. One that somebody deletes is committed for a pause, which
+// is to remove it: what still runs there is all that there will ever be.
 func (c *Checks) sourcePod(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot, sandbox *v1alpha1.Sandbox) (*corev1.Pod, error) {
 	uid := sourcePodUID(snapshot, sandbox)
 	if uid == "" || sandbox.Status.PodUID == "" {
@@ -192,7 +193,7 @@ func (c *Checks) sourcePod(ctx context.Context, snapshot *v1alpha1.SandboxSnapsh
 	if pod.UID != uid || pod.Labels[v1alpha1.LabelSandboxUID] != string(sandbox.UID) {
 		return nil, refuse(v1alpha1.ReasonSourcePodReplaced, "Pod %s has UID %s, but the sandbox ran in the one with UID %s", pod.Name, pod.UID, uid)
 	}
-	if pod.DeletionTimestamp != nil && RescueOf(snapshot) == nil { // what has ended is there as long as something runs
+	if pod.DeletionTimestamp != nil && PauseOf(snapshot) == nil && RescueOf(snapshot) == nil { // what has ended is there as long as something runs
 		return nil, refuse(v1alpha1.ReasonSourcePodNotFound, "Pod %s is being deleted", pod.Name)
 	}
 	if pod.Spec.NodeName == "" {

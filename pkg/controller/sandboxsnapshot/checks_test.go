@@ -45,6 +45,11 @@ func inOneRepository(r *Reconciler) {
 	}
 }
 
+// onItsWayOut: somebody deletes the Pod.
+func onItsWayOut(p *corev1.Pod) {
+	p.DeletionTimestamp, p.Finalizers = &metav1.Time{Time: epoch}, []string{"example.com/x"}
+}
+
 // TestRefusals lets a snapshot start in a world where one thing is wrong.
 func TestRefusals(t *testing.T) {
 	ready := podOf("demo")
@@ -81,10 +86,11 @@ func TestRefusals(t *testing.T) {
 		"somebody else's Pod": {
 			pausing("demo"), attemptOf("demo"), []client.Object{podOf("demo", func(p *corev1.Pod) { p.Labels[v1alpha1.LabelSandboxUID] = "another" })}, nil,
 			v1alpha1.ReasonSourcePodReplaced, "the sandbox ran in"},
-		"a Pod on its way out": {
-			pausing("demo"), attemptOf("demo"), []client.Object{podOf("demo", func(p *corev1.Pod) {
-				p.DeletionTimestamp, p.Finalizers = &metav1.Time{Time: epoch}, []string{"example.com/x"}
-			})}, nil, v1alpha1.ReasonSourcePodNotFound, "is being deleted"},
+		"a Pod on its way out, for a user": {
+			pausing("demo", running), snapshotOf("demo", "mine"), []client.Object{podOf("demo", onItsWayOut)}, nil,
+			v1alpha1.ReasonSourcePodNotFound, "is being deleted"},
+		"a Pod on its way out, which is to go anyway": {
+			pausing("demo"), attemptOf("demo"), []client.Object{podOf("demo", onItsWayOut)}, nil, "", ""},
 		"a Pod on no node": {
 			pausing("demo"), attemptOf("demo"), []client.Object{podOf("demo", func(p *corev1.Pod) { p.Spec.NodeName = "" })}, nil,
 			v1alpha1.ReasonSourcePodNotFound, "has not been scheduled"},

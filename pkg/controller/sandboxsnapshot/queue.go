@@ -31,6 +31,8 @@ type queue struct {
 	// waiting are those of a namespace, in the order in which they came.
 	waiting map[string][]*ticket
 	tickets map[client.ObjectKey]*ticket
+	// urgent are those that come before all turns, the first first.
+	urgent []*ticket
 }
 
 type ticket struct {
@@ -54,6 +56,13 @@ func (q *queue) put(key client.ObjectKey, wanted slot) {
 	q.waiting[key.Namespace] = append(q.waiting[key.Namespace], q.tickets[key])
 }
 
+// hurry has one that waits come before all others: its Pod is there for a moment yet.
+func (q *queue) hurry(key client.ObjectKey) {
+	if its, waits := q.tickets[key]; waits && !slices.Contains(q.urgent, its) {
+		q.urgent = append(q.urgent, its)
+	}
+}
+
 func (q *queue) has(key client.ObjectKey) bool {
 	_, waits := q.tickets[key]
 	return waits
@@ -62,6 +71,12 @@ func (q *queue) has(key client.ObjectKey) bool {
 // take removes and returns the one whose turn it is among those whose slot is free, nil where
 // there is none. Its namespace goes to the end of the turns.
 func (q *queue) take(free func(client.ObjectKey, slot) bool) *ticket {
+	for _, next := range q.urgent {
+		if free(next.key, next.wanted) {
+			q.remove(next.key)
+			return next
+		}
+	}
 	for turn, namespace := range q.turns {
 		for _, next := range q.waiting[namespace] {
 			if !free(next.key, next.wanted) {
@@ -83,6 +98,9 @@ func (q *queue) remove(key client.ObjectKey) {
 		return
 	}
 	delete(q.tickets, key)
+	if at := slices.Index(q.urgent, its); at >= 0 {
+		q.urgent = slices.Delete(q.urgent, at, at+1)
+	}
 	left := q.waiting[key.Namespace]
 	if at := slices.Index(left, its); at == 0 {
 		left = left[1:] // as nearly always: nothing is moved

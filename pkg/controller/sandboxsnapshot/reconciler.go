@@ -124,7 +124,9 @@ func (r *Reconciler) visit(ctx context.Context, snapshot *v1alpha1.SandboxSnapsh
 	for range maxSteps + 2*len(snapshot.Spec.Containers) + 2*len(snapshot.Status.Containers) {
 		seen.now = r.Clock.Now()
 		if seen.queued && seen.sandbox != nil && !seen.podEnds {
-			seen.podEnds = r.podEnds(ctx, seen)
+			if seen.podEnds = r.podEnds(ctx, seen); seen.podEnds && seen.pause() != nil {
+				r.slots.hurry(key)
+			}
 		}
 		next := decide(*seen)
 		seen.keepsSlot = next.keepsSlot

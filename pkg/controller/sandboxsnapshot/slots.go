@@ -83,6 +83,13 @@ func (s *slots) waits(key client.ObjectKey) bool {
 	return s.queue.has(key)
 }
 
+// hurry has a snapshot that waits come before all others.
+func (s *slots) hurry(key client.ObjectKey) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	s.queue.hurry(key)
+}
+
 // keep notes the slot of a commit that is under way: one that an earlier process began.
 func (s *slots) keep(key client.ObjectKey, its slot) {
 	s.mutex.Lock()

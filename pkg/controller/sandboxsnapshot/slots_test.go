@@ -201,3 +201,24 @@ func BenchmarkQueue(b *testing.B) {
 		})
 	}
 }
+
+// Of a Pod that somebody deletes there is half a minute left; the others can wait.
+func TestWhoHasLittleTimeComesFirst(t *testing.T) {
+	l := &line{T: t, limits: limits{1, 2}}
+	l.come("a/1@n", "b/1@m", "a/2@n", "a/3@n", "c/1@m", "d/1@n", "d/2@m")
+	for _, name := range []string{"d/1", "a/3", "a/3", "nobody/1"} {
+		l.hurry(keyOf(name))
+	}
+	for _, step := range []struct{ ends, gets string }{
+		{"b/1", "c/1"}, // neither of the two is of that node
+		{"a/1", "d/1"}, {"d/1", "a/3"}, {"c/1", "d/2"}, {"a/3", "a/2"}, {"a/2", ""},
+	} {
+		if got := l.end(step.ends); got != step.gets {
+			t.Fatalf("the end of %s gives its slot to %q, want %q", step.ends, got, step.gets)
+		}
+	}
+	l.hurry(keyOf("a/2")) // which has gone
+	if len(l.queue.urgent) > 0 {
+		t.Errorf("%d are left", len(l.queue.urgent))
+	}
+}

@@ -88,7 +88,7 @@ func readiness(sandbox *lifecycle.Sandbox) (status, reason string) {
 		return string(metav1.ConditionUnknown), ""
 	}
 	status, reason = string(ready.Status), ready.Reason
-	if sandbox.DeletionTimestamp == nil && sandbox.Status.Phase == lifecycle.SandboxRunning && sandbox.Spec.DesiredState == lifecycle.DesiredStatePaused {
+	if sandbox.DeletionTimestamp == nil && sandbox.Status.Phase == lifecycle.SandboxRunning && (sandbox.Spec.DesiredState == lifecycle.DesiredStatePaused || leaves(sandbox)) {
 		if paused := apimeta.FindStatusCondition(sandbox.Status.Conditions, v1alpha1.ConditionPaused); paused != nil {
 			reason = paused.Reason
 		}

@@ -36,6 +36,7 @@ const (
 	stateRunning   state = "Running"
 	stateEnded     state = "Running, all containers ended"
 	statePausing   state = "Pausing"
+	stateMoving    state = "Pausing, being moved"
 	stateCanceling state = "Pausing, cancelling"
 	stateMarked    state = "Pausing, Pod marked for removal"
 	statePaused    state = "Paused"
@@ -65,6 +66,9 @@ func stateOf(sandbox *lifecycle.Sandbox) state {
 		case v1alpha1.ReasonRemovingPod:
 			return stateMarked
 		}
+		if sandbox.Spec.DesiredState != lifecycle.DesiredStatePaused && leaves(sandbox) {
+			return stateMoving
+		}
 		return statePausing
 	case lifecycle.SandboxPaused:
 		return statePaused
@@ -90,6 +94,8 @@ func Pause(sandbox *lifecycle.Sandbox, now time.Time) (*lifecycle.Sandbox, *Refu
 		return takeBack(sandbox, now), nil
 	case stateRunning, stateEnded:
 		return startPause(sandbox, now), nil
+	case stateMoving:
+		return startPausing(sandbox, now), nil
 	case stateCanceling:
 		return nil, refuse(CauseCanceling, "the previous pause is being cancelled; pause again once the sandbox is Running")
 	case statePausing, stateMarked, statePaused:
@@ -142,7 +148,12 @@ func Resume(sandbox *lifecycle.Sandbox, request *lifecycle.SandboxResume, snapsh
 		}
 		return startResume(sandbox, from, now), nil
 	case statePausing:
+		if leaves(sandbox) {
+			return startMoving(sandbox, now), nil
+		}
 		return cancelPause(sandbox, now), nil
+	case stateMoving:
+		return sandbox, nil
 	case stateCanceling:
 		return keepRunning(sandbox, now), nil
 	case stateResuming:
@@ -227,6 +238,28 @@ func startPause(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
 	next.Status.Phase = lifecycle.SandboxPausing
 	next.Status.SnapshotAttempts++
 	setBoth(next, v1alpha1.ReasonPausing, "a pause has been requested", now)
+	return next
+}
+
+// leaves says whether the sandbox's Pod is to go, whatever is wanted of the sandbox. A record that its policy does not want
+// any more is the controller's to withdraw.
+func leaves(sandbox *lifecycle.Sandbox) bool {
+	move := sandbox.Status.Move
+	return move != nil && move.PodUID == sandbox.Status.PodUID
+}
+
+// startPausing answers a pause of a sandbox that is being moved: the attempt under way is the pause's.
+func startPausing(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
+	next := want(sandbox, lifecycle.DesiredStatePaused, now)
+	setBoth(next, v1alpha1.ReasonPausing, "a pause has been requested, and what is being saved is saved for it", now)
+	return next
+}
+
+// startMoving answers a resume of a sandbox that is being paused, and whose Pod is to go: the attempt under way goes on, and
+// the sandbox comes back from it.
+func startMoving(sandbox *lifecycle.Sandbox, now time.Time) *lifecycle.Sandbox {
+	next := want(sandbox, lifecycle.DesiredStateRunning, now)
+	setBoth(next, v1alpha1.ReasonMoving, "the pause has been withdrawn; the Pod is to go ("+next.Status.Move.Reason+"), so the files are being saved all the same, and the sandbox comes back from them", now)
 	return next
 }
 

@@ -62,6 +62,9 @@ func in(at state, desired lifecycle.SandboxDesiredState) *lifecycle.Sandbox {
 		set(lifecycle.SandboxRunning, v1alpha1.ReasonContainersEnded, v1alpha1.ReasonRunning)
 	case statePausing:
 		set(lifecycle.SandboxPausing, v1alpha1.ReasonPausing, v1alpha1.ReasonQueued)
+	case stateMoving:
+		set(lifecycle.SandboxPausing, v1alpha1.ReasonPodReady, v1alpha1.ReasonMoving)
+		moved(s)
 	case stateCanceling:
 		set(lifecycle.SandboxPausing, v1alpha1.ReasonCanceling, v1alpha1.ReasonCanceling)
 	case stateMarked:
@@ -79,6 +82,12 @@ func in(at state, desired lifecycle.SandboxDesiredState) *lifecycle.Sandbox {
 		s.DeletionTimestamp = &metav1.Time{Time: earlier}
 	}
 	return s
+}
+
+// moved: the Pod is to go.
+func moved(s *lifecycle.Sandbox) {
+	s.Status.PodName, s.Status.PodUID = "demo", "pod"
+	s.Status.Move = &lifecycle.SandboxMove{PodUID: "pod", NodeName: "node", Reason: v1alpha1.ReasonEvicted}
 }
 
 // outcome is what a row of the table says.
@@ -191,6 +200,18 @@ func TestPause(t *testing.T) {
 		{at: stateEnded, want: starts},
 		{at: statePausing, with: desire(paused), want: asItIs},
 		{at: statePausing, when: "an update asked for Running", want: wanted(statePausing)},
+		{at: stateMoving, want: outcome{
+			desired: paused, phase: lifecycle.SandboxPausing, ready: v1alpha1.ReasonPausing, paused: v1alpha1.ReasonPausing,
+			snapshot: "demo-gen3", attempts: 4, failed: 2,
+		}},
+		{at: stateMoving, when: "its commit waits", with: func(s *lifecycle.Sandbox) {
+			setCondition(s, v1alpha1.ConditionPaused, v1alpha1.ReasonQueued, "", earlier)
+		}, want: outcome{
+			desired: paused, phase: lifecycle.SandboxPausing, ready: v1alpha1.ReasonPausing, paused: v1alpha1.ReasonPausing,
+			snapshot: "demo-gen3", attempts: 4, failed: 2,
+		}},
+		{at: stateRunning, when: "to be moved", with: moved, want: starts},
+		{at: stateMarked, when: "moved", with: moved, want: wanted(stateMarked)},
 		{at: stateCanceling, want: refused(CauseCanceling)},
 		{at: stateMarked, with: desire(paused), want: asItIs},
 		{at: stateMarked, when: "a resume waits for it", want: wanted(stateMarked)},
@@ -342,6 +363,21 @@ func TestResume(t *testing.T) {
 		{at: statePausing, with: desire(paused), want: cancels},
 		{at: statePausing, when: "an update asked for Running", want: cancels},
 		{at: statePausing, when: "to a snapshot", with: desire(paused), request: older, want: refused(CausePhase)},
+		{at: statePausing, when: "though its Pod is to go", with: func(s *lifecycle.Sandbox) {
+			moved(s)
+			s.Spec.DesiredState = paused
+		}, want: outcome{
+			desired: running, phase: lifecycle.SandboxPausing, ready: v1alpha1.ReasonMoving, paused: v1alpha1.ReasonMoving,
+			snapshot: "demo-gen3", attempts: 4, failed: 2,
+		}},
+		{at: statePausing, when: "a Pod before it was to go", with: func(s *lifecycle.Sandbox) {
+			moved(s)
+			s.Status.PodUID, s.Spec.DesiredState = "another", paused
+		}, want: cancels},
+		{at: stateMoving, want: asItIs},
+		{at: stateMoving, when: "to a snapshot", request: older, want: refused(CausePhase)},
+		{at: stateMoving, when: "to the template", request: fresh, want: refused(CausePhase)},
+		{at: stateRunning, when: "to be moved", with: moved, want: asItIs},
 		{at: stateCanceling, want: asItIs},
 		{at: stateCanceling, when: "an update asked for Paused", with: desire(paused), want: wanted(stateCanceling)},
 		{at: stateCanceling, when: "to the template", request: fresh, want: refused(CausePhase)},
