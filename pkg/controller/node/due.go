@@ -18,6 +18,7 @@ package node
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
@@ -44,7 +45,7 @@ func due(sandbox *v1alpha1.Sandbox, pod *corev1.Pod, causes []draining.Cause) *m
 // moot says whether a move that a node has asked for is asked for no longer, and has not begun to cost anything: the node is as
 // others again, and no commit is under way.
 func moot(sandbox *v1alpha1.Sandbox, pod *corev1.Pod, causes []draining.Cause) bool {
-	if pod == nil || pod.DeletionTimestamp != nil || !move.IsOf(sandbox, pod.UID) || sandbox.Status.Phase != v1alpha1.SandboxRunning {
+	if pod == nil || pod.DeletionTimestamp != nil || !move.IsOf(sandbox, pod.UID) || !waits(sandbox) {
 		return false
 	}
 	switch sandbox.Status.Move.Reason {
@@ -54,6 +55,18 @@ func moot(sandbox *v1alpha1.Sandbox, pod *corev1.Pod, causes []draining.Cause) b
 	}
 	_, still := draining.Of(pod, causes)
 	return !still
+}
+
+// waits says whether a sandbox that is to move is not being saved yet: it waits for its turn, or for its next try.
+func waits(sandbox *v1alpha1.Sandbox) bool {
+	switch sandbox.Status.Phase {
+	case v1alpha1.SandboxRunning:
+		return true
+	case v1alpha1.SandboxPausing:
+		paused := meta.FindStatusCondition(sandbox.Status.Conditions, v1alpha1.ConditionPaused)
+		return sandbox.Spec.DesiredState != v1alpha1.DesiredStatePaused && paused != nil && paused.Reason == v1alpha1.ReasonQueued
+	}
+	return false
 }
 
 // Keep is what is kept of Nodes in memory: what a decision looks at. The rest of one, images and all, is many times as much.

@@ -130,6 +130,15 @@ func TestMoot(t *testing.T) {
 			moving("", v1alpha1.ReasonNodeDraining)(s)
 			s.Status.Phase = v1alpha1.SandboxPausing
 		}},
+		"it waits for its turn": {sandbox: func(s *v1alpha1.Sandbox) {
+			moving("", v1alpha1.ReasonNodeDraining)(s)
+			s.Status.Phase, s.Status.Conditions = v1alpha1.SandboxPausing, []metav1.Condition{{Type: v1alpha1.ConditionPaused, Reason: v1alpha1.ReasonQueued}}
+		}, moot: true},
+		"a pause of it waits for its turn": {sandbox: func(s *v1alpha1.Sandbox) {
+			moving("", v1alpha1.ReasonNodeDraining)(s)
+			s.Spec.DesiredState = v1alpha1.DesiredStatePaused
+			s.Status.Phase, s.Status.Conditions = v1alpha1.SandboxPausing, []metav1.Condition{{Type: v1alpha1.ConditionPaused, Reason: v1alpha1.ReasonQueued}}
+		}},
 	} {
 		if got := moot(running(test.sandbox), runs(nil), test.causes); got != test.moot {
 			t.Errorf("%s: %v", name, got)
