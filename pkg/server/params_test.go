@@ -20,11 +20,14 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/apiserver/scheme"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/server/collector"
 )
 
 // TestParametersOfPoliciesAreNoneOfReadiness asks as the policy plugins do for the ConfigMaps of a policy. That the server
@@ -43,5 +46,33 @@ func TestParametersOfPoliciesAreNoneOfReadiness(t *testing.T) {
 	synced := config.SharedInformerFactory.WaitForCacheSync(t.Context().Done())
 	if len(synced) != 1 {
 		t.Errorf("readiness waits for %v, want namespaces", synced)
+	}
+}
+
+// TestTheServerDoesNotWatchWhatItMayNotForItsOwnPolicy: of the base's two policies against the collector one has a ConfigMap
+// of parameters, and is about everybody's objects but this API's.
+func TestTheServerDoesNotWatchWhatItMayNotForItsOwnPolicy(t *testing.T) {
+	kube := fake.NewClientset()
+	host := newHostCluster(kube.Discovery(), mutatingPolicies, validatingPolicies)
+	host.found(hostFacts{version: "v1.37.0", served: host.optional})
+	factory := newHostInformers(informers.NewSharedInformerFactory(kube, 0), kube, host)
+	factory.Admissionregistration().V1().ValidatingAdmissionPolicies().Informer()
+	factory.Admissionregistration().V1().ValidatingAdmissionPolicyBindings().Informer()
+	factory.Start(t.Context().Done())
+	<-factory.started
+	factory.policies[validatingPolicies].WaitForCacheSync(t.Context().Done())
+	asked := 0
+	for _, action := range kube.Actions() {
+		list, is := action.(clienttesting.ListAction)
+		if !is {
+			continue
+		}
+		asked++
+		if names := list.GetListRestrictions().Fields; names.Matches(fields.Set{"metadata.name": collector.DependentsPolicy}) || !names.Matches(fields.Set{"metadata.name": "another"}) {
+			t.Errorf("%s are asked for with %q", action.GetResource().Resource, names)
+		}
+	}
+	if asked < 2 {
+		t.Errorf("asked was %v", kube.Actions())
 	}
 }

@@ -24,6 +24,8 @@ import (
 	"reflect"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/initializer"
 	mutatingpolicy "k8s.io/apiserver/pkg/admission/plugin/policy/mutating"
@@ -33,6 +35,8 @@ import (
 	admissionv1 "k8s.io/client-go/informers/admissionregistration/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/server/collector"
 )
 
 // The plugins of admission policies watch resources that not every supported Kubernetes serves. Such a watch never
@@ -130,7 +134,7 @@ type hostInformers struct {
 func newHostInformers(all informers.SharedInformerFactory, client kubernetes.Interface, host *hostCluster) hostInformers {
 	policies := map[string]informers.SharedInformerFactory{}
 	for _, resource := range policyResources {
-		factory := informers.NewSharedInformerFactory(client, 0)
+		factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTweakListOptions(withoutDependentsPolicy))
 		policies[resource] = factory
 		host.synced[resource] = func() bool {
 			over := make(chan struct{})
@@ -144,6 +148,12 @@ func newHostInformers(all informers.SharedInformerFactory, client kubernetes.Int
 		}
 	}
 	return hostInformers{all, host, policies, make(chan struct{})}
+}
+
+// withoutDependentsPolicy leaves out the one policy of the base that is never about this API and has parameters: the plugin
+// would watch those of all policies, ConfigMaps here, which the server may not, and log that for as long as it runs.
+func withoutDependentsPolicy(options *metav1.ListOptions) {
+	options.FieldSelector = fields.OneTermNotEqualSelector(metav1.ObjectNameField, collector.DependentsPolicy).String()
 }
 
 // Start implements informers.SharedInformerFactory.

@@ -43,7 +43,7 @@ func TestDrainTakesASandboxForWhatSomebodyBringsBack(t *testing.T) {
 	t.Parallel()
 	k := newKubectl(t)
 	now := k.start("demo")
-	said := k.do("drain", now.Status.NodeName, "--dry-run=client", "--ignore-daemonsets", "--pod-selector="+v1alpha1.LabelSandboxUID+"="+string(now.UID))
+	said := k.do("drain", now.Status.NodeName, "--dry-run=server", "--timeout=1m", "--ignore-daemonsets", "--pod-selector="+v1alpha1.LabelSandboxUID+"="+string(now.UID))
 	if !strings.Contains(said, k.namespace+"/demo") {
 		t.Errorf("kubectl drain says:\n%s", said)
 	}
