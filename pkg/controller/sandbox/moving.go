@@ -54,7 +54,11 @@ func (o *observed) noteMove(next *nextStatus, view podView) *note {
 		next.Move = nil
 		return &note{reason: v1alpha1.EventMoveEnded, message: fmt.Sprintf("Pod %s is to go (%s), and its files are not saved before: the sandbox's policy is another one by now", o.pod.Name, whyMoves(record))}
 	case record == nil && o.endsUnsaved(view) && move.Wanted(o.sandbox, v1alpha1.ReasonPodTerminating):
-		next.Move, _ = move.Next(o.sandbox, move.Request{PodUID: o.pod.UID, NodeName: o.pod.Spec.NodeName, Reason: endReason(o.pod), Message: view.message}, o.now)
+		message := view.message
+		if why := disruption(o.pod); why != "" && !view.lost && o.pod.DeletionTimestamp == nil {
+			message = "the Pod is to end: " + why
+		}
+		next.Move, _ = move.Next(o.sandbox, move.Request{PodUID: o.pod.UID, NodeName: o.pod.Spec.NodeName, Reason: endReason(o.pod), Message: message}, o.now)
 	}
 	return nil
 }
@@ -64,7 +68,7 @@ func (o *observed) endsUnsaved(view podView) bool {
 	if o.wants(v1alpha1.DesiredStatePaused) && o.pausedReason() != v1alpha1.ReasonFilesLost {
 		return false // a pause saves them
 	}
-	return view.lost && o.seenToRun() && o.pod.DeletionTimestamp == nil || o.pod.DeletionTimestamp != nil && o.endsAlive()
+	return (view.lost || disruption(o.pod) != "") && o.seenToRun() && o.pod.DeletionTimestamp == nil || o.pod.DeletionTimestamp != nil && o.endsAlive()
 }
 
 // endsAlive says whether a container runs whose files are kept, of a Pod that is being deleted. What has ended its kubelet
@@ -92,7 +96,7 @@ func endReason(pod *corev1.Pod) string {
 		switch condition.Reason {
 		case "DeletionByTaintManager":
 			return v1alpha1.ReasonNodeTainted
-		case "EvictionByEvictionAPI", corev1.PodReasonPreemptionByScheduler:
+		case "EvictionByEvictionAPI", corev1.PodReasonPreemptionByScheduler, corev1.PodReasonTerminationByKubelet:
 			return v1alpha1.ReasonEvicted
 		}
 	}
