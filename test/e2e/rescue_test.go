@@ -50,7 +50,7 @@ func dies(how string, policy corev1.RestartPolicy) func(*v1alpha1.Sandbox) {
 }
 
 // TestWhatAContainerHadWrittenIsRescued: the container has ended and was begun anew, with fresh files; the old ones are in a
-// snapshot of their own.
+// snapshot of their own. People ask for them in vain elsewhere: https://github.com/kubernetes/kubernetes/issues/6893
 func TestWhatAContainerHadWrittenIsRescued(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t)
@@ -132,4 +132,66 @@ func TestWhatRestartsAllContainersIsSaidBeforehand(t *testing.T) {
 		message := messageOf(s.Status.Conditions, v1alpha1.ConditionDataLost)
 		return meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.ConditionDataLost) && strings.Contains(message, v1alpha1.MessageWrittenSince) && strings.Contains(message, " is gone")
 	})
+}
+
+// TestRestoredByItself: a container ends, and the sandbox comes back with the files that it had then, and with those of the others.
+func TestRestoredByItself(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	restore := func(policy corev1.RestartPolicy) func(*v1alpha1.Sandbox) {
+		return func(s *v1alpha1.Sandbox) {
+			dies("exit 1", policy)(s)
+			s.Spec.OnExit = v1alpha1.ExitPolicyRestore
+			s.Spec.Template.Spec.Containers = append(s.Spec.Template.Spec.Containers, sleeper("side"))
+		}
+	}
+	before := map[string]*v1alpha1.Sandbox{}
+	for name, policy := range map[string]corev1.RestartPolicy{"always": corev1.RestartPolicyAlways, "never": corev1.RestartPolicyNever} {
+		before[name] = r.start(name, restore(policy))
+		r.shIn(name, "side", "echo beside > /root/file")
+		r.sh(name, fmt.Sprintf("echo 'of %s' > /root/file; sync; touch /root/die", name))
+	}
+	for name, was := range before {
+		now := r.await(name, "back in another Pod", func(s *v1alpha1.Sandbox) bool {
+			return s.Status.Phase == v1alpha1.SandboxRunning && s.Status.PodUID != "" && s.Status.PodUID != was.Status.PodUID && s.Status.Move == nil
+		})
+		r.awaitReady(name)
+		if got := r.sh(name, "cat /root/file; ls /root"); got != fmt.Sprintf("of %s\nfile\n", name) {
+			t.Errorf("%s has %q", name, got)
+		}
+		if got := r.shIn(name, "side", "cat /root/file"); got != "beside\n" {
+			t.Errorf("beside %s there is %q", name, got)
+		}
+		if meta.IsStatusConditionTrue(now.Status.Conditions, v1alpha1.ConditionDataLost) {
+			t.Errorf("it is %s", describe(now))
+		}
+		snapshot := r.snapshot(now.Status.SnapshotName)
+		if snapshot.Spec.Pause == nil || snapshot.Spec.Rescue == nil || len(snapshot.Status.Containers) != 2 {
+			t.Errorf("it comes from %+v", snapshot.Spec)
+		}
+	}
+	r.mustNotBeFrozen()
+}
+
+// TestWhatAKubeletEvictsIsSavedOrSaid: it gives a Pod a second to end, and removes what has ended within another.
+func TestWhatAKubeletEvictsIsSavedOrSaid(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	before := r.start("demo", func(s *v1alpha1.Sandbox) {
+		s.Spec.Template.Spec.Containers[0].Resources.Limits = corev1.ResourceList{corev1.ResourceEphemeralStorage: resource.MustParse("20Mi")}
+	})
+	r.sh("demo", "echo important > /root/file; sync; dd if=/dev/zero of=/root/much bs=1M count=60")
+	now := r.await("demo", "in another Pod", func(s *v1alpha1.Sandbox) bool {
+		return s.Status.Phase == v1alpha1.SandboxRunning && s.Status.PodUID != "" && s.Status.PodUID != before.Status.PodUID
+	})
+	r.awaitReady("demo")
+	saved := r.sh("demo", "cat /root/file || true") == "important\n"
+	t.Logf("saved: %t", saved)
+	if lost := meta.IsStatusConditionTrue(now.Status.Conditions, v1alpha1.ConditionDataLost); lost == saved {
+		t.Errorf("saved: %t, and the sandbox is %s", saved, describe(now))
+	}
+	if message := messageOf(now.Status.Conditions, v1alpha1.ConditionDataLost); !saved && !strings.Contains(message, "Evicted") {
+		t.Errorf("evicted for its limit, the sandbox says %q", message)
+	}
+	r.mustNotBeFrozen()
 }

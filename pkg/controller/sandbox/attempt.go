@@ -53,7 +53,10 @@ func Attempt(sandbox *v1alpha1.Sandbox) *v1alpha1.SandboxSnapshot {
 
 // CreateAttempt creates it.
 func CreateAttempt(ctx context.Context, own client.Client, sandbox *v1alpha1.Sandbox, options ...client.CreateOption) error {
-	snapshot := Attempt(sandbox)
+	return create(ctx, own, Attempt(sandbox), options...)
+}
+
+func create(ctx context.Context, own client.Client, snapshot *v1alpha1.SandboxSnapshot, options ...client.CreateOption) error {
 	if err := own.Create(ctx, snapshot, options...); err != nil {
 		return fmt.Errorf("create snapshot %s/%s: %w", snapshot.Namespace, snapshot.Name, err)
 	}
@@ -65,7 +68,7 @@ func CreateAttempt(ctx context.Context, own client.Client, sandbox *v1alpha1.San
 // has been frozen yet, and the sandbox runs on, as after any attempt that failed.
 func (r *Reconciler) createSnapshot(ctx context.Context, seen *observed) error {
 	sandbox := seen.sandbox
-	err := CreateAttempt(ctx, r.Client, sandbox)
+	err := create(ctx, r.Client, seen.attemptToMake())
 	seen.now = r.Clock.Now()
 	if err == nil {
 		r.attempts.hold(sandbox, Attempt(sandbox).Name, r.Clock.Now())

@@ -63,7 +63,9 @@ type observed struct {
 	lastResets []reset
 	// rescued are the rescues of the sandbox, the latest first; they are looked at where something may be to be rescued, or told
 	// of. canRescue says that there is a registry for them, rescueHeld how long none of these containers is created; nil: at once.
+	// tried are all that have such containers, the attempts of moves among them.
 	rescued    []v1alpha1.SandboxSnapshot
+	tried      []v1alpha1.SandboxSnapshot
 	canRescue  bool
 	rescueHeld func(containers string) time.Duration
 	// unguarded says that the garbage collector may delete the Pods of sandboxes; claimed, that the Pod was made the
@@ -172,11 +174,12 @@ func (o *observed) running() action {
 	if view.lost && !o.savesDead(next) {
 		return o.ended(next, view)
 	}
+	left := o.noteEnd(next, view)
 	containers, later := o.toRescue()
 	if len(containers) > 0 {
 		return action{do: createRescue, rescue: containers} // before anything else: the kubelet may remove them at any moment
 	}
-	return sooner(o.runsOn(next, view, withdrawn), later)
+	return sooner(sooner(o.runsOn(next, view, withdrawn), later), left)
 }
 
 // sooner has a visit come after some time, where that is not zero and the next would come later.

@@ -207,6 +207,9 @@ func (o *observed) finishPause(next *nextStatus) action {
 	next.forgetPod()
 	next.FailedAttempts = 0
 	event := &note{reason: v1alpha1.ReasonPaused, message: fmt.Sprintf("saved in snapshot %s; Pod %s is gone", next.SnapshotName, o.sandbox.Name)}
+	if o.restoresEnded() {
+		o.broughtBack(next)
+	}
 	if o.moves() {
 		// Nobody has taken note of what was lost before, and whoever moves again and again waits as after Pods that do not last.
 		event.reason = v1alpha1.ReasonFilesSaved
@@ -232,6 +235,9 @@ func (o *observed) attemptFailed(next *nextStatus, why metav1.Condition) action 
 
 // attemptFailedFor is attemptFailed with the wait before the next attempt; zero: as is usual for that reason.
 func (o *observed) attemptFailedFor(next *nextStatus, why metav1.Condition, again time.Duration) action {
+	if o.restoresEnded() && beyondRescue[why.Reason] {
+		return o.notBroughtBack(next, why)
+	}
 	next.FailedAttempts++
 	if again == 0 {
 		again = retryAfter(next.FailedAttempts, why.Reason)

@@ -299,7 +299,7 @@ func (r *Reconciler) observe(ctx context.Context, own client.Reader, sandbox *v1
 	status := &sandbox.Status
 	if seen.tellsOfRescues() {
 		// From the cache: what it does not show yet brings another visit, and none is created on its word.
-		if seen.rescued, err = r.rescuesOf(ctx, r.Client, sandbox); err != nil {
+		if seen.rescued, seen.tried, err = r.rescuesOf(ctx, r.Client, sandbox); err != nil {
 			return nil, err
 		}
 	}

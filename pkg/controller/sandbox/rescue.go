@@ -47,10 +47,17 @@ type remains struct {
 	// times is how often it has ended since it ran for the first time, this one included; at is when, zero where nobody knows.
 	times int32
 	at    time.Time
+	// replaced says that another runs in its place by now, and may have written files of its own.
+	replaced bool
 }
 
 // remainsIn are those of a Pod, of the containers in kept; none named: of all.
 func remainsIn(pod *corev1.Pod, known firstRuns, kept []string) []remains {
+	return remainsOf(pod, known, kept, false)
+}
+
+// remainsOf are remainsIn, and where failed is true those of containers that have failed and do not run again.
+func remainsOf(pod *corev1.Pod, known firstRuns, kept []string, failed bool) []remains {
 	var all []remains
 	for _, status := range contents.Statuses(pod) {
 		first, ran := known.first(pod.UID, status)
@@ -59,7 +66,7 @@ func remainsIn(pod *corev1.Pod, known firstRuns, kept []string) []remains {
 		}
 		times, last := status.RestartCount-first, status.LastTerminationState.Terminated
 		switch now, waits := status.State.Terminated, status.State.Waiting; {
-		case now != nil && beginsAnew(pod, status.Name, now.ExitCode):
+		case now != nil && (beginsAnew(pod, status.Name, now.ExitCode) || failed && now.ExitCode != 0):
 			times, last = times+1, now
 		case waits != nil && last != nil && last.ContainerID == status.ContainerID:
 			times++
@@ -67,7 +74,7 @@ func remainsIn(pod *corev1.Pod, known firstRuns, kept []string) []remains {
 		if times < 1 || last == nil || last.ContainerID == "" || failedToStart(last) {
 			continue
 		}
-		all = append(all, remains{container: status.Name, id: bareID(last.ContainerID), times: times, at: last.FinishedAt.Time})
+		all = append(all, remains{container: status.Name, id: bareID(last.ContainerID), times: times, at: last.FinishedAt.Time, replaced: status.State.Running != nil})
 	}
 	return all
 }
@@ -121,7 +128,7 @@ func (o *observed) tellsOfRescues() bool {
 	if phase := o.phase(); o.pod == nil || !o.rescues() || phase != v1alpha1.SandboxRunning && phase != v1alpha1.SandboxPausing {
 		return false
 	}
-	return len(remainsIn(o.pod, o.runs, o.keeps())) > 0
+	return len(remainsOf(o.pod, o.runs, o.keeps(), true)) > 0
 }
 
 // toRescue are the containers that are to be saved now as they have ended, or how long to wait until they are; zero: none
@@ -132,7 +139,7 @@ func (o *observed) toRescue() (now []v1alpha1.RescuedContainer, after time.Durat
 	}
 	due := time.Time{}
 	for _, left := range remainsIn(o.pod, o.runs, o.keeps()) {
-		if o.settled(left) {
+		if o.settled(left) || o.restorable(left) {
 			continue
 		}
 		now = append(now, v1alpha1.RescuedContainer{ContainerName: left.container, ContainerID: left.id})
@@ -157,10 +164,11 @@ func (o *observed) toRescue() (now []v1alpha1.RescuedContainer, after time.Durat
 // rescueOf is the latest rescue of a container that has ended, nil where there is none. They are in the order of their
 // numbers, the latest first.
 func (o *observed) rescueOf(container, id string) *v1alpha1.SandboxSnapshot {
-	for i := range o.rescued {
-		of := sandboxsnapshot.RescueOf(&o.rescued[i])
-		if slices.Contains(of.Containers, v1alpha1.RescuedContainer{ContainerName: container, ContainerID: id}) {
-			return &o.rescued[i]
+	for _, list := range [][]v1alpha1.SandboxSnapshot{o.rescued, o.tried} {
+		for i := range list {
+			if slices.Contains(list[i].Spec.Rescue.Containers, v1alpha1.RescuedContainer{ContainerName: container, ContainerID: id}) {
+				return &list[i]
+			}
 		}
 	}
 	return nil
@@ -171,7 +179,7 @@ func (o *observed) settled(left remains) bool {
 	tried := o.rescueOf(left.container, left.id)
 	switch {
 	case tried == nil:
-		return false
+		return o.wasSaved(left)
 	case tried.Status.Phase != v1alpha1.SnapshotFailed:
 		return true
 	case beyondRescue[reasonOf(tried).Reason], left.at.IsZero():
@@ -179,6 +187,17 @@ func (o *observed) settled(left remains) bool {
 	}
 	return o.now.Sub(left.at) > rescueLimit
 }
+
+// wasSaved says whether it is told that it was saved: then somebody has deleted the snapshot since, and wants no other.
+func (o *observed) wasSaved(left remains) bool {
+	lost := meta.FindStatusCondition(o.sandbox.Status.Conditions, v1alpha1.ConditionDataLost)
+	return lost != nil && strings.Contains(lost.Message, toldSaved) && o.pod != nil && slices.ContainsFunc(o.resets(), func(r reset) bool {
+		return r.container == left.container && r.before == left.id && r.toldIn(lost.Message)
+	})
+}
+
+// toldSaved is how the fate of files begins that are saved.
+const toldSaved = " is in snapshot "
 
 // rescueDue is when what a container has left may be saved. What failed before is tried again after as long as it
 // has been failing, and what comes after another has ended in the same Pod later each time.
@@ -226,10 +245,12 @@ func (o *observed) fate(r reset) string {
 	tried := o.rescueOf(r.container, r.before)
 	switch {
 	case tried != nil && tried.Status.Phase == v1alpha1.SnapshotSucceed:
-		return fmt.Sprintf(" is in snapshot %s, as the container has ended: kubectl cp it from a sandbox with that name in spec.restoreFrom, or pause this one and resume it with that snapshotName", tried.Name)
+		return fmt.Sprintf(toldSaved+"%s, as the container has ended: kubectl cp it from a sandbox with that name in spec.restoreFrom, or pause this one and resume it with that snapshotName", tried.Name)
 	case tried != nil && tried.Status.Phase == v1alpha1.SnapshotFailed && o.settled(remains{container: r.container, id: r.before, at: r.at}):
 		why := reasonOf(tried)
 		return fmt.Sprintf(" is gone: snapshot %s could not save it (%s: %s)", tried.Name, why.Reason, why.Message)
+	case r.before != "" && o.pod != nil && o.restorable(remains{container: r.container, id: r.before, at: r.at, replaced: true}):
+		return " is to be brought back: the Pod is saved, the container as it has ended, and the sandbox comes back from that; what is written until then is not"
 	case tried != nil:
 		return fmt.Sprintf(" is being saved in snapshot %s from the container that has ended", tried.Name)
 	case o.rescues() && r.before != "" && r.before != r.id && o.pod != nil:

@@ -53,11 +53,11 @@ func rescue(sandbox *v1alpha1.Sandbox, number int64, containers []v1alpha1.Rescu
 // a cache that is behind no second one comes: those that there are, are read live.
 func (r *Reconciler) createRescue(ctx context.Context, seen *observed, containers []v1alpha1.RescuedContainer) error {
 	sandbox := seen.sandbox
-	all, err := r.rescuesOf(ctx, r.Live, sandbox)
+	all, tried, err := r.rescuesOf(ctx, r.Live, sandbox)
 	if err != nil {
 		return err
 	}
-	seen.rescued = all
+	seen.rescued, seen.tried = all, tried
 	still, _ := seen.toRescue()
 	r.rescueHolds.hold(sandbox, containersOf(containers), r.Clock.Now()) // the cache may be behind; somebody may refuse it, or delete each
 	if !slices.Equal(still, containers) {
@@ -96,16 +96,22 @@ func containersOf(rescued []v1alpha1.RescuedContainer) string {
 	return strings.Join(all, " and ")
 }
 
-// rescuesOf are the rescues of this sandbox, the latest first.
-func (r *Reconciler) rescuesOf(ctx context.Context, reader client.Reader, sandbox *v1alpha1.Sandbox) ([]v1alpha1.SandboxSnapshot, error) {
+// rescuesOf are the rescues of this sandbox, the latest first, and those attempts of pauses that have ended containers.
+func (r *Reconciler) rescuesOf(ctx context.Context, reader client.Reader, sandbox *v1alpha1.Sandbox) (rescues, attempts []v1alpha1.SandboxSnapshot, err error) {
 	list := &v1alpha1.SandboxSnapshotList{}
 	if err := reader.List(ctx, list, client.InNamespace(sandbox.Namespace), client.MatchingFields{sandboxsnapshot.IndexSandbox: sandbox.Name}); err != nil {
-		return nil, fmt.Errorf("list the snapshots of sandbox %s/%s: %w", sandbox.Namespace, sandbox.Name, err)
+		return nil, nil, fmt.Errorf("list the snapshots of sandbox %s/%s: %w", sandbox.Namespace, sandbox.Name, err)
 	}
-	all := slices.DeleteFunc(list.Items, func(s v1alpha1.SandboxSnapshot) bool {
-		of := sandboxsnapshot.RescueOf(&s)
-		return of == nil || of.SandboxUID != sandbox.UID
-	})
-	byNumber(all)
-	return all, nil
+	for _, s := range list.Items {
+		switch of := s.Spec.Rescue; {
+		case of == nil || of.SandboxUID != sandbox.UID:
+		case sandboxsnapshot.RescueOf(&s) != nil:
+			rescues = append(rescues, s)
+		default:
+			attempts = append(attempts, s)
+		}
+	}
+	byNumber(rescues)
+	slices.SortFunc(attempts, func(a, b v1alpha1.SandboxSnapshot) int { return int(naming.Attempt(b.Name) - naming.Attempt(a.Name)) })
+	return rescues, attempts, nil
 }

@@ -47,7 +47,7 @@ func (r *Reconciler) finalize(ctx context.Context, sandbox *v1alpha1.Sandbox) (c
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	rescues, err := r.rescuesOf(ctx, r.Live, sandbox)
+	rescues, _, err := r.rescuesOf(ctx, r.Live, sandbox)
 	if err != nil {
 		return ctrl.Result{}, err
 	}

@@ -90,6 +90,9 @@ func (o *observed) begun(next *nextStatus) action {
 		return o.write(next, &note{warning: true, reason: v1alpha1.EventTemplateNotApplied,
 			message: told + ". It had begun to run before what it is made of was changed, and may have files: the change comes with the next Pod; pause the sandbox and resume it"})
 	}
+	if moved != nil && moved.Reason == v1alpha1.ReasonContainerEnded {
+		return o.write(next, &note{reason: v1alpha1.EventMoved, message: fmt.Sprintf("%s, from snapshot %s, with the files as they were when %s", told, next.SnapshotName, moved.Message)})
+	}
 	if moved != nil {
 		return o.write(next, &note{reason: v1alpha1.EventMoved, message: fmt.Sprintf("%s. It has left node %s (%s)", told, moved.NodeName, whyMoves(moved))})
 	}

@@ -119,6 +119,7 @@ func newStorm(t *testing.T, seed uint64) *storm {
 	}
 	s.stored = objects{sandbox: sandboxIn(v1alpha1.SandboxPending), snapshots: map[string]*v1alpha1.SandboxSnapshot{}}
 	s.stored.sandbox.ResourceVersion = s.version()
+	s.stored.sandbox.Spec.OnExit = exits[seed%uint64(len(exits))]
 	if s.rand.IntN(4) == 0 {
 		restoresFrom("base")(s.stored.sandbox)
 		s.makeBase()
@@ -545,6 +546,9 @@ func (s *storm) removePod() {
 		s.losses++
 	}
 	s.owed = max(s.owed, s.files)
+	if attempt != nil && attempt.Spec.Rescue != nil && attempt.Status.Phase == v1alpha1.SnapshotSucceed && s.reason(v1alpha1.ConditionPaused) == v1alpha1.ReasonRemovingPod {
+		s.owed = s.content[attempt.Name] // what was written after the container had ended is given up
+	}
 	if !s.known && s.runs {
 		s.owed = s.base // its node never told of it, or told nobody
 	}
@@ -575,8 +579,15 @@ func (s *storm) commit() {
 		s.changeSnapshot(attempt.Name, func(a *v1alpha1.SandboxSnapshot) {
 			a.Status.Phase, a.Status.SandboxUID, a.Status.SourcePodUID = v1alpha1.SnapshotCommitting, s.stored.sandbox.UID, pod.UID
 		})
-	case !s.runs:
+	case !s.runs, attempt.Spec.Rescue != nil && attempt.Spec.Rescue.Containers[0].ContainerID != s.dead:
 		s.endCommit(attempt.Name, v1alpha1.ReasonContainerNotFound)
+	case attempt.Spec.Rescue != nil:
+		s.content[attempt.Name] = s.deadFiles
+		s.changeSnapshot(attempt.Name, func(a *v1alpha1.SandboxSnapshot) {
+			a.Status.Phase, a.Status.CompletionTime = v1alpha1.SnapshotSucceed, &metav1.Time{Time: s.now}
+			a.Status.Containers = []v1alpha1.ContainerSnapshot{{ContainerName: "main", ContainerID: s.dead, ImageURI: "r/a:t", ImageDigest: "sha256:" + strings.Repeat("a", 64)}}
+		})
+		s.note("snapshot: %s holds %d writes of %s, which has ended", attempt.Name, s.deadFiles, s.dead)
 	case pod.Status.Phase == corev1.PodRunning && !s.frozen:
 		s.frozen, s.killed, s.claimed = true, false, true
 	default:
@@ -718,6 +729,8 @@ func (s *storm) fate() {
 	s.stored.sandbox.Spec.Template.Labels = map[string]string{"fate": fate}
 	s.stored.sandbox.Spec.Template.Spec.Containers[0].Image = fate
 }
+
+var exits = []v1alpha1.SandboxExitPolicy{"", v1alpha1.ExitPolicyRescue, v1alpha1.ExitPolicyRestore, v1alpha1.ExitPolicyRestore, v1alpha1.ExitPolicyNone}
 
 func (s *storm) editSource() { restoreFrom(s, []string{"base", "typo", ""}[s.rand.IntN(3)]) }
 
