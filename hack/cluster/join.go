@@ -216,18 +216,15 @@ func leave(ctx context.Context, l layout, n node) error {
 	if err := stopAll(ctx, running, n, []string{"node"}); err != nil {
 		return err
 	}
-	if _, err := os.Stat("/sys/class/net/" + n.link()); err != nil {
-		return nil
-	}
 	// The kernel takes a namespace's links away some time after its last process, and the new one is to have the name.
-	err = poll(ctx, 10*time.Second, 50*time.Millisecond, func() error {
-		out, err := exec.CommandContext(ctx, "ip", "link", "delete", n.link()).CombinedOutput()
-		if _, gone := os.Stat("/sys/class/net/" + n.link()); gone != nil {
-			return nil
+	return poll(ctx, 10*time.Second, 50*time.Millisecond, func() error {
+		if links, err := filepath.Glob("/sys/class/net/" + n.link()); err != nil || len(links) == 0 {
+			return err
 		}
-		return fmt.Errorf("ip link delete %s: %w: %s", n.link(), err, out)
+		// It may go by itself meanwhile: the next look tells.
+		out, _ := exec.CommandContext(ctx, "ip", "link", "delete", n.link()).CombinedOutput()
+		return fmt.Errorf("the link %s is still there: %s", n.link(), out)
 	})
-	return err
 }
 
 // makeCgroups makes the cgroup below which a further node has those of its Pods, in every hierarchy.

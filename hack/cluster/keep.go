@@ -58,8 +58,10 @@ func keep(ctx context.Context, command []string) error {
 		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 		diesWithParent(cmd)
 		err := cmd.Run()
-		if ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			return nil
+		default:
 		}
 		if time.Since(began) > keepsWell {
 			wait = keepWait
