@@ -21,7 +21,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -44,23 +43,25 @@ func (r *room) mustHold() {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), settling)
 	defer cancel()
-	problems := r.problems(ctx)
-	for len(problems) > 0 && pauseBriefly(ctx) == nil {
-		if now := r.problems(ctx); ctx.Err() == nil {
-			problems = now
+	// Of the last scene that could be read; an error of a look that came too late says nothing.
+	problems, read := []string(nil), false
+	for {
+		s, err := r.look(ctx)
+		switch {
+		case err == nil:
+			if problems, read = s.problems(), true; len(problems) == 0 {
+				return
+			}
+		case !read:
+			problems = []string{err.Error()}
+		}
+		if pauseBriefly(ctx) != nil {
+			break
 		}
 	}
 	for _, problem := range problems {
 		r.t.Errorf("namespace %s, for a minute: %s", r.namespace, problem)
 	}
-}
-
-func (r *room) problems(ctx context.Context) []string {
-	s, err := r.look(ctx)
-	if err != nil {
-		return []string{err.Error()}
-	}
-	return s.problems()
 }
 
 // look reads all that there is of the room's sandboxes.
@@ -125,7 +126,8 @@ func (c *cluster) commitLeases(ctx context.Context) (snapshots []string, err err
 }
 
 // uploads are what the open registry has of the room's uploads once nobody is at work. A committer that is killed takes none
-// back, and the registry keeps them for as long as it is told to.
+// back, and the registry keeps them for as long as it is told to. Of one that is taken back distribution keeps an empty shell,
+// the state of its checksum: it closes the upload once more after it has deleted it.
 func (r *room) uploads(jobPods []corev1.Pod) []string {
 	if r.killedCommitter {
 		return nil
@@ -136,7 +138,7 @@ func (r *room) uploads(jobPods []corev1.Pod) []string {
 			return nil
 		}
 	}
-	left, _ := filepath.Glob(filepath.Join(os.Getenv("CLUSTER_DIR"), "registry", "open", "docker/registry/v2/repositories/*", r.namespace, "*/_uploads/*"))
+	left, _ := filepath.Glob(clusterDir() + "/registry/open/docker/registry/v2/repositories/*/" + r.namespace + "/*/_uploads/*/data")
 	return left
 }
 
