@@ -96,7 +96,7 @@ var ErrGone = errors.New("the cgroup does not exist")
 // (linux.cgroupsPath of the OCI runtime specification), else by its ID, which is in the name.
 func (t *Tree) Container(id, cgroupsPath string) (*Group, error) {
 	if relative := expand(cgroupsPath); relative != "" {
-		g := &Group{tree: t, dir: filepath.Join(t.root, relative)}
+		g := &Group{tree: t, dir: filepath.Join(t.root, relative), container: true}
 		if g.exists() {
 			return g, nil
 		}
@@ -112,7 +112,7 @@ func (t *Tree) Container(id, cgroupsPath string) (*Group, error) {
 		case !entry.IsDir():
 			return nil
 		case strings.Contains(entry.Name(), id):
-			found = &Group{tree: t, dir: path}
+			found = &Group{tree: t, dir: path, container: true}
 			return fs.SkipAll
 		}
 		return nil
@@ -155,6 +155,8 @@ func expand(cgroupsPath string) string {
 type Group struct {
 	tree *Tree
 	dir  string
+	// container is whether a runtime made it for a container, and may have put that into one below.
+	container bool
 }
 
 // Path is the cgroup's name, as its hierarchy counts.

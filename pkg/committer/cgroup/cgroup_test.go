@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -156,5 +157,72 @@ func TestLook(t *testing.T) {
 	_ = cmd.Wait() // it was killed
 	if _, lives := Look(cmd.Process.Pid); lives {
 		t.Error("it lives on")
+	}
+}
+
+// TestARuntimeFreezesBelow: crun has a cgroup of its own in the scope that systemd makes for a container,
+// and freezes that. Another's container that has a cgroup below is not taken for it.
+func TestARuntimeFreezesBelow(t *testing.T) {
+	file := func(freeze, frozen string, pids ...string) map[string]string {
+		return map[string]string{"cgroup.freeze": freeze + "\n", "cgroup.events": "populated 1\nfrozen " + frozen + "\n", "cgroup.procs": strings.Join(pids, "\n")}
+	}
+	runs, asked, frozen, above := file("0", "0"), file("1", "0"), file("1", "1"), file("0", "1")
+	for name, test := range map[string]struct {
+		scope map[string]string
+		below map[string]map[string]string
+		want  State
+		told  []string // by a freeze and a thaw
+	}{
+		"runs":                   {runs, map[string]map[string]string{"container": file("0", "0", "7")}, State{}, []string{"container"}},
+		"is being frozen":        {runs, map[string]map[string]string{"container": asked}, State{Asked: true}, []string{"container"}},
+		"is frozen":              {runs, map[string]map[string]string{"container": frozen}, State{Asked: true, Frozen: true}, []string{"container"}},
+		"is frozen with the Pod": {above, map[string]map[string]string{"container": above}, State{Above: true, Frozen: true}, []string{"container"}},
+		"was left frozen above":  {frozen, map[string]map[string]string{"container": above}, State{Asked: true, Frozen: true}, []string{"container"}},
+		"has processes of its own, beside what it has frozen itself": {file("0", "0", "7"), map[string]map[string]string{"mine": frozen}, State{}, nil},
+		"has two below, and has frozen one itself":                   {runs, map[string]map[string]string{"mine": frozen, "init": runs}, State{}, nil},
+		"has frozen one of two itself, and is frozen":                {frozen, map[string]map[string]string{"mine": frozen, "init": above}, State{Asked: true, Frozen: true}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			const scope = "a.slice/cri-containerd-c.scope"
+			files := map[string]string{}
+			for dir, content := range test.below {
+				for file, text := range content {
+					files[filepath.Join(scope, dir, file)] = text
+				}
+			}
+			for file, text := range test.scope {
+				files[filepath.Join(scope, file)] = text
+			}
+			tr := tree(t, 2, files)
+			g, err := tr.Container("c", "a.slice:cri-containerd:c")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := g.State(); err != nil || got != test.want {
+				t.Errorf("it is %+v (%v), want %+v", got, err, test.want)
+			}
+			for _, step := range []struct {
+				tell func() error
+				want string
+			}{{g.Freeze, "1"}, {g.Thaw, "0"}} {
+				if err := step.tell(); err != nil {
+					t.Fatal(err)
+				}
+				for dir := range test.below {
+					told, want := slices.Contains(test.told, dir), strings.TrimSpace(files[filepath.Join(scope, dir, "cgroup.freeze")])
+					if told {
+						want = step.want
+					}
+					got, err := os.ReadFile(filepath.Join(tr.root, scope, dir, "cgroup.freeze"))
+					if err != nil || strings.TrimSpace(string(got))[:1] != want {
+						t.Errorf("%s has %q (%v), want %s", dir, got, err, want)
+					}
+				}
+				got, err := os.ReadFile(filepath.Join(tr.root, scope, "cgroup.freeze"))
+				if err != nil || string(got)[:1] != step.want {
+					t.Errorf("the scope has %q (%v), want %s", got, err, step.want)
+				}
+			}
+		})
 	}
 }

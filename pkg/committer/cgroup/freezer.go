@@ -17,7 +17,9 @@ limitations under the License.
 package cgroup
 
 import (
+	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 )
 
@@ -40,7 +42,43 @@ func (g *Group) State() (State, error) {
 	return g.stateV2()
 }
 
-func (g *Group) stateV2() (s State, err error) {
+// stateV2 is that of the cgroup, or of the one below that all of its processes are in.
+func (g *Group) stateV2() (State, error) {
+	s, err := g.ownStateV2()
+	if err != nil || s.Asked || s.Frozen {
+		return s, err
+	}
+	if inner := g.inner(); inner != nil {
+		below, err := inner.ownStateV2()
+		if err == nil {
+			return below, nil
+		}
+		if !errors.Is(err, ErrGone) {
+			return State{}, err
+		}
+	}
+	return s, nil
+}
+
+// inner is the cgroup below a container's that alone has all of its processes, nil where there is
+// none such. crun makes one (container) in the scope that systemd makes, and freezes that: the kernel
+// does not say of the scope then that it is frozen, for nobody asked it to be.
+// https://github.com/containers/crun/blob/main/crun.1.md#runocisystemdsubgroupsubgroup
+func (g *Group) inner() *Group {
+	if !g.container || g.tree.version != 2 {
+		return nil
+	}
+	if own, err := pidsIn(filepath.Join(g.dir, "cgroup.procs")); err != nil || len(own) > 0 {
+		return nil
+	}
+	children, err := g.Children()
+	if err != nil || len(children) != 1 {
+		return nil
+	}
+	return children[0]
+}
+
+func (g *Group) ownStateV2() (s State, err error) {
 	asked, err := g.read("cgroup.freeze")
 	if err != nil {
 		return State{}, err
@@ -93,6 +131,12 @@ func (g *Group) tell(v2, v1 string) error {
 	}
 	if err := g.write(name, value); err != nil {
 		return fmt.Errorf("writing %s into %s of cgroup %s: %w", value, name, g.Path(), err)
+	}
+	// Whichever of the two its runtime freezes, it finds what it expects.
+	if inner := g.inner(); inner != nil {
+		if err := inner.tell(v2, v1); !errors.Is(err, ErrGone) {
+			return err
+		}
 	}
 	return nil
 }
