@@ -256,18 +256,18 @@ func TestAWebhookForAllKindsIsNotAskedAboutReviews(t *testing.T) {
 	}
 	gone := admissionregistrationv1.WebhookClientConfig{URL: ptr.To("https://127.0.0.1:1/")}
 	// Its selector keeps other tests out of it; what has no namespace is nevertheless asked about.
-	_, err := kube.AdmissionregistrationV1().ValidatingWebhookConfigurations().Create(t.Context(), &admissionregistrationv1.ValidatingWebhookConfiguration{
+	hooks := kube.AdmissionregistrationV1().MutatingWebhookConfigurations()
+	_, err := hooks.Create(t.Context(), &admissionregistrationv1.MutatingWebhookConfiguration{
 		ObjectMeta: metav1.ObjectMeta{Name: "all-kinds"},
-		Webhooks: []admissionregistrationv1.ValidatingWebhook{{
+		Webhooks: []admissionregistrationv1.MutatingWebhook{{
 			Name: "all.example.com", ClientConfig: gone, Rules: everything("*", "*/*"), FailurePolicy: &fail, SideEffects: &none,
 			MatchPolicy: ptr.To(admissionregistrationv1.Equivalent), NamespaceSelector: f.here(), ObjectSelector: &metav1.LabelSelector{},
-			TimeoutSeconds: ptr.To[int32](1), AdmissionReviewVersions: []string{"v1"},
+			ReinvocationPolicy: ptr.To(admissionregistrationv1.NeverReinvocationPolicy),
+			TimeoutSeconds:     ptr.To[int32](1), AdmissionReviewVersions: []string{"v1"},
 		}},
 	}, metav1.CreateOptions{})
 	f.must(err)
-	t.Cleanup(func() {
-		_ = kube.AdmissionregistrationV1().ValidatingWebhookConfigurations().Delete(context.Background(), "all-kinds", metav1.DeleteOptions{})
-	})
+	t.Cleanup(func() { _ = hooks.Delete(context.Background(), "all-kinds", metav1.DeleteOptions{}) })
 	body := f.encode(sandbox("demo"))
 	f.eventually(func() error {
 		if got := f.post(f.path("?dryRun=All"), body); got.code != http.StatusInternalServerError {

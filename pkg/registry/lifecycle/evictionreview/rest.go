@@ -97,7 +97,7 @@ var (
 	_ rest.Storage                  = &REST{}
 	_ rest.Scoper                   = &REST{}
 	_ rest.SingularNameProvider     = &REST{}
-	_ rest.Creater                  = &REST{}
+	_ rest.Creater                  = &REST{} //nolint:misspell // as Kubernetes spells it
 	_ rest.GroupVersionKindProvider = &REST{}
 )
 
