@@ -167,13 +167,14 @@ bench-watch: ## Measure what an event costs those who watched before the server 
 	@hack/bench-store.sh watch
 
 .PHONY: e2e-nightly
-e2e-nightly: $(CLUSTER) ## What takes long, many times: trees, writers, hostile content, cycles, 1 GB, a random walk of an hour, and the oldest Kubernetes (needs root; COUNT=… says how many times)
+e2e-nightly: $(CLUSTER) ## What takes long, many times: trees, writers, hostile content, cycles, 1 GB, a random walk of an hour, the oldest Kubernetes, and a node with cgroup v2 and systemd (needs root; COUNT=… says how many times)
 	NIGHTLY=true SEEDS=500 go test $(TEST_FLAGS) -count=1 -timeout 60m ./pkg/committer/...
 	FUZZTIME=1x STORMS=20000x hack/fuzz.sh
 	NIGHTLY=true go test $(TEST_FLAGS) -count=1 -timeout 20m ./test/integration/ -run ^TestEightClientsPatchTheLargestObject$$
 	NIGHTLY=true E2E_FLAGS="-run ^(TestRandomTrees|TestRandomTreesOfAWholePod|TestWhatOthersWroteIntoACommittedContainerIsThereAfterResume|TestResumeCache|TestWhatAnObserverWasToldIsThereAfterResume|TestAHostileContainerIsCommitted|TestManyCyclesStaySmallAndLoseNothing|TestAFreezeIsShortHoweverMuchThereIs|TestBtrfs)$$ -timeout 90m $(E2E_FLAGS)" hack/e2e.sh
 	WALK=1h E2E_FLAGS="-run ^TestRandomWalk$$ -timeout 90m $(E2E_FLAGS)" hack/e2e.sh
 	$(MAKE) e2e-oldest
+	$(MAKE) e2e-vm
 
 # What depends on Kubernetes itself: its admission, its kubelet, its garbage collector, its events.
 OLDEST_TESTS := TestFilesSurviveThreePauses|TestEveryContainerOfAPodIsKept|TestNativeSidecars|TestNobodyRunsBetweenTheFreezeAndTheEnd|TestAPauseEndsWithoutItsKill|TestPoliciesOfTheServersNamespace|TestAPolicyForbidsPausesByNameAndByTheLabelOfTheNamespace|TestAPolicyWithParametersForbidsPauses|TestTheExamplePolicyJudgesThePerson|TestFiftyCreatesRaceForTheFivePlacesOfAQuota|TestANamespaceWithSandboxesCanBeDeleted|TestAPodThatItsNodeDoesNotTakeWaitsAndSaysWhy|TestAnEvictionIsToldWithItsCause|TestTheRolesThatAreInstalledAllowWhatTheyPromise|TestAReportOfVeryManyContainersComesThroughTheLog|TestASnapshotOfARunningSandboxDoesNotStopIt|TestKubectlShowsAPauseAndAResume|TestAServerThatIsKilledInTheMiddleOfAPauseGoesOnAfterwards|TestAPauseOutlivesTheKubeApiserver|TestARegistryThatWantsCredentials
@@ -181,6 +182,10 @@ OLDEST_TESTS := TestFilesSurviveThreePauses|TestEveryContainerOfAPodIsKept|TestN
 .PHONY: e2e-oldest
 e2e-oldest: $(CLUSTER) ## A part of the end-to-end tests, on the oldest Kubernetes that is supported (needs root)
 	KUBERNETES=$(OLDEST_KUBERNETES) E2E_FLAGS="-run ^($(OLDEST_TESTS))$$ $(E2E_FLAGS)" hack/e2e.sh
+
+.PHONY: e2e-vm
+e2e-vm: $(CLUSTER) ## A part of the end-to-end tests on a node with cgroup v2 and systemd: a Debian in an emulated machine (needs root, 5 GB, half an hour; RUNTIMES=crun)
+	hack/vm/e2e.sh
 
 .PHONY: test
 test: $(CLUSTER) ## Everything: lint, verify-generate, unit, fuzz, integration, e2e on a cluster of its own (needs root)

@@ -127,7 +127,10 @@ func TestAWriterOutOfReachIsARefusal(t *testing.T) {
 	r := newRoom(t)
 	r.start("demo", privileged)
 	elsewhere := "/elsewhere-" + r.namespace
-	t.Cleanup(func() { _ = os.Remove("/sys/fs/cgroup/freezer" + elsewhere) }) // it is empty by then
+	t.Cleanup(func() { // it is empty by then
+		_ = os.Remove("/sys/fs/cgroup/freezer" + elsewhere)
+		_ = os.Remove("/sys/fs/cgroup" + elsewhere)
+	})
 	r.tells("main", moveTo(elsewhere)+"; echo $$ > /root/pid", "/root/log")
 	r.pause("demo")
 	refused := r.await("demo", "the pause says who is in the way", func(s *v1alpha1.Sandbox) bool {
@@ -149,7 +152,11 @@ func privileged(s *v1alpha1.Sandbox) {
 
 // moveTo moves the shell that runs it to another cgroup of the node's freezer.
 func moveTo(cgroup string) string {
-	return `mkdir -p /freezer && mount -t cgroup -o freezer none /freezer && own=$(sed -n 's/.*:freezer://p' /proc/self/cgroup)
+	return `mkdir -p /freezer
+if grep -q :freezer: /proc/self/cgroup
+then mount -t cgroup -o freezer none /freezer && own=$(sed -n 's/.*:freezer://p' /proc/self/cgroup)
+else mount -t cgroup2 none /freezer && own=$(sed -n 's/^0:://p' /proc/self/cgroup)
+fi
 mkdir -p /freezer` + cgroup + ` && echo $$ > /freezer` + cgroup + `/cgroup.procs`
 }
 

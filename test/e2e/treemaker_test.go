@@ -69,7 +69,11 @@ var (
 	committerProgram = sync.OnceValues(func() ([]byte, error) { return compile("../../cmd/image-committer") })
 )
 
+// compile takes a program from PROGRAMS instead, where there is no compiler.
 func compile(source string) ([]byte, error) {
+	if programs := os.Getenv("PROGRAMS"); programs != "" {
+		return os.ReadFile(filepath.Join(programs, filepath.Base(source)))
+	}
 	dir, err := os.MkdirTemp("", "e2e-program-")
 	if err != nil {
 		return nil, err

@@ -48,7 +48,7 @@ func frozenAndBack(t *testing.T, r result.Result, c *container, who string) {
 	} else if !strings.Contains(r.Error.Message, who) || !strings.Contains(r.Error.Message, `container "`+c.name+`"`) {
 		t.Errorf("it names neither %q nor the container: %s", who, r.Error.Message)
 	}
-	for _, cgroup := range []string{c.cgroup(), filepath.Dir(c.cgroup())} {
+	for _, cgroup := range []string{c.cgroup(), c.s.podCgroup()} {
 		if asked, frozen := events(t, cgroup); asked || frozen {
 			t.Errorf("%s: asked to freeze %v, frozen %v", cgroup, asked, frozen)
 		}
@@ -195,7 +195,7 @@ func TestThawRepairs(t *testing.T) {
 	forRuntimes(t, func(t *testing.T, s *stage) {
 		main := s.run("main", nil, "count:/beside")
 		other := s.run("other", nil, "count:/beside")
-		for name, cgroup := range map[string]string{"container": main.cgroup(), "sidecar": other.cgroup(), "Pod": filepath.Dir(main.cgroup())} {
+		for name, cgroup := range map[string]string{"container": main.cgroup(), "sidecar": other.cgroup(), "Pod": s.podCgroup()} {
 			main.runs("/beside")
 			if err := os.WriteFile(filepath.Join(cgroup, "cgroup.freeze"), []byte("1"), 0); err != nil {
 				t.Fatal(err)

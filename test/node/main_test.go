@@ -65,6 +65,10 @@ func mountCgroups() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("making all mounts private: %w", err)
 	}
+	var stat unix.Statfs_t
+	if err := unix.Statfs("/sys/fs/cgroup", &stat); err == nil && stat.Type == unix.CGROUP2_SUPER_MAGIC {
+		return nil // the kernel mounts nothing on itself
+	}
 	if err := unix.Mount("none", "/sys/fs/cgroup", "cgroup2", 0, ""); err != nil {
 		return fmt.Errorf("mounting cgroup2: %w", err)
 	}

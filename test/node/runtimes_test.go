@@ -50,8 +50,11 @@ func findRunc() (string, error) { return exec.LookPath("runc") }
 // Debian 12 (1.8.1) knows no feature that it asks for.
 const crunSuite = "trixie"
 
-// findCrun fetches it once, with the libraries that it needs, and installs nothing.
+// findCrun fetches it once, with the libraries that it needs, and installs nothing. CRUN names another.
 var findCrun = sync.OnceValues(func() (string, error) {
+	if other := os.Getenv("CRUN"); other != "" {
+		return other, nil
+	}
 	dir := filepath.Join(filepath.Dir(filepath.Dir(bin("crun"))), "crun-"+crunSuite)
 	wrapper := filepath.Join(dir, "crun")
 	if out, err := exec.Command(wrapper, "--version").CombinedOutput(); err == nil && strings.HasPrefix(string(out), "crun version") {

@@ -72,7 +72,11 @@ type stage struct {
 	mu     sync.Mutex
 }
 
+// programs is where they are; PROGRAMS says it where there is no compiler.
 var programs = sync.OnceValues(func() (dir string, err error) {
+	if dir := os.Getenv("PROGRAMS"); dir != "" {
+		return dir, nil
+	}
 	if dir, err = os.MkdirTemp("", "node-programs-"); err != nil {
 		return "", err
 	}
@@ -243,7 +247,10 @@ type container struct {
 func (s *stage) run(name string, flags []string, jobs ...string) *container {
 	s.t.Helper()
 	c := &container{s: s, name: name, id: fmt.Sprintf("%s-%d-%s", filepath.Base(s.dir), os.Getpid(), name)}
-	args := []string{"run", "--detach", "--null-io", "--runc-binary", s.runtime, "--cpu-shares", "0", "--cgroup", c.group()}
+	args := []string{"run", "--detach", "--null-io", "--runc-binary", s.runtime, "--cpu-shares", "0", "--cgroup", c.cgroupsPath()}
+	if systemd() {
+		args = append(args, "--runc-systemd-cgroup")
+	}
 	for _, label := range []string{"io.kubernetes.pod.uid=" + podUID, "io.kubernetes.container.name=" + name, "io.cri-containerd.kind=container"} {
 		args = append(args, "--label", label)
 	}
@@ -265,16 +272,57 @@ func (s *stage) run(name string, flags []string, jobs ...string) *container {
 	return c
 }
 
-// pod is the Pod's cgroup, as Kubernetes names it.
-func (s *stage) pod() string { return "/kubepods-" + filepath.Base(s.dir) + "/pod" + podUID }
+// systemd is whether CGROUP_DRIVER says that systemd makes the cgroups.
+func systemd() bool { return os.Getenv("CGROUP_DRIVER") == "systemd" }
 
-func (c *container) group() string  { return c.s.pod() + "/" + c.id }
-func (c *container) cgroup() string { return "/sys/fs/cgroup" + c.group() }
+// pod is the Pod's cgroup, as Kubernetes names it.
+func (s *stage) pod() string {
+	if systemd() {
+		return "/" + s.top() + ".slice/" + s.slice()
+	}
+	return "/kubepods-" + s.top() + "/pod" + podUID
+}
+
+// top is the name of what all of the stage lies in. A dash in it would be one more slice.
+func (s *stage) top() string { return strings.ReplaceAll(filepath.Base(s.dir), "-", "") }
+
+func (s *stage) slice() string {
+	return s.top() + "-pod" + strings.ReplaceAll(podUID, "-", "_") + ".slice"
+}
+
+// cgroupsPath is its cgroup as its runtime is told.
+func (c *container) cgroupsPath() string {
+	if systemd() {
+		return c.s.slice() + ":cri-containerd:" + c.id
+	}
+	return c.group()
+}
+
+func (c *container) group() string {
+	if systemd() {
+		return c.s.pod() + "/cri-containerd-" + c.id + ".scope"
+	}
+	return c.s.pod() + "/" + c.id
+}
+
+// cgroup is what its runtime freezes of it. Where systemd makes a scope for it, crun has one in that.
+func (c *container) cgroup() string {
+	if systemd() && strings.Contains(filepath.Base(c.s.runtime), "crun") {
+		return "/sys/fs/cgroup" + c.group() + "/container"
+	}
+	return "/sys/fs/cgroup" + c.group()
+}
+
+// podCgroup is the directory of the Pod's.
+func (s *stage) podCgroup() string { return "/sys/fs/cgroup" + s.pod() }
 
 // events is what the kernel says of a cgroup.
 func events(t *testing.T, cgroup string) (asked, frozen bool) {
 	t.Helper()
 	freeze, err := os.ReadFile(filepath.Join(cgroup, "cgroup.freeze"))
+	if errors.Is(err, fs.ErrNotExist) && systemd() {
+		return false, false // systemd removes those whose processes have ended
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

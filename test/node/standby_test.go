@@ -66,7 +66,7 @@ func TestWhatNobodyComesForIsThawed(t *testing.T) {
 		}
 		main.runs("/count")
 		side.runs("/count")
-		if asked, frozen := events(t, "/sys/fs/cgroup"+s.pod()); asked || frozen {
+		if asked, frozen := events(t, s.podCgroup()); asked || frozen {
 			t.Errorf("of the Pod the kernel says asked %t, frozen %t", asked, frozen)
 		}
 
