@@ -207,11 +207,12 @@ func validateSourceImage(image string, path *field.Path) field.ErrorList {
 // ValidateSandboxSnapshotUpdate checks a change of a snapshot's metadata.
 func ValidateSandboxSnapshotUpdate(snapshot, old *lifecycle.SandboxSnapshot) field.ErrorList {
 	errs := validateMetadataUpdate(&snapshot.ObjectMeta, &old.ObjectMeta)
-	if !apiequality.Semantic.DeepEqual(snapshot.Spec.Pause, old.Spec.Pause) {
+	switch {
+	case !apiequality.Semantic.DeepEqual(snapshot.Spec.Pause, old.Spec.Pause):
 		errs = append(errs, field.Forbidden(field.NewPath("spec", "pause"), "only the server sets it, when it creates the snapshot of a pause; leave it as it is"))
-	} else if !apiequality.Semantic.DeepEqual(snapshot.Spec.Rescue, old.Spec.Rescue) {
+	case !apiequality.Semantic.DeepEqual(snapshot.Spec.Rescue, old.Spec.Rescue):
 		errs = append(errs, field.Forbidden(field.NewPath("spec", "rescue"), "only the server sets it, when it creates the snapshot of what a container left; leave it as it is"))
-	} else if !apiequality.Semantic.DeepEqual(snapshot.Spec, old.Spec) {
+	case !apiequality.Semantic.DeepEqual(snapshot.Spec, old.Spec):
 		errs = append(errs, field.Forbidden(field.NewPath("spec"), "is immutable; create another snapshot instead"))
 	}
 	return errs
