@@ -207,10 +207,8 @@ func (o *observed) finishPause(next *nextStatus) action {
 	next.forgetPod()
 	next.FailedAttempts = 0
 	event := &note{reason: v1alpha1.ReasonPaused, message: fmt.Sprintf("saved in snapshot %s; Pod %s is gone", next.SnapshotName, o.sandbox.Name)}
-	if o.restoresEnded() {
-		o.broughtBack(next)
-	}
 	if o.moves() {
+		o.broughtBack(next)
 		// Nobody has taken note of what was lost before, and whoever moves again and again waits as after Pods that do not last.
 		event.reason = v1alpha1.ReasonFilesSaved
 	} else {

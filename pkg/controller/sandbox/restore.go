@@ -83,10 +83,11 @@ func (o *observed) restoresEnded() bool {
 	return o.moves() && o.sandbox.Status.Move.Reason == v1alpha1.ReasonContainerEnded
 }
 
-// attemptToMake is the attempt, with the containers that are committed as they have ended.
+// attemptToMake is the attempt, with the containers that are committed as they have ended: also where the Pod is to go for
+// another reason by now.
 func (o *observed) attemptToMake() *v1alpha1.SandboxSnapshot {
 	made := Attempt(o.sandbox)
-	if !o.restoresEnded() || o.pod == nil {
+	if !o.moves() || o.pod == nil {
 		return made
 	}
 	var ended []v1alpha1.RescuedContainer
@@ -113,8 +114,8 @@ func (o *observed) broughtBack(next *nextStatus) {
 		}
 	}
 	told, _, _ := strings.Cut(lost.Message, v1alpha1.MessageWrittenSince)
-	next.set(v1alpha1.ConditionDataLost, false, v1alpha1.ReasonFilesSaved, "the sandbox comes back from snapshot %s, with the files as they were when %s; what was written after that is not there: %s",
-		o.attempt.Name, o.sandbox.Status.Move.Message, told)
+	next.set(v1alpha1.ConditionDataLost, false, v1alpha1.ReasonFilesSaved, "the sandbox comes back from snapshot %s, with the files as they were when the container ended; what was written after that is not there: %s",
+		o.attempt.Name, told)
 }
 
 // notBroughtBack ends a move of which nothing can come any more: what the container had left is gone. The sandbox runs on.

@@ -96,6 +96,10 @@ func TestWhatIsBroughtBack(t *testing.T) {
 			if made.Spec.Pause == nil || made.Spec.Rescue == nil || !slices.Equal(made.Spec.Rescue.Containers, []v1alpha1.RescuedContainer{{ContainerName: "main", ContainerID: test.ids}}) {
 				t.Errorf("the attempt is %+v", made.Spec)
 			}
+			o.sandbox.Status.Move.Reason = v1alpha1.ReasonNodeDraining
+			if made := o.attemptToMake(); made.Spec.Rescue == nil {
+				t.Errorf("where its node is drained meanwhile the attempt is %+v", made.Spec)
+			}
 		})
 	}
 }
@@ -128,7 +132,7 @@ func TestRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	lost := meta.FindStatusCondition(sandbox.Status.Conditions, v1alpha1.ConditionDataLost)
-	if !strings.Contains(lost.Message, "comes back from snapshot demo-gen1, with the files as they were when container main ended at 2026-01-02T03:05:05Z; what was written after that is not there: restarted in place") {
+	if !strings.Contains(lost.Message, "comes back from snapshot demo-gen1, with the files as they were when the container ended; what was written after that is not there: restarted in place") {
 		t.Errorf("DataLost says %q", lost.Message)
 	}
 
