@@ -19,6 +19,7 @@ limitations under the License.
 package e2e
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -167,4 +168,30 @@ func (s *scene) letGo() {
 
 func (s *scene) loses() {
 	s.sandboxes[1].Status.Conditions = append(s.sandboxes[1].Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionDataLost, Status: metav1.ConditionTrue})
+}
+
+// TestATallySeesWhatIsLost has a sandbox whose second Pod begins with less than the first has told of.
+func TestATallySeesWhatIsLost(t *testing.T) {
+	began := time.Now()
+	for name, test := range map[string]struct {
+		change func(*tally)
+		lost   bool
+	}{
+		"nobody says so":             {func(*tally) {}, true},
+		"DataLost does":              {func(y *tally) { y.said["second"] = true }, false},
+		"DataLost does, of another":  {func(y *tally) { y.said["first"] = true }, true},
+		"somebody wanted that":       {func(y *tally) { y.wanted = []time.Time{began.Add(time.Minute)} }, false},
+		"somebody wants that since":  {func(y *tally) { y.wanted = []time.Time{began.Add(time.Hour)} }, true},
+		"it begins where it was":     {func(y *tally) { y.lives["b"].start = 70 }, false},
+		"it says something wrong":    {func(y *tally) { y.lives["b"].start, y.wrong = 70, []string{"ready, and not running"} }, true},
+		"nobody has heard how it is": {func(y *tally) { y.lives["b"].start, y.ended = 70, errors.New("410") }, true},
+	} {
+		y := &tally{sandbox: "demo", said: map[types.UID]bool{}, order: []string{"a", "b"}, lives: map[string]*talliedLife{
+			"a": {pod: "first", heard: began, start: 0, last: 70}, "b": {pod: "second", heard: began.Add(2 * time.Minute), start: 50, last: 60},
+		}}
+		test.change(y)
+		if problems := y.problems(); (len(problems) > 0) != test.lost {
+			t.Errorf("%s: the problems are %q", name, problems)
+		}
+	}
 }
