@@ -173,11 +173,12 @@ func TestARuntimeFreezesBelow(t *testing.T) {
 		want  State
 		told  []string // by a freeze and a thaw
 	}{
-		"runs":                   {runs, map[string]map[string]string{"container": file("0", "0", "7")}, State{}, []string{"container"}},
-		"is being frozen":        {runs, map[string]map[string]string{"container": asked}, State{Asked: true}, []string{"container"}},
-		"is frozen":              {runs, map[string]map[string]string{"container": frozen}, State{Asked: true, Frozen: true}, []string{"container"}},
-		"is frozen with the Pod": {above, map[string]map[string]string{"container": above}, State{Above: true, Frozen: true}, []string{"container"}},
-		"was left frozen above":  {frozen, map[string]map[string]string{"container": above}, State{Asked: true, Frozen: true}, []string{"container"}},
+		"runs":                         {runs, map[string]map[string]string{"container": file("0", "0", "7")}, State{}, []string{"container"}},
+		"is being frozen":              {runs, map[string]map[string]string{"container": asked}, State{Asked: true}, []string{"container"}},
+		"is frozen":                    {runs, map[string]map[string]string{"container": frozen}, State{Asked: true, Frozen: true}, []string{"container"}},
+		"is frozen, and so is the Pod": {above, map[string]map[string]string{"container": frozen}, State{Asked: true, Frozen: true}, []string{"container"}},
+		"is frozen with the Pod alone": {above, map[string]map[string]string{"container": above}, State{Above: true, Frozen: true}, []string{"container"}},
+		"was left frozen above":        {frozen, map[string]map[string]string{"container": above}, State{Asked: true, Frozen: true}, []string{"container"}},
 		"has processes of its own, beside what it has frozen itself": {file("0", "0", "7"), map[string]map[string]string{"mine": frozen}, State{}, nil},
 		"has two below, and has frozen one itself":                   {runs, map[string]map[string]string{"mine": frozen, "init": runs}, State{}, nil},
 		"has frozen one of two itself, and is frozen":                {frozen, map[string]map[string]string{"mine": frozen, "init": above}, State{Asked: true, Frozen: true}, nil},

@@ -42,20 +42,19 @@ func (g *Group) State() (State, error) {
 	return g.stateV2()
 }
 
-// stateV2 is that of the cgroup, or of the one below that all of its processes are in.
+// stateV2 is that of the cgroup together with the one below that all of its processes are in.
 func (g *Group) stateV2() (State, error) {
 	s, err := g.ownStateV2()
-	if err != nil || s.Asked || s.Frozen {
+	if err != nil || s.Asked {
 		return s, err
 	}
 	if inner := g.inner(); inner != nil {
 		below, err := inner.ownStateV2()
-		if err == nil {
-			return below, nil
-		}
-		if !errors.Is(err, ErrGone) {
+		if err != nil && !errors.Is(err, ErrGone) {
 			return State{}, err
 		}
+		s.Asked, s.Frozen = below.Asked, s.Frozen || below.Frozen
+		s.Above = s.Frozen && !s.Asked
 	}
 	return s, nil
 }
