@@ -26,6 +26,7 @@ package evictionreview
 import (
 	"context"
 	"fmt"
+	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -145,6 +146,10 @@ func (r *REST) Create(ctx context.Context, obj runtime.Object, _ rest.ValidateOb
 	return &admissionv1.AdmissionReview{Response: response}, nil
 }
 
+// patience is for how long a part of the cluster, or etcd, may be away before an eviction of what is known to be a sandbox's is put
+// off. kube-apiserver waits for 5 seconds, and lets it pass then.
+const patience = 3 * time.Second
+
 // answer looks at what matters, and does what is decided. An error lets the eviction pass.
 func (r *REST) answer(ctx context.Context, asked eviction) (answer, error) {
 	switch {
@@ -153,9 +158,20 @@ func (r *REST) answer(ctx context.Context, asked eviction) (answer, error) {
 	case asked.namespace == r.Self.Namespace || asked.namespace == r.JobNamespace:
 		return r.answerOwn(ctx, asked)
 	}
-	sandbox, err := r.sandbox(ctx, asked)
-	if sandbox == nil || err != nil {
-		return answer{}, err
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer came within %s", patience))
+	defer cancel()
+	// The hook is asked about every eviction of the cluster: of what is none of ours the watch cache knows without a word to etcd;
+	// what it does not know yet has not run for longer than that. While it is filled it asks etcd itself.
+	obj, err := r.Sandboxes.Get(ctx, asked.pod, &metav1.GetOptions{ResourceVersion: "0"})
+	if err != nil {
+		return answer{}, client.IgnoreNotFound(err)
+	}
+	sandbox := &v1alpha1.Sandbox{}
+	if err := r.Own.Get(ctx, client.ObjectKey{Namespace: asked.namespace, Name: asked.pod}, sandbox); err != nil {
+		if apierrors.IsNotFound(err) || obj.(*lifecycle.Sandbox).Spec.EvictionPolicy == lifecycle.EvictionPolicyNone {
+			return answer{}, nil
+		}
+		return later("sandbox %s has files that may not be saved, and it could not be read: %v", asked.pod, err), nil
 	}
 	s := seen{eviction: asked, sandbox: sandbox, now: r.Clock.Now()}
 	s.pod, s.emptied, s.unread = r.pod(ctx, asked)
@@ -172,20 +188,6 @@ func (r *REST) answer(ctx context.Context, asked eviction) (answer, error) {
 		return later("sandbox %s has just changed", sandbox.Name), nil
 	}
 	return answered, nil
-}
-
-// sandbox is the one of a Pod's name, nil where there is none. The hook is asked about every eviction of the cluster: of what is
-// none of ours the watch cache knows without a word to etcd; what it does not know yet has not run for longer than that.
-// While it is filled it asks etcd itself.
-func (r *REST) sandbox(ctx context.Context, asked eviction) (*v1alpha1.Sandbox, error) {
-	if _, err := r.Sandboxes.Get(ctx, asked.pod, &metav1.GetOptions{ResourceVersion: "0"}); err != nil {
-		return nil, client.IgnoreNotFound(err)
-	}
-	sandbox := &v1alpha1.Sandbox{}
-	if err := r.Own.Get(ctx, client.ObjectKey{Namespace: asked.namespace, Name: asked.pod}, sandbox); err != nil {
-		return nil, client.IgnoreNotFound(err)
-	}
-	return sandbox, nil
 }
 
 // pod is the Pod of that name, nil where there is none, and whether its node is being emptied.
