@@ -188,7 +188,7 @@ func TestAServerThatFindsAnotherStoreAnswers503AndNoPodDies(t *testing.T) {
 	// The controllers have started when a sandbox runs; the Pod that the store does not know stays. The collector has tried.
 	r.start("other")
 	r.awaitRefusedCollector("data", "nobody has deleted its owner")
-	r.awaitRefusedCollector("demo", "is not garbage")
+	r.awaitRefusedCollector("demo", "denied request") // by either policy
 	podLives()
 	othersLive()
 	if err := r.sandboxes().Delete(t.Context(), "other", metav1.DeleteOptions{}); err != nil {
