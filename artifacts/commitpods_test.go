@@ -140,7 +140,8 @@ func TestNobodyButTheServerExecs(t *testing.T) {
 	}{
 		"the server kills":             {who: theServer, taken: true},
 		"the server claims":            {who: theServer, change: func(o *corev1.PodExecOptions) { o.Command = []string{"/image-committer", "claim"} }, taken: true},
-		"another command":              {who: theServer, change: func(o *corev1.PodExecOptions) { o.Command = []string{"/image-committer", "thaw"} }},
+		"the server thaws":             {who: theServer, change: func(o *corev1.PodExecOptions) { o.Command = []string{"/image-committer", "thaw"} }, taken: true},
+		"another command":              {who: theServer, change: func(o *corev1.PodExecOptions) { o.Command = []string{"/image-committer", "uncache"} }},
 		"an administrator":             {who: "admin"},
 		"a server elsewhere":           {who: "system:serviceaccount:default:sandbox-apiserver"},
 		"in the commit":                {who: theServer, change: func(o *corev1.PodExecOptions) { o.Container = "image-committer" }},

@@ -37,8 +37,12 @@ type StandbyOptions struct {
 	// ThawAfter is how long after the end of the commit, or after the last claim, what it left frozen is
 	// thawed.
 	ThawAfter time.Duration
+	// CommitThaws is that the commit leaves nothing frozen where it succeeds.
+	CommitThaws bool
 	// Claims are of whoever comes for it.
 	Claims Claims
+	// Grace is how long it waits for the end of the commit once it is told to end itself; 0 stands for 25 s.
+	Grace time.Duration
 	// LookAgain is how often is looked whether it is frozen still; 0 stands for 2 s.
 	LookAgain time.Duration
 	Log       *slog.Logger
@@ -62,6 +66,9 @@ type Claim struct {
 
 // lookAgain is how often a standby looks: somebody may have thawed what it waits for.
 const lookAgain = 2 * time.Second
+
+// lastGrace is less than the grace of the Pod, which is that of the commit as well.
+const lastGrace = 25 * time.Second
 
 // thawAgain is when it tries once more to thaw what it could not.
 const thawAgain = 5 * time.Second
@@ -98,6 +105,17 @@ func standBy(ctx context.Context, node Node, o StandbyOptions) (thawed bool, err
 		o.LookAgain = lookAgain
 	}
 	failed, err := commitEnd(ctx, node, o)
+	if err != nil && ctx.Err() != nil {
+		// The commit is told to end as well, and thaws. Should it be killed instead, nobody else is there.
+		if o.Grace == 0 {
+			o.Grace = lastGrace
+		}
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.Grace)
+		defer cancel()
+		if ended, missed := commitEnd(last, node, o); missed == nil && ended {
+			ctx, failed, err = last, true, nil
+		}
+	}
 	if err != nil {
 		return false, err
 	}
@@ -106,6 +124,9 @@ func standBy(ctx context.Context, node Node, o StandbyOptions) (thawed bool, err
 			return thawed, err
 		}
 		return true, result.Errorf(result.Canceled, "the commit has failed")
+	}
+	if o.CommitThaws {
+		return true, nil
 	}
 	o.Log.Info("the commit has ended", "podUID", o.PodUID)
 	for until := time.Now().Add(o.ThawAfter); ; {

@@ -46,21 +46,27 @@ func TestStandby(t *testing.T) {
 		says   string
 		// frozen says that it is so still.
 		frozen bool
+		// guards says that the commit leaves nothing frozen.
+		guards bool
 	}{
 		"what is frozen ends": {dies: true},
 		"one has ended before, one is being frozen": {prepare: func(main, side *fakeContainer) {
 			main.state, side.state = runtime.Ended, runtime.Pausing
 		}, dies: true},
-		"one is gone":               {prepare: func(main, _ *fakeContainer) { main.findErr = result.Errorf(result.ContainerNotFound, "gone") }, dies: true},
-		"all have ended":            {prepare: func(main, side *fakeContainer) { main.state, side.state = runtime.Ended, runtime.Ended }},
-		"somebody has thawed it":    {prepare: func(main, side *fakeContainer) { main.state, side.state = runtime.Running, runtime.Ended }, reason: result.ThawedUnattended, says: `"main", which the commit left frozen, runs again`},
-		"nobody comes":              {claims: []Claim{{}}, thaws: []string{"main", "side"}, reason: result.ThawedUnattended, says: "nobody came within 50ms"},
-		"nobody comes any more":     {claims: []Claim{{Made: true, Age: 30 * time.Millisecond}, {Made: true, Age: 60 * time.Millisecond}}, thaws: []string{"main", "side"}, reason: result.ThawedUnattended, says: "nobody came"},
-		"a kill that does not end":  {claims: []Claim{{Made: true, Kills: true, Age: time.Hour}}, reason: result.Canceled, says: "being killed", frozen: true},
-		"a signal while it waits":   {stops: true, reason: result.Canceled, says: "a signal came", frozen: true},
-		"the commit has failed":     {ended: func(func()) (bool, error) { return true, nil }, thaws: []string{"main", "side"}, reason: result.Canceled, says: "the commit has failed"},
-		"a signal while it commits": {ended: func(stop func()) (bool, error) { stop(); return false, broken }, reason: result.Canceled, says: "a signal came while the commit ran", frozen: true},
-		"a signal at the very end":  {ended: func(stop func()) (bool, error) { stop(); return false, nil }, reason: result.Canceled, says: "a signal came while the commit ran", frozen: true},
+		"one is gone":                                            {prepare: func(main, _ *fakeContainer) { main.findErr = result.Errorf(result.ContainerNotFound, "gone") }, dies: true},
+		"all have ended":                                         {prepare: func(main, side *fakeContainer) { main.state, side.state = runtime.Ended, runtime.Ended }},
+		"somebody has thawed it":                                 {prepare: func(main, side *fakeContainer) { main.state, side.state = runtime.Running, runtime.Ended }, reason: result.ThawedUnattended, says: `"main", which the commit left frozen, runs again`},
+		"nobody comes":                                           {claims: []Claim{{}}, thaws: []string{"main", "side"}, reason: result.ThawedUnattended, says: "nobody came within 50ms"},
+		"nobody comes any more":                                  {claims: []Claim{{Made: true, Age: 30 * time.Millisecond}, {Made: true, Age: 60 * time.Millisecond}}, thaws: []string{"main", "side"}, reason: result.ThawedUnattended, says: "nobody came"},
+		"a kill that does not end":                               {claims: []Claim{{Made: true, Kills: true, Age: time.Hour}}, reason: result.Canceled, says: "being killed", frozen: true},
+		"a signal while it waits":                                {stops: true, reason: result.Canceled, says: "a signal came", frozen: true},
+		"the commit has failed":                                  {ended: func(func()) (bool, error) { return true, nil }, thaws: []string{"main", "side"}, reason: result.Canceled, says: "the commit has failed"},
+		"a signal while it commits":                              {ended: func(stop func()) (bool, error) { stop(); return false, broken }, reason: result.Canceled, says: "a signal came while the commit ran", frozen: true},
+		"a signal, and the commit is killed for it":              {ended: killedAfterASignal(), thaws: []string{"main", "side"}, reason: result.Canceled, says: "the commit has failed"},
+		"the commit that thaws has ended":                        {guards: true, prepare: func(main, side *fakeContainer) { main.state, side.state = runtime.Running, runtime.Running }},
+		"the commit that thaws has ended, and another has begun": {guards: true},
+		"the commit that thaws has failed":                       {guards: true, ended: func(func()) (bool, error) { return true, nil }, thaws: []string{"main", "side"}, reason: result.Canceled, says: "the commit has failed"},
+		"a signal at the very end":                               {ended: func(stop func()) (bool, error) { stop(); return false, nil }, reason: result.Canceled, says: "a signal came while the commit ran", frozen: true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -102,6 +108,7 @@ func TestStandby(t *testing.T) {
 			claims := &fakeClaims{left: test.claims}
 			var got result.Result
 			err := Standby(ctx, s.node, StandbyOptions{
+				CommitThaws: test.guards, Grace: 30 * time.Millisecond,
 				OwnPodUID: "commit-pod", Commit: "commit", PodUID: "pod", ThawAfter: thawAfter, Claims: claims, LookAgain: 5 * time.Millisecond, Log: s.options.Log,
 				Containers: []runtime.Ref{s.options.Containers[0].Ref, s.options.Containers[1].Ref},
 			}, func(r result.Result) error { got = r; return nil })
@@ -129,6 +136,18 @@ func TestStandby(t *testing.T) {
 				t.Errorf("claims that it has not looked at: %v; open for others at the end: %t", claims.left, claims.open)
 			}
 		})
+	}
+}
+
+// killedAfterASignal is the end of a commit that does not get to thaw.
+func killedAfterASignal() func(stop func()) (bool, error) {
+	asked := 0
+	return func(stop func()) (bool, error) {
+		if asked++; asked == 1 {
+			stop()
+			return false, errors.New("it runs")
+		}
+		return true, nil
 	}
 }
 

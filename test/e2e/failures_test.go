@@ -82,14 +82,11 @@ func TestAKilledCommitterLeavesNothingFrozenAndTheNextTrySucceeds(t *testing.T) 
 	}
 	r.mustNotBeFrozen()
 	r.awaitWrites(w, 50)
-	// The controller reads the result from the Pod, so it may be ahead of the Job's own status.
-	eventually(t, "an unpause Job has succeeded", patience, func(ctx context.Context) (bool, string) {
-		jobs, err := r.jobs(ctx)
-		unpaused := slices.ContainsFunc(jobs, func(job batchv1.Job) bool {
-			return job.Labels[v1alpha1.LabelComponent] == "unpause" && job.Status.Succeeded == 1
-		})
-		return unpaused, fmt.Sprintf("%d Jobs, error %v", len(jobs), err)
-	})
+	// Who stands beside it has thawed everything: that takes no new Pod, for which there may be no room.
+	jobs, err := r.jobs(t.Context())
+	if err != nil || slices.ContainsFunc(jobs, func(job batchv1.Job) bool { return job.Labels[v1alpha1.LabelComponent] == "unpause" }) {
+		t.Errorf("a Job was needed to thaw, or nobody knows: error %v", err)
+	}
 
 	// What stands by beside it waits for its end.
 	eventually(t, "the Pod of the failed commit has ended", patience, func(ctx context.Context) (bool, string) {
@@ -110,6 +107,57 @@ func TestAKilledCommitterLeavesNothingFrozenAndTheNextTrySucceeds(t *testing.T) 
 	r.sh("demo", checkBigFile)
 	if acknowledged, onDisk := w.acknowledged.Load(), r.lastLine("demo"); onDisk < acknowledged {
 		t.Errorf("the last line on disk is %d, the last one acknowledged was %d", onDisk, acknowledged)
+	}
+}
+
+// TestAKilledCommitterOfASnapshotLeavesNothingFrozen: who stands beside it thaws, and no new Pod is needed for that.
+func TestAKilledCommitterOfASnapshotLeavesNothingFrozen(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	r.start("demo")
+	r.sh("demo", bigFile)
+	r.takeSnapshot("mine", "demo")
+	r.awaitFrozen("demo/main")
+	r.kill(t, systemNamespace, r.commitPod("mine"), "image-committer")
+	r.awaitSnapshot("mine", "failed", func(s *v1alpha1.SandboxSnapshot) bool { return s.Status.Phase == v1alpha1.SnapshotFailed })
+	r.mustNotBeFrozen()
+	jobs, err := r.jobs(t.Context())
+	if err != nil || slices.ContainsFunc(jobs, func(job batchv1.Job) bool { return job.Labels[v1alpha1.LabelComponent] == "unpause" }) {
+		t.Errorf("a Job was needed to thaw, or nobody knows: error %v", err)
+	}
+	// The next is not kept waiting by what is left of this one.
+	r.takeSnapshot("again", "demo")
+	r.awaitSnapshot("again", "made", func(s *v1alpha1.SandboxSnapshot) bool { return s.Status.Phase == v1alpha1.SnapshotSucceed })
+	r.mustNotBeFrozen()
+}
+
+// TestWhatAKubeletSaysOfAPodThatItRefuses is what pkg/controller/commitjob takes for the proof that nothing of a Pod ever ran.
+func TestWhatAKubeletSaysOfAPodThatItRefuses(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	nodes, err := r.kube.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := nodes.Items[0].Name
+	refused, err := r.kube.CoreV1().Pods(r.namespace).Create(t.Context(), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "large"},
+		Spec: corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{
+			Name: "main", Image: busybox, Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1000")}},
+		}}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the kubelet refuses the Pod", patience, func(ctx context.Context) (bool, string) {
+		refused, err = r.kube.CoreV1().Pods(r.namespace).Get(ctx, "large", metav1.GetOptions{})
+		return err == nil && refused.Status.Phase == corev1.PodFailed, fmt.Sprintf("%v, %s", err, inYAML(refused))
+	})
+	if status := refused.Status; status.Reason == "" || status.HostIP != "" || len(status.ContainerStatuses) > 0 {
+		t.Errorf("it says %s", inYAML(status))
+	}
+	if err := r.kube.CoreV1().Pods(r.namespace).Delete(t.Context(), "large", metav1.DeleteOptions{}); err != nil {
+		t.Error(err)
 	}
 }
 

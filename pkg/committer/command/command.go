@@ -161,6 +161,7 @@ func addCommit(fs *pflag.FlagSet, o *committer.CommitOptions) {
 }
 
 func thawCommand(f *flags) *cobra.Command {
+	var lockFile string
 	cmd := &cobra.Command{
 		Use:   "thaw",
 		Short: "Thaw what a commit left frozen",
@@ -175,11 +176,16 @@ say: a runtime that gave a freeze up takes a container for running that is not.`
 				return err
 			}
 			return f.run(func(ctx context.Context, client *runtime.Client) error {
+				if _, err := lockShared(lockFile); err != nil {
+					f.log.Error("failed", "error", err)
+					return errors.Join(err, f.report(result.Result{Error: result.From(err)}))
+				}
 				return committer.Thaw(ctx, committer.OnContainerd(client), committer.ThawOptions{PodUID: f.podUID, Containers: containers, Log: f.log}, f.report)
 			}, true)
 		},
 	}
 	f.addPod(cmd, "name=NAME,id=ID", time.Minute)
+	cmd.Flags().StringVar(&lockFile, "lock", "", `file that is locked for as long as this runs: "standby" with the same does not end meanwhile`)
 	return cmd
 }
 
@@ -215,6 +221,7 @@ it never thaws.`,
 		},
 	}
 	f.addPod(cmd, "name=NAME,id=ID", 25*time.Minute)
+	cmd.Flags().BoolVar(&o.CommitThaws, "commit-thaws", false, "the commit leaves nothing frozen: there is something to thaw only where it fails")
 	cmd.Flags().DurationVar(&o.ThawAfter, "thaw-after", 5*time.Minute, "how long after the end of the commit, or after the last claim, what it left frozen is thawed")
 	beside.add(cmd, `file that "kill", "claim" and "await" lock while they run`)
 	return cmd

@@ -94,6 +94,9 @@ func (r *Runner) endEarlier(ctx context.Context, job *batchv1.Job, node string) 
 	for i := range pods.Items {
 		pod := &pods.Items[i]
 		ended := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+		if ofPod(pod, containerName).State == Succeeded && onlyGuards(pod) {
+			ended = true // who stands beside it thaws nothing then
+		}
 		if ended || pod.Spec.NodeName != node || pod.Labels[v1alpha1.LabelSnapshotUID] == job.Labels[v1alpha1.LabelSnapshotUID] {
 			continue
 		}

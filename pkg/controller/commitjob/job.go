@@ -100,6 +100,8 @@ type Config struct {
 	MaxFrozen time.Duration
 	// MaxHoles is how many bytes of holes the sparse files of a container may have; 0 is no limit.
 	MaxHoles int64
+	// PriorityClass is that of all Pods here, or empty: the cluster's default.
+	PriorityClass string
 	// ContainerdSocket and ContainerdRoot are paths on the nodes.
 	ContainerdSocket, ContainerdRoot string
 	// PushSecret is a Secret of type kubernetes.io/dockerconfigjson of Namespace, or empty.
@@ -163,8 +165,8 @@ func SourceIn(snapshot *v1alpha1.SandboxSnapshot) *Source {
 }
 
 // Commit is the Job that commits the source for a snapshot. With leaveFrozen the containers
-// stay frozen on success, so that no write can be lost before the Pod is removed, and its Pod has a
-// second container, in which Runner.Kill ends them.
+// stay frozen on success, so that no write can be lost before the Pod is removed. Its Pod has a
+// second container, which thaws where the first could not, and in which Runner.Kill ends what stays frozen.
 func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leaveFrozen bool) *batchv1.Job {
 	args := append([]string{"commit", "--snapshot-uid=" + string(snapshot.UID)}, c.sourceArgs(source, true)...)
 	for _, name := range source.Ended {
@@ -199,9 +201,9 @@ func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leav
 		args = append(args, "--base-repository="+c.BaseRepository)
 	}
 
-	deadline := c.Timeout + startupAllowance
+	deadline := c.Timeout + startupAllowance + unpauseTimeout
 	if leaveFrozen {
-		deadline += c.standbyTime()
+		deadline = c.Timeout + startupAllowance + c.standbyTime()
 	}
 	job := c.job(snapshot, ComponentCommit, naming.CommitJob(snapshot.Namespace, snapshot.Name, snapshot.UID), source, deadline)
 	recordSource(job, source)
@@ -235,8 +237,8 @@ func (c *Config) Commit(snapshot *v1alpha1.SandboxSnapshot, source *Source, leav
 		container.VolumeMounts[len(container.VolumeMounts)-1].ReadOnly = false
 	}
 	container.Args = args
-	if leaveFrozen {
-		c.addStandby(pod, source)
+	if leaveFrozen || len(source.Ended) < len(source.Containers) { // or nothing is ever frozen
+		c.addStandby(pod, source, leaveFrozen)
 	}
 	return job
 }
@@ -339,6 +341,7 @@ func (c *Config) job(snapshot *v1alpha1.SandboxSnapshot, component, name string,
 		RestartPolicy: corev1.RestartPolicyNever,
 		// An account without any permission; pull secrets for the committer's image lie on it.
 		ServiceAccountName:           ServiceAccount,
+		PriorityClassName:            c.PriorityClass,
 		AutomountServiceAccountToken: ptr.To(false),
 		EnableServiceLinks:           ptr.To(false),
 		// The node is asked for by affinity, not by nodeName, so that the scheduler still counts
@@ -378,11 +381,16 @@ func (c *Config) container(name string) corev1.Container {
 		Image:                    c.Image,
 		TerminationMessagePolicy: corev1.TerminationMessageReadFile,
 		Resources: corev1.ResourceRequirements{
-			// Nothing, and not the limit, which is what a request is that is left out: a node without room is one to pause
-			// on, for that makes room. A priority would make it too, but at the cost of another sandbox's Pod and its files.
-			// What commits take of a node is bounded by their limit and --max-commits-per-node.
-			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("0"), corev1.ResourceMemory: resource.MustParse("0")},
-			Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(memoryLimit)},
+			// Nothing, and not the limit, or what a LimitRange says, which is what a request is that is left out: a node
+			// without room is one to pause on, for that makes room. A priority would make it too, but at the cost of another
+			// sandbox's Pod and its files: PriorityClass has to be one that preempts nobody. What commits take of a node is
+			// bounded by their limit and --max-commits-per-node; and whoever uses more than it asked for goes first when
+			// the node lacks memory, which then is the commit. Its limit keeps it from being BestEffort, which a kubelet
+			// that lacks memory may refuse.
+			Requests: corev1.ResourceList{
+				corev1.ResourceCPU: resource.MustParse("0"), corev1.ResourceMemory: resource.MustParse("0"), corev1.ResourceEphemeralStorage: resource.MustParse("0"),
+			},
+			Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(memoryLimit)},
 		},
 		SecurityContext: &corev1.SecurityContext{
 			// containerd's socket and the upperdirs belong to root.

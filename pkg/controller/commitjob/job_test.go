@@ -86,20 +86,21 @@ func TestArgs(t *testing.T) {
 		"standby", socket, groups, "--pod-uid=pod-1", main, side, "--commit=image-committer", "--lock=/dev/termination-log",
 		"--thaw-after=5m0s", "--timeout=21m30s",
 	}
+	guard := append(slices.Clone(standby), "--commit-thaws")
 	hook := []string{
 		"/image-committer", "await", socket, "--commit=image-committer", "--lock=/dev/termination-log", "--within=3s", "--termination-log=-",
 	}
 	tests := map[string]struct {
 		job  *batchv1.Job
 		want []string
-		// standby is what the container beside a pause's commit gets.
+		// standby is what the container beside a commit gets.
 		standby []string
 	}{
 		"pause": {commitOf(t, config(), "demo-gen1", true), []string{
 			"commit", "--snapshot-uid=snapshot-1", socket, groups, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--registry-insecure", "--base-repository=registry.example.com/sandbox_bases",
 			"--registry-config=/etc/image-committer/registry/.dockerconfigjson", "--registry-ca=/etc/image-committer/ca/ca.crt"}, standby},
 		"snapshot of a user": {commitOf(t, bare, "mine", false), []string{
-			"commit", "--snapshot-uid=snapshot-1", socket, groups, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--spool-dir=/var/spool/image-committer"}, nil},
+			"commit", "--snapshot-uid=snapshot-1", socket, groups, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--spool-dir=/var/spool/image-committer"}, guard},
 		"pause that must be short": {commitOf(t, &short, "demo-gen1", true), []string{
 			"commit", "--snapshot-uid=snapshot-1", socket, groups, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--max-frozen=10s", "--max-holes=34359738368"}, standby},
 		"pause with gzip": {commitOf(t, &zipped, "demo-gen1", true), []string{
@@ -109,7 +110,7 @@ func TestArgs(t *testing.T) {
 		"pause for a resume cache": {commitOf(t, &caching, "demo-gen1", true), []string{
 			"commit", "--snapshot-uid=snapshot-1", socket, groups, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--leave-frozen", "--resume-cache"}, standby},
 		"snapshot of a user beside a resume cache": {commitOf(t, &caching, "mine", false), []string{
-			"commit", "--snapshot-uid=snapshot-1", socket, groups, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--spool-dir=/var/spool/image-committer"}, nil},
+			"commit", "--snapshot-uid=snapshot-1", socket, groups, "--pod-uid=pod-1", mainTo, sideTo, "--timeout=10m0s", "--spool-dir=/var/spool/image-committer"}, guard},
 		"uncache": {caching.Uncache(snapshotNamed("demo-gen1"), demoSource()), []string{
 			"uncache", socket, "--timeout=1m0s", "--snapshot-uid=snapshot-1"}, nil},
 	}
@@ -167,7 +168,7 @@ func TestVolumes(t *testing.T) {
 		"commit to an open registry": {commitOf(t, bare, "demo-gen1", true), "containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd" + groups, kill},
 		"commit for a resume cache": {commitOf(t, caching(), "demo-gen1", true), "containerd-socket:/run/containerd/containerd.sock push-secret:/etc/image-committer/registry registry-ca:/etc/image-committer/ca containerd-root:/var/lib/containerd" + groups,
 			"containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd" + groups},
-		"snapshot of a user": {commitOf(t, bare, "mine", false), "containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd" + groups + " spool:/var/spool/image-committer", ""},
+		"snapshot of a user": {commitOf(t, bare, "mine", false), "containerd-socket:/run/containerd/containerd.sock containerd-root:/var/lib/containerd" + groups + " spool:/var/spool/image-committer", kill},
 		"unpause":            {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), "containerd-socket:/run/containerd/containerd.sock" + groups, ""},
 		"uncache":            {caching().Uncache(snapshotNamed("demo-gen1"), demoSource()), "containerd-socket:/run/containerd/containerd.sock", ""},
 	}
@@ -219,7 +220,7 @@ func TestPrivileges(t *testing.T) {
 	}{
 		"pause":                    {commitOf(t, config(), "demo-gen1", true), [][]corev1.Capability{commits, kills}},
 		"pause for a resume cache": {commitOf(t, caching(), "demo-gen1", true), [][]corev1.Capability{commits, append(kills, reads...)}},
-		"snapshot of a user":       {commitOf(t, caching(), "mine", false), [][]corev1.Capability{commits}},
+		"snapshot of a user":       {commitOf(t, caching(), "mine", false), [][]corev1.Capability{commits, nil}},
 		"unpause":                  {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), [][]corev1.Capability{nil}},
 		"uncache":                  {caching().Uncache(snapshotNamed("demo-gen1"), demoSource()), [][]corev1.Capability{nil}},
 	}
@@ -245,7 +246,7 @@ func TestPrivileges(t *testing.T) {
 					t.Errorf("resources %+v", resources)
 				}
 				// What is left out is the limit, and a full node would have no room for it.
-				for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+				for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage} {
 					if request, asked := resources.Requests[name]; !asked || !request.IsZero() {
 						t.Errorf("it asks for %s of %s", request.String(), name)
 					}
@@ -267,8 +268,8 @@ func TestWhereAndHowLong(t *testing.T) {
 		job      *batchv1.Job
 		deadline time.Duration
 	}{
-		// The commit's own timeout counts from the start of its container.
-		"snapshot of a user": {commitOf(t, config(), "mine", false), 15 * time.Minute},
+		// The commit's own timeout counts from the start of its container, and then there may be something to thaw.
+		"snapshot of a user": {commitOf(t, config(), "mine", false), 16 * time.Minute},
 		// And then there may be something to kill.
 		"pause":   {commitOf(t, config(), "demo-gen1", true), 26*time.Minute + 30*time.Second},
 		"unpause": {config().Unpause(snapshotNamed("demo-gen1"), demoSource()), 6 * time.Minute},
@@ -298,6 +299,28 @@ func TestWhereAndHowLong(t *testing.T) {
 				t.Errorf("grace %s", grace)
 			}
 		})
+	}
+}
+
+// TestNobodyEndsForACommit: all Pods have the class that is named, whatever the cluster's default is, and none is BestEffort,
+// which a kubelet that lacks memory may refuse.
+func TestNobodyEndsForACommit(t *testing.T) {
+	classed := config()
+	classed.PriorityClass = "sandbox-commit"
+	for name, job := range map[string]*batchv1.Job{
+		"pause": commitOf(t, classed, "demo-gen1", true), "snapshot": commitOf(t, classed, "mine", false),
+		"unpause": classed.Unpause(snapshotNamed("demo-gen1"), demoSource()), "uncache": classed.Uncache(snapshotNamed("demo-gen1"), demoSource()),
+	} {
+		pod := job.Spec.Template.Spec
+		// The policy comes with the class; a Pod that names another is refused.
+		if pod.PriorityClassName != "sandbox-commit" || pod.Priority != nil || pod.PreemptionPolicy != nil {
+			t.Errorf("%s: class %q, priority %v, policy %v", name, pod.PriorityClassName, pod.Priority, pod.PreemptionPolicy)
+		}
+		for _, container := range pod.Containers {
+			if container.Resources.Limits.Memory().IsZero() {
+				t.Errorf("%s: container %s is of a Pod of the lowest quality of service", name, container.Name)
+			}
+		}
 	}
 }
 

@@ -60,12 +60,16 @@ type Executor interface {
 	Exec(ctx context.Context, pod types.NamespacedName, container string, command []string) (stdout, stderr string, err error)
 }
 
-// addStandby gives a commit Pod the container in which what is left frozen is killed, and which thaws
-// it where nobody comes. The kubelet starts containers in their order, and so this one while the commit is at work.
-func (c *Config) addStandby(pod *corev1.PodSpec, source *Source) {
+// addStandby gives a commit Pod the container which thaws what the commit has frozen where that could not do so itself,
+// because it was killed: a new Pod may find no room on the node, or be refused there. Where the commit leaves
+// containers frozen, it is also where they are killed, and thaws them where nobody comes. The kubelet starts containers in
+// their order, and so this one while the commit is at work.
+func (c *Config) addStandby(pod *corev1.PodSpec, source *Source, leaveFrozen bool) {
 	kill := c.container(killName)
-	// The processes are signalled one by one, by the kernel's PIDs; they may belong to any user.
-	kill.SecurityContext.Capabilities.Add = []corev1.Capability{"KILL"}
+	if leaveFrozen {
+		// The processes are signalled one by one, by the kernel's PIDs; they may belong to any user.
+		kill.SecurityContext.Capabilities.Add = []corev1.Capability{"KILL"}
+	}
 	kill.Env = []corev1.EnvVar{{Name: podUIDVariable, ValueFrom: &corev1.EnvVarSource{
 		FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.uid"},
 	}}}
@@ -73,6 +77,9 @@ func (c *Config) addStandby(pod *corev1.PodSpec, source *Source) {
 		"standby", "--commit=" + containerName, "--lock=" + killLock,
 		"--thaw-after=" + c.thawAfter().String(), "--timeout=" + (c.Timeout + c.standbyTime()).String(),
 	}, c.sourceArgs(source, false)...)
+	if !leaveFrozen {
+		kill.Args = append(kill.Args, commitThaws)
+	}
 	// The kubelet looks at a Pod's containers when it has started the last, and has run what comes after
 	// that start; then once a second.
 	kill.Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{
@@ -80,7 +87,7 @@ func (c *Config) addStandby(pod *corev1.PodSpec, source *Source) {
 		"--within=" + awaitTime.String(), "--termination-log=-",
 	}}}}
 	shares := []string{socketVolume, cgroupVolume}
-	if c.ResumeCache > 0 {
+	if leaveFrozen && c.ResumeCache > 0 {
 		kill.SecurityContext.Capabilities.Add = append(kill.SecurityContext.Capabilities.Add, readCapabilities...)
 		shares = append(shares, rootVolume)
 	}
@@ -90,6 +97,14 @@ func (c *Config) addStandby(pod *corev1.PodSpec, source *Source) {
 		}
 	}
 	pod.Containers = append(pod.Containers, kill)
+}
+
+// commitThaws says that a commit leaves nothing frozen where it succeeds.
+const commitThaws = "--commit-thaws"
+
+// onlyGuards says whether who stands beside the commit of a Pod is there only for the case that it fails.
+func onlyGuards(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool { return c.Name == killName && slices.Contains(c.Args, commitThaws) })
 }
 
 // killCommand is what runs in that container.

@@ -137,6 +137,7 @@ func ofPod(pod *corev1.Pod, container string) Outcome {
 			State:   Failed,
 			Reason:  v1alpha1.ReasonCommitPodRejected,
 			Message: fmt.Sprintf("Pod %s/%s did not run: %s: %s", pod.Namespace, pod.Name, pod.Status.Reason, pod.Status.Message),
+			Thawed:  neverAdmitted(pod),
 		}
 	}
 	if pod.Status.Phase == corev1.PodSucceeded {
@@ -148,6 +149,14 @@ func ofPod(pod *corev1.Pod, container string) Outcome {
 		}
 	}
 	return Outcome{State: Active}
+}
+
+// neverAdmitted says whether the kubelet has refused a Pod, as it does all of them while it lacks disk: it then reports the phase,
+// why, and nothing else (rejectPod in pkg/kubelet/kubelet.go of Kubernetes); of one that it has admitted it reports at
+// least the node's address. None of it ever ran. So nothing is frozen; and a Pod that thaws would be refused, too.
+func neverAdmitted(pod *corev1.Pod) bool {
+	status := &pod.Status
+	return status.Phase == corev1.PodFailed && status.Reason != "" && status.HostIP == "" && len(status.ContainerStatuses) == 0 && len(status.InitContainerStatuses) == 0
 }
 
 // waiting is empty for what every Pod goes through.

@@ -62,6 +62,18 @@ func bare(phase corev1.PodPhase, conditions ...corev1.PodCondition) corev1.Pod {
 	return pod
 }
 
+// admitted is a Pod that its node has told of.
+func admitted(pod corev1.Pod) corev1.Pod {
+	pod.Status.HostIP = "10.0.0.1"
+	return pod
+}
+
+// unexplained is a Pod of which the control plane says that it has failed, for its node does not answer.
+func unexplained(pod corev1.Pod) corev1.Pod {
+	pod.Status.Reason, pod.Status.Message = "", ""
+	return pod
+}
+
 func exited(code int32, message string) corev1.Pod {
 	phase := corev1.PodSucceeded
 	if code != 0 {
@@ -128,7 +140,9 @@ func TestObserve(t *testing.T) {
 		"succeeded, with garbage":              {complete, []corev1.Pod{exited(0, "{")}, Failed, v1alpha1.ReasonResultMissing, "without a readable report", false},
 		"succeeded, with nothing":              {complete, []corev1.Pod{exited(0, "")}, Failed, v1alpha1.ReasonResultMissing, "without a readable report", false},
 		"succeeded, and its state is gone":     {complete, []corev1.Pod{bare(corev1.PodSucceeded)}, Failed, v1alpha1.ReasonResultMissing, "left no state", false},
-		"refused by the kubelet":               {failed, []corev1.Pod{bare(corev1.PodFailed)}, Failed, v1alpha1.ReasonCommitPodRejected, "did not run: Evicted", false},
+		"refused by the kubelet":               {failed, []corev1.Pod{bare(corev1.PodFailed)}, Failed, v1alpha1.ReasonCommitPodRejected, "did not run: Evicted", true},
+		"evicted before it told of anything":   {failed, []corev1.Pod{admitted(bare(corev1.PodFailed))}, Failed, v1alpha1.ReasonCommitPodRejected, "did not run: Evicted", false},
+		"given up by somebody else":            {failed, []corev1.Pod{unexplained(bare(corev1.PodFailed))}, Failed, v1alpha1.ReasonCommitPodRejected, "did not run", false},
 		"ended with its node":                  {failed, []corev1.Pod{podIn("job-1", corev1.PodFailed, corev1.ContainerState{Running: &corev1.ContainerStateRunning{}})}, Failed, v1alpha1.ReasonCommitPodRejected, "Evicted", false},
 
 		"the Job succeeded and the Pod is gone": {complete, nil, Failed, v1alpha1.ReasonResultMissing, "its Pod and with it the result are gone", false},

@@ -48,7 +48,7 @@ type Runner struct {
 	Logs  Logs
 	Clock clock.PassiveClock
 
-	frozen moments
+	frozen, besideFailed moments
 }
 
 // IndexSnapshot finds the Jobs and Pods of a snapshot by its UID. A cache has no index of labels: it
@@ -260,58 +260,6 @@ func (r *Runner) Stop(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (
 	return neverRan, nil
 }
 
-// Thaw makes sure that nothing a snapshot's commit froze is frozen, and says whether that is
-// so by now, or what keeps it from being so, where that is known. It may only be called when the commit Job can freeze no more.
-func (r *Runner) Thaw(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) (thawed bool, why string, err error) {
-	source := SourceIn(snapshot)
-	if gone, err := r.sourceGone(ctx, snapshot.Namespace, source); err != nil || gone {
-		return gone, "", err
-	}
-	name := naming.UnpauseJob(snapshot.Namespace, snapshot.Name, snapshot.UID)
-	job, err := r.Find(ctx, name, snapshot)
-	if err != nil {
-		return false, "", err
-	}
-	if job == nil {
-		if err := r.Client.Create(ctx, r.Unpause(snapshot, source)); err != nil && !apierrors.IsAlreadyExists(err) {
-			return false, "", fmt.Errorf("create Job %s/%s, which thaws the containers of Pod %s: %w", r.Namespace, name, source.PodName, err)
-		}
-		return false, "", nil
-	}
-	pods, err := r.cachedPods(ctx, snapshot, ComponentUnpause)
-	if err != nil {
-		return false, "", err
-	}
-	refusal, err := r.refusal(ctx, job.UID)
-	if err != nil {
-		return false, "", err
-	}
-	outcome := observeUnreported(job, pods, refusal)
-	switch outcome.State {
-	case Succeeded:
-		return true, "", nil
-	case Active:
-		return false, outcome.Message, nil
-	}
-	if job.DeletionTimestamp == nil {
-		if err := ignoreGone(r.Client.Delete(ctx, job, client.PropagationPolicy(metav1.DeletePropagationBackground), uidPrecondition(job.UID))); err != nil {
-			return false, "", fmt.Errorf("delete Job %s/%s: %w", job.Namespace, job.Name, err)
-		}
-	}
-	return false, "", fmt.Errorf("thaw the containers of Pod %s/%s on node %s: %s; trying again", snapshot.Namespace, source.PodName, source.NodeName, outcome.Message)
-}
-
-// observeUnreported reads the outcome of a Job whose exit says all there is to say: one that is
-// complete needs no report.
-func observeUnreported(job *batchv1.Job, pods []corev1.Pod, refusal string) Outcome {
-	for _, condition := range job.Status.Conditions {
-		if condition.Type == batchv1.JobComplete && condition.Status == corev1.ConditionTrue {
-			return Outcome{State: Succeeded, Thawed: true}
-		}
-	}
-	return Observe(job.UID, job, pods, refusal)
-}
-
 // Uncache has removed from its node what was kept there for a snapshot that is going away. Nobody
 // waits for it: the node may be gone. It has to come after Cleanup.
 func (r *Runner) Uncache(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot) error {
@@ -320,30 +268,6 @@ func (r *Runner) Uncache(ctx context.Context, snapshot *v1alpha1.SandboxSnapshot
 		return fmt.Errorf("create Job %s/%s: %w", job.Namespace, job.Name, err)
 	}
 	return nil
-}
-
-// sourceGone says whether nothing can be thawed any more of the Pod that was committed: the Pod exists no more, and nor
-// does its node, or nobody answers for it. The Pod alone says nothing. Its object goes first where it is deleted without
-// grace, and with the first version of the cgroup freezer the kubelet cannot kill what is frozen: the Pod's cgroup is
-// above that of the container, which it thaws for it.
-func (r *Runner) sourceGone(ctx context.Context, namespace string, source *Source) (bool, error) {
-	pod := &corev1.Pod{}
-	err := r.Live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: source.PodName}, pod)
-	if client.IgnoreNotFound(err) != nil {
-		return false, fmt.Errorf("read Pod %s/%s: %w", namespace, source.PodName, err)
-	}
-	if err == nil && pod.UID == source.PodUID {
-		return false, nil
-	}
-	node := &corev1.Node{}
-	err = r.Live.Get(ctx, client.ObjectKey{Name: source.NodeName}, node)
-	if client.IgnoreNotFound(err) != nil {
-		return false, fmt.Errorf("read node %s: %w", source.NodeName, err)
-	}
-	ready := err == nil && slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
-		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-	})
-	return !ready, nil
 }
 
 // Cleanup deletes every Job of a snapshot and says whether none is left.

@@ -46,7 +46,9 @@ type observed struct {
 	// astray is a Job that commits the Pod for a snapshot that is gone, empty where there is none.
 	astray string
 	// thawed says that nothing which the attempt's commit froze is frozen.
-	thawed bool
+	// thawWaits says what keeps a thaw from being done, where that was asked for at this visit and is known.
+	thawed    bool
+	thawWaits string
 	// killing is how far the end of what it left frozen has come, killFault why it has failed.
 	killing   killing
 	killFault string

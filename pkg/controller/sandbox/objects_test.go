@@ -324,6 +324,13 @@ func queuedSnapshot(s *v1alpha1.SandboxSnapshot) {
 	})
 }
 
+// thawingSnapshot: the attempt has failed, and what it froze is not thawed yet.
+func thawingSnapshot(s *v1alpha1.SandboxSnapshot) {
+	meta.SetStatusCondition(&s.Status.Conditions, metav1.Condition{
+		Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonThawing, Message: "making sure that nothing stays frozen: Too many pods",
+	})
+}
+
 // begun: the commit began at the epoch.
 func begun(s *v1alpha1.SandboxSnapshot) { s.Status.StartTime = &metav1.Time{Time: epoch} }
 
@@ -381,6 +388,8 @@ var (
 )
 
 func thawed(o *observed) { o.thawed = true }
+
+func thawWaits(o *observed) { o.thawWaits = "no place on the node" }
 
 func hasKill(how killing) func(*observed) { return func(o *observed) { o.killing = how } }
 

@@ -101,6 +101,8 @@ func (o *observed) pausing() action {
 	}
 	ready := meta.FindStatusCondition(o.attempt.Status.Conditions, v1alpha1.ConditionReady)
 	switch {
+	case canceling && ready != nil && ready.Reason == v1alpha1.ReasonThawing:
+		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonCanceling, "the pause is being cancelled: %s", ready.Message)
 	case canceling:
 		return action{do: wait}
 	case ready != nil && holdsUp(ready.Reason):
@@ -121,7 +123,7 @@ func (o *observed) pausing() action {
 
 // holdsUp is whether a commit that is wanted does not run for that reason.
 func holdsUp(reason string) bool {
-	return reason == v1alpha1.ReasonQueued || reason == v1alpha1.ReasonCommitPodRejected || reason == v1alpha1.ReasonHeldUp
+	return reason == v1alpha1.ReasonQueued || reason == v1alpha1.ReasonCommitPodRejected || reason == v1alpha1.ReasonHeldUp || reason == v1alpha1.ReasonThawing
 }
 
 // queuedStays is how long the sandbox may still say that it waits after its commit has begun.
@@ -160,7 +162,7 @@ func (o *observed) committed(next *nextStatus, canceling bool) action {
 		next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonThawing, "the pause is being cancelled, and what attempt %d froze is being thawed", next.SnapshotAttempts)
 		return o.write(next, nil)
 	case (canceling || undone) && !o.thawed:
-		return action{do: thaw}
+		return o.thaws(next)
 	case canceling:
 		return o.canceled(next)
 	case undone:
@@ -189,6 +191,15 @@ func (o *observed) committed(next *nextStatus, canceling bool) action {
 	o.showSaving(next)
 	next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonRemovingPod, "snapshot %s is ready, Pod %s is being removed", o.attempt.Name, o.pod.Name)
 	return o.write(next, nil)
+}
+
+// thaws has what is frozen thawed, and tells what that waits for.
+func (o *observed) thaws(next *nextStatus) action {
+	if o.thawWaits == "" {
+		return action{do: thaw}
+	}
+	next.set(v1alpha1.ConditionReady, false, o.readyReason(), "what attempt %d froze is being thawed, which waits: %s", next.SnapshotAttempts, o.thawWaits)
+	return sooner(o.write(next, nil), backstop)
 }
 
 // mayBeThawed says whether anybody has set about thawing what the attempt of a cancelled pause has frozen: the

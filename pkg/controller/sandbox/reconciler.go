@@ -126,6 +126,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 
 	thawed, checked, fresh, claimed, named := false, false, false, false, false
+	thawWaits := ""
 	for range maxSteps {
 		pod, err := r.pod(ctx, sandbox, fresh)
 		if err != nil {
@@ -135,7 +136,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		if err != nil {
 			return ctrl.Result{}, err
 		}
-		seen.thawed = seen.thawed || thawed
+		seen.thawed, seen.thawWaits = seen.thawed || thawed, thawWaits
 		seen.checked, seen.fresh, seen.claimed, seen.named = checked, fresh, claimed, named
 		next := decide(*seen)
 		switch next.do {
@@ -189,7 +190,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 				return ctrl.Result{}, err
 			}
 		case thaw:
-			if thawed, _, err = r.Jobs.Thaw(ctx, seen.attempt); err != nil || !thawed {
+			if thawed, thawWaits, err = r.Jobs.Thaw(ctx, seen.attempt); err != nil || !thawed && thawWaits == "" {
 				return ctrl.Result{RequeueAfter: backstop}, err
 			}
 		case kill:

@@ -63,7 +63,7 @@ func (o *observed) secured(next *nextStatus) (action, bool) {
 		return action{do: wait, after: claimAgain}, false
 	}
 	if !o.thawed {
-		return action{do: thaw}, false
+		return o.thaws(next), false
 	}
 	next.SnapshotName = o.attempt.Name // the newest that there is, should the Pod go now
 	if o.wants(v1alpha1.DesiredStateRunning) && !o.moves() {

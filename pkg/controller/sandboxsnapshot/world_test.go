@@ -492,7 +492,7 @@ func (w *world) runs(pod *corev1.Pod) {
 		end(1, lastWord)
 	default:
 		job := w.job(owner.Name)
-		if job == nil || len(job.Spec.Template.Spec.Containers) == 1 {
+		if job == nil || !slices.Contains(job.Spec.Template.Spec.Containers[0].Args, "--leave-frozen") {
 			w.thaws(target)
 		}
 		var containers []string
