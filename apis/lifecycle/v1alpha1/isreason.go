@@ -89,6 +89,7 @@ var reasons = map[string]bool{
 	ReasonDeadlineExceeded:      true,
 	ReasonResultMissing:         true,
 	ReasonSourceNodeLost:        true,
+	ReasonNodeUnderPressure:     true,
 	ReasonCanceled:              true,
 	ReasonSnapshotRejected:      true,
 	ReasonFilesLost:             true,

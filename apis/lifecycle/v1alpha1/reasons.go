@@ -232,6 +232,8 @@ const (
 	ReasonResultMissing = "ResultMissing"
 	// ReasonSourceNodeLost: the source node is not ready.
 	ReasonSourceNodeLost = "SourceNodeLost"
+	// ReasonNodeUnderPressure: the source node lacks disk or process IDs, so its kubelet takes no Pod that could commit.
+	ReasonNodeUnderPressure = "NodeUnderPressure"
 	// ReasonCanceled: a resume cancelled the pause, or the snapshot was deleted.
 	ReasonCanceled = "Canceled"
 )

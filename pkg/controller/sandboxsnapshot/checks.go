@@ -233,6 +233,11 @@ func (c *Checks) checkNode(ctx context.Context, name string) error {
 		if condition.Type == corev1.NodeReady && condition.Status != corev1.ConditionTrue {
 			return refuse(v1alpha1.ReasonSourceNodeLost, "node %s is not ready: %s: %s", name, condition.Reason, condition.Message)
 		}
+		// Admit of pkg/kubelet/eviction in Kubernetes. One that lacks memory takes Pods that are not BestEffort, as a commit's.
+		if (condition.Type == corev1.NodeDiskPressure || condition.Type == corev1.NodePIDPressure) && condition.Status == corev1.ConditionTrue {
+			return refuse(v1alpha1.ReasonNodeUnderPressure, "the kubelet of node %s takes no Pod, and so none that commits, while it has %s: %s; make room there",
+				name, condition.Type, condition.Message)
+		}
 	}
 	return nil
 }

@@ -105,6 +105,14 @@ func TestRefusals(t *testing.T) {
 		"a node that is not ready": {
 			pausing("demo"), attemptOf("demo"), []client.Object{ready, node("node-1", corev1.ConditionUnknown)}, nil,
 			v1alpha1.ReasonSourceNodeLost, "KubeletStopped"},
+		"a node that lacks disk": {
+			pausing("demo"), attemptOf("demo"), []client.Object{ready, lacking(corev1.NodeDiskPressure)}, nil,
+			v1alpha1.ReasonNodeUnderPressure, "takes no Pod, and so none that commits, while it has DiskPressure: only 5% are left"},
+		"a node that lacks process IDs": {
+			pausing("demo"), attemptOf("demo"), []client.Object{ready, lacking(corev1.NodePIDPressure)}, nil,
+			v1alpha1.ReasonNodeUnderPressure, "PIDPressure"},
+		"a node that lacks memory": { // takes what is not BestEffort
+			pausing("demo"), attemptOf("demo"), []client.Object{ready, lacking(corev1.NodeMemoryPressure)}, nil, "", ""},
 		"a node that is gone": {
 			pausing("demo"), attemptOf("demo"), []client.Object{podOf("demo", func(p *corev1.Pod) { p.Spec.NodeName = "node-2" })}, nil,
 			v1alpha1.ReasonSourceNodeLost, "node node-2 does not exist"},
@@ -306,4 +314,11 @@ func TestAdopt(t *testing.T) {
 			}
 		})
 	}
+}
+
+// lacking is a node that is ready and lacks something.
+func lacking(what corev1.NodeConditionType) *corev1.Node {
+	n := node("node-1", corev1.ConditionTrue)
+	n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{Type: what, Status: corev1.ConditionTrue, Message: "only 5% are left"})
+	return n
 }
