@@ -32,6 +32,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
@@ -118,6 +119,34 @@ func TestTheServerStays(t *testing.T) {
 		return
 	}
 	t.Error("there is no server")
+}
+
+// TestNobodyEndsForACommit: the class that the server is told to give its Pods is there, preempts nobody, is beneath all others,
+// and is nobody's default.
+func TestNobodyEndsForACommit(t *testing.T) {
+	classes, named := map[string]bool{}, ""
+	for _, m := range manifests(t, "base") {
+		switch m.Kind {
+		case "PriorityClass":
+			var class schedulingv1.PriorityClass
+			decode(t, m, &class)
+			classes[class.Name] = true
+			if class.PreemptionPolicy == nil || *class.PreemptionPolicy != corev1.PreemptNever || class.Value >= 0 || class.GlobalDefault {
+				t.Errorf("%s: %+v", m.file, class)
+			}
+		case "StatefulSet":
+			var set appsv1.StatefulSet
+			decode(t, m, &set)
+			for _, arg := range set.Spec.Template.Spec.Containers[0].Args {
+				if class, is := strings.CutPrefix(arg, "--commit-priority-class="); is {
+					named = class
+				}
+			}
+		}
+	}
+	if !classes[named] {
+		t.Errorf("the server is told to use the class %q, and there are %v", named, classes)
+	}
 }
 
 func TestExamplesAreOfTheAPI(t *testing.T) {

@@ -60,6 +60,7 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		Config: commitjob.Config{
 			Namespace:        opts.CommitJobNamespace,
 			Image:            opts.CommitterImage,
+			PriorityClass:    opts.CommitPriorityClass,
 			Timeout:          opts.CommitJobTimeout,
 			MaxFrozen:        opts.MaxFrozen,
 			ThawAfter:        opts.ThawAfter,

@@ -56,6 +56,9 @@ type Options struct {
 	CommitterImage string
 	// CommitJobNamespace is where commit and unpause Jobs run: never a sandbox's namespace.
 	CommitJobNamespace string
+	// CommitPriorityClass is the PriorityClass of commit and unpause Pods. It has to exist, and should preempt nobody:
+	// empty is the cluster's default, which may end other Pods for the sake of a commit.
+	CommitPriorityClass string
 	// CommitJobTimeout bounds a commit, counted from the start of its container.
 	CommitJobTimeout time.Duration
 	// LayerCompression is that of the layers of snapshots: zstd, or gzip for registries and tools

@@ -200,6 +200,9 @@ func (o *Options) addSnapshotFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.CommitJobNamespace, "commit-job-namespace", c.CommitJobNamespace,
 		"Namespace of commit and unpause Jobs and of the push secret. Whoever may exec or read secrets there can reach every sandbox: "+
 			"never a namespace of sandboxes. By default the server's own, from the environment variable POD_NAMESPACE.")
+	fs.StringVar(&c.CommitPriorityClass, "commit-priority-class", c.CommitPriorityClass,
+		"PriorityClass of the Pods of commit and unpause Jobs; it has to exist. One of a low value that preempts nobody keeps them from ending "+
+			"sandboxes. Without it, the cluster's default.")
 	fs.DurationVar(&c.CommitJobTimeout, "commit-job-timeout", c.CommitJobTimeout,
 		"How long a commit may take, counted from the start of its container.")
 	fs.StringVar(&c.LayerCompression, "layer-compression", c.LayerCompression,

@@ -85,6 +85,10 @@ func TestTheCommitPodMayDoNoMoreThanItNeeds(t *testing.T) {
 	if resources := pod.Spec.Containers[0].Resources; resources.Limits.Memory().IsZero() || !resources.Requests.Cpu().IsZero() || !resources.Requests.Memory().IsZero() {
 		t.Errorf("resources %+v", resources)
 	}
+	// Whatever the cluster's default class is, nobody ends for it.
+	if policy := pod.Spec.PreemptionPolicy; policy == nil || *policy != corev1.PreemptNever || pod.Spec.Priority == nil || *pod.Spec.Priority >= 0 {
+		t.Errorf("class %q, priority %v, preemption %v", pod.Spec.PriorityClassName, pod.Spec.Priority, policy)
+	}
 	r.awaitPaused("demo")
 	events, err := r.kube.CoreV1().Events(systemNamespace).List(t.Context(), metav1.ListOptions{FieldSelector: "reason=FailedPostStartHook,involvedObject.name=" + pod.Name})
 	if err != nil {
