@@ -27,7 +27,7 @@ import (
 )
 
 func TestHistoryIsAPartOfTheRoom(t *testing.T) {
-	const cap, capAtOnce = 4 << 20, 32 << 20 // of pkg/apiserver
+	const most, mostAtOnce = 4 << 20, 32 << 20 // of pkg/apiserver
 	for _, row := range []struct {
 		quota   int64
 		percent int64
@@ -35,7 +35,7 @@ func TestHistoryIsAPartOfTheRoom(t *testing.T) {
 		{MinQuota, 50}, {64 << 20, 50}, {Quota(256 << 20), 36}, {256 << 20, 32}, {Quota(1 << 30), 25}, {6 << 30, 5}, {MaxQuota, 5},
 	} {
 		perSecond, atOnce := Pace(row.quota)
-		perSecond, atOnce = min(perSecond, cap), min(atOnce, capAtOnce)
+		perSecond, atOnce = min(perSecond, most), min(atOnce, mostAtOnce)
 		// What a compaction leaves, what is written until the next, and until that is seen.
 		lasts := shortHistory(row.quota) + compactEvery(row.quota) + 2*every
 		if history := atOnce + perSecond*int64(lasts/time.Second); history > row.quota/100*row.percent+1<<20 {
