@@ -74,6 +74,19 @@ func TestWhatNobodyComesForIsThawed(t *testing.T) {
 			t.Fatal(r.Error)
 		}
 		ended := standby(time.Minute)
+		if r := s.committer("thaw", both, "--lock="+lock); r.Error != nil || !r.Thawed {
+			t.Errorf("a thaw beside it: result %+v: %v", r, r.Error)
+		}
+		if r := await(ended); r.Error == nil || r.Error.Reason != result.ThawedUnattended || !r.Thawed {
+			t.Errorf("of what is thawed beside it it says %+v: %v", r, r.Error)
+		}
+		main.runs("/count")
+		side.runs("/count")
+
+		if r := s.committer("commit", both, "--leave-frozen"); r.Error != nil {
+			t.Fatal(r.Error)
+		}
+		ended = standby(time.Minute)
 		if r := s.committer("kill", both, "--lock="+lock); r.Error != nil || !r.Thawed {
 			t.Errorf("result %+v: %v", r, r.Error)
 		}
