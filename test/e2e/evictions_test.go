@@ -104,6 +104,9 @@ func TestAnEvictionMovesASandbox(t *testing.T) {
 // TestADrainOfTheServersOwnNode: on the only node the server's Pod is drained as well. It is not parallel, for nothing can start meanwhile.
 func TestADrainOfTheServersOwnNode(t *testing.T) {
 	k := newKubectl(t)
+	if k.secondNode(t) != "" {
+		t.Skip("there is another node to go to: TestTwoNodesTheServersOwnIsDrained")
+	}
 	before := k.start("demo")
 	k.sh("demo", "echo kept > /root/file")
 	uncordon := k.cordon(t, before.Status.NodeName)
