@@ -37,7 +37,7 @@ import (
 // is served, when the store was taken, and from then on of which older owners it is certain that they go. A policy
 // (sandbox-dependents-not-collected in artifacts/base/collector.yaml) keeps whatever else is older.
 
-// Where the ConfigMap says so; the policy reads them. Whoever has looked through what was left may remove both.
+// Where the ConfigMap says so; the policy reads them. Whoever has looked through what was left may remove both, as docs/ownership.md says.
 const (
 	storeTakenKey    = "storeTaken"
 	storeReleasedKey = "storeReleased"
