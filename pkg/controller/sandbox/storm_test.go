@@ -40,6 +40,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/validation"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/move"
 	registry "github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/sandbox"
 )
 
@@ -184,7 +185,7 @@ func (s *storm) step() {
 		s.visit, s.visit, s.visit, s.visit, s.visit, s.visit, s.inform, s.inform, s.inform,
 		s.node, s.node, s.node, s.node, s.commit, s.commit, s.commit, s.write, s.write,
 		s.pause, s.pause, s.resume, s.resumeElsewhere, s.update, s.edit, s.editSource, s.makeBase,
-		s.deletePod, s.losePod, s.evict, s.restart, s.adopt, s.deleteSnapshot, s.sweep,
+		s.deletePod, s.losePod, s.evict, s.move, s.move, s.editPolicy, s.restart, s.adopt, s.deleteSnapshot, s.sweep,
 	}
 	happenings[s.rand.IntN(len(happenings))]()
 	s.check()
@@ -270,8 +271,11 @@ func (s *storm) rests() {
 // arrived says whether the sandbox is what it is wanted to be.
 func (s *storm) arrived() bool {
 	status := &s.stored.sandbox.Status
-	if s.frozen {
+	switch {
+	case s.frozen:
 		s.fail("rests with frozen containers")
+	case status.Move != nil && status.Phase == v1alpha1.SandboxRunning:
+		s.fail("rests, and its Pod is to go")
 	}
 	if s.stored.sandbox.Spec.DesiredState == v1alpha1.DesiredStatePaused {
 		return status.Phase == v1alpha1.SandboxPaused || status.Phase == v1alpha1.SandboxRunning && s.reason(v1alpha1.ConditionPaused) == v1alpha1.ReasonFilesLost
@@ -292,8 +296,12 @@ func (s *storm) check() {
 		s.fail("the condition Paused and the phase disagree")
 	case paused && status.PodName != "":
 		s.fail("Paused, and has a Pod")
-	case ready && status.Phase != v1alpha1.SandboxRunning:
+	case ready && status.Phase != v1alpha1.SandboxRunning && (status.Phase != v1alpha1.SandboxPausing || status.Move == nil):
 		s.fail("Ready, and not Running")
+	case ready && s.reason(v1alpha1.ConditionPaused) == v1alpha1.ReasonRemovingPod:
+		s.fail("Ready, and its Pod is being removed")
+	case status.Move != nil && (status.Phase == v1alpha1.SandboxPaused || status.Phase == v1alpha1.SandboxFailed):
+		s.fail("is moved, and does not come back")
 	case status.Phase == v1alpha1.SandboxRunning && status.PodUID == "":
 		s.fail("Running without a Pod")
 	case lost && s.told == 0 && s.losses == 0:
@@ -799,6 +807,29 @@ func (s *storm) evict() {
 		s.changePod(func(p *corev1.Pod) { s.mainStatus(p); evictedPod(p) })
 		s.note("evicted")
 	}
+}
+
+// move is somebody who has heard that the Pod is to go.
+func (s *storm) move() {
+	pod := s.stored.pod
+	if pod == nil {
+		return
+	}
+	request := move.Request{PodUID: pod.UID, NodeName: "node-1", Reason: []string{v1alpha1.ReasonEvicted, v1alpha1.ReasonNodeDraining, v1alpha1.ReasonContainerEnded}[s.rand.IntN(3)]}
+	answer := move.Decide(s.stored.sandbox, request)
+	s.note("move for %s: %s", request.Reason, answer)
+	if record, is := move.Next(s.stored.sandbox, request, s.now); is && answer == move.Moves {
+		next := s.stored.sandbox.DeepCopy()
+		next.Status.Move = record
+		s.store(next)
+	}
+}
+
+func (s *storm) editPolicy() {
+	s.editSpec("policies", func(spec *v1alpha1.SandboxSpec) {
+		spec.EvictionPolicy = []v1alpha1.SandboxEvictionPolicy{v1alpha1.EvictionPolicySave, v1alpha1.EvictionPolicySave, v1alpha1.EvictionPolicyNone}[s.rand.IntN(3)]
+		spec.OnExit = []v1alpha1.SandboxExitPolicy{"", v1alpha1.ExitPolicyRestore, v1alpha1.ExitPolicyNone}[s.rand.IntN(3)]
+	})
 }
 
 func (s *storm) restart() {

@@ -66,7 +66,7 @@ func (w *world) step() {
 		w.commit, w.commit, w.commit, w.commit,
 		w.write, w.write,
 		w.pause, w.pause, w.resume, w.resume, w.resumeElsewhere, w.update, w.edit,
-		w.deletePod, w.losePod, w.evict, w.end, w.restart, w.adopt, w.deleteSnapshot, w.sweepRegistry, w.away,
+		w.deletePod, w.losePod, w.evict, w.move, w.move, w.editPolicy, w.end, w.restart, w.adopt, w.deleteSnapshot, w.sweepRegistry, w.away,
 	}
 	happenings[w.rand.IntN(len(happenings))]()
 	w.check()
@@ -102,6 +102,8 @@ func (w *world) rested() {
 		w.fail("rests with frozen containers")
 	case ready == nil || ready.Reason == "" || ready.Message == "":
 		w.fail("rests without saying why")
+	case status.Move != nil:
+		w.fail("rests, and its Pod is to go")
 	case status.Phase == v1alpha1.SandboxFailed:
 		if ready.Reason != v1alpha1.ReasonNoSnapshot && ready.Reason != v1alpha1.ReasonSnapshotNotFound && ready.Reason != v1alpha1.ReasonFilesLost {
 			w.fail("rests as Failed because of %s", ready.Reason)
@@ -124,6 +126,8 @@ func (w *world) check() {
 		w.fail("Paused on a snapshot that did not succeed")
 	case w.frozen && w.pod != nil && status.Phase != v1alpha1.SandboxPausing:
 		w.fail("containers are frozen, and nothing is being committed")
+	case status.Move != nil && (status.Phase == v1alpha1.SandboxPaused || status.Phase == v1alpha1.SandboxFailed):
+		w.fail("is moved, and does not come back")
 	case w.unnoted && meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionPaused):
 		w.fail("files went while the pause was wanted, and it is called saved without a word of anybody's")
 	}
@@ -263,7 +267,7 @@ func (w *world) observe() *observed {
 	if w.pod != nil && w.pod.DeletionTimestamp != nil && seen.pausedReason() == v1alpha1.ReasonRemovingPod {
 		seen.killing = w.killing
 	}
-	if seen.attemptIsOurs() && w.saved() && (w.pod == nil || w.pod.DeletionTimestamp == nil) {
+	if seen.attemptIsOurs() && w.saved() && (w.pod == nil || w.pod.DeletionTimestamp == nil || w.pausedReason() != v1alpha1.ReasonRemovingPod) {
 		seen.staying = w.staying()
 	}
 	if status.SnapshotName != "" && w.pod == nil && status.Phase != v1alpha1.SandboxPaused {
@@ -274,7 +278,7 @@ func (w *world) observe() *observed {
 
 // told checks what an event claims.
 func (w *world) told(event *note) {
-	if event == nil || event.reason != v1alpha1.ReasonPaused {
+	if event == nil || event.reason != v1alpha1.ReasonPaused && event.reason != v1alpha1.ReasonFilesSaved {
 		return
 	}
 	status := &w.sandbox.Status

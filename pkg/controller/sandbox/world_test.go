@@ -34,6 +34,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/validation"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/move"
 	registry "github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/sandbox"
 )
 
@@ -222,7 +223,7 @@ func (w *world) commit() {
 	}
 	if attempt.Status.Phase == v1alpha1.SnapshotPending {
 		switch {
-		case w.pod == nil || w.pod.DeletionTimestamp != nil || w.pod.UID != w.sandbox.Status.PodUID:
+		case w.pod == nil || w.pod.UID != w.sandbox.Status.PodUID:
 			w.endCommit(attempt, v1alpha1.ReasonSourcePodNotFound)
 		case w.chance(4):
 			queuedSnapshot(attempt)
@@ -467,6 +468,28 @@ func (w *world) evict() {
 		w.frozen = false
 		w.note("evicted")
 	}
+}
+
+// move is somebody who has heard that the Pod is to go.
+func (w *world) move() {
+	if w.pod == nil {
+		return
+	}
+	request := move.Request{PodUID: w.pod.UID, NodeName: "node-1", Reason: v1alpha1.ReasonEvicted}
+	answer := move.Decide(w.sandbox, request)
+	w.note("move: %s", answer)
+	if record, is := move.Next(w.sandbox, request, w.now); is && answer == move.Moves {
+		w.sandbox = w.sandbox.DeepCopy()
+		w.sandbox.Status.Move = record
+	}
+}
+
+func (w *world) editPolicy() {
+	w.sandbox = w.sandbox.DeepCopy()
+	w.sandbox.Spec.EvictionPolicy = []v1alpha1.SandboxEvictionPolicy{v1alpha1.EvictionPolicySave, v1alpha1.EvictionPolicySave, v1alpha1.EvictionPolicyNone}[w.rand.IntN(3)]
+	w.sandbox.Generation++
+	w.asked = true
+	w.note("edit: evictionPolicy %s", w.sandbox.Spec.EvictionPolicy)
 }
 
 func (w *world) end() {
