@@ -288,8 +288,13 @@ func signalAll(ctx context.Context, v victim, log *slog.Logger) error {
 	}
 }
 
-// answerTimeout is for one question to a container that dies.
-const answerTimeout = 2 * time.Second
+const (
+	// answerTimeout is for one question to a container that dies.
+	answerTimeout = 2 * time.Second
+	// answersAwaited is how many in a row stay without an answer before its shim is said to give none:
+	// on a busy node it only takes long.
+	answersAwaited = 3
+)
 
 // letDie waits until the container has ended. With the first version of the cgroup freezer a
 // process dies of its signal only when it is thawed, which is harmless now: a signal comes before
@@ -297,7 +302,7 @@ const answerTimeout = 2 * time.Second
 // https://docs.kernel.org/admin-guide/cgroup-v1/freezer-subsystem.html
 func letDie(ctx context.Context, v victim, log *slog.Logger) error {
 	var last error
-	for {
+	for silent := 0; ; {
 		asking, cancel := context.WithTimeout(ctx, answerTimeout)
 		state, err := v.State(asking)
 		switch {
@@ -310,9 +315,11 @@ func letDie(ctx context.Context, v victim, log *slog.Logger) error {
 		case state == runtime.Paused || state == runtime.Pausing && v.Witnessed():
 			last = v.Resume(asking)
 		}
-		silent := asking.Err() != nil
+		if silent++; asking.Err() == nil {
+			silent = 0
+		}
 		cancel()
-		if silent {
+		if silent >= answersAwaited {
 			if processes, err := v.Processes(ctx); v.Witnessed() && err == nil && len(processes) == 0 {
 				return fmt.Errorf("every process of %s is dead, and nothing of it writes any more; but its shim does not answer containerd, and as long as it does not, its Pod stays. On the node, end the process containerd-shim that has the container's ID or its Pod's among its arguments: %w", v, last)
 			}

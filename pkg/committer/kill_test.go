@@ -188,6 +188,35 @@ func TestAShimThatDoesNotAnswer(t *testing.T) {
 	}
 }
 
+// TestAShimThatAnswersLate: on a busy node it takes seconds to clear away who has ended.
+func TestAShimThatAnswersLate(t *testing.T) {
+	s := newScene(t)
+	main, side := s.node.containers["main-id"], s.node.containers["side-id"]
+	side.state = runtime.Ended
+	var killed atomic.Bool
+	var asked atomic.Int64
+	main.onProcesses = func() ([]int, error) {
+		if killed.Load() {
+			return nil, nil
+		}
+		return []int{10}, nil
+	}
+	main.onKill = func(int) error { killed.Store(true); return nil }
+	main.onStateIn = func(ctx context.Context) (runtime.State, error) {
+		switch {
+		case !killed.Load():
+			return runtime.Paused, nil
+		case asked.Add(1) < 3:
+			<-ctx.Done()
+			return 0, errors.New("no answer")
+		}
+		return runtime.Ended, nil
+	}
+	if got, err := s.kill(t.Context()); err != nil || got.Error != nil {
+		t.Errorf("after %d questions: %v, result %+v", asked.Load(), err, got)
+	}
+}
+
 // kill ends by itself where a container does not.
 func (s *scene) kill(ctx context.Context) (got result.Result, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
