@@ -106,7 +106,8 @@ func endReason(pod *corev1.Pod) string {
 // savesDead says whether the files of a Pod that its kubelet has ended are still to be committed, from its dead containers:
 // the kubelet clears those away within a minute or so.
 func (o *observed) savesDead(next *nextStatus) bool {
-	if o.pod.DeletionTimestamp != nil || !leaves(o.sandbox, next.Move) && !o.wants(v1alpha1.DesiredStatePaused) || !o.seenToRun() {
+	pauses := o.wants(v1alpha1.DesiredStatePaused) && o.pausedReason() != v1alpha1.ReasonFilesLost
+	if o.pod.DeletionTimestamp != nil || !leaves(o.sandbox, next.Move) && !pauses || !o.seenToRun() {
 		return false
 	}
 	if next.FailedAttempts == 0 || !o.attemptIsOurs() || o.attempt.Status.Phase != v1alpha1.SnapshotFailed || o.attempt.Status.SourcePodUID != o.pod.UID {

@@ -84,6 +84,7 @@ func TestDecideMoves(t *testing.T) {
 		{name: "running: a record of a Pod that is gone is dropped",
 			sees: observation(sandboxIn(running, onPod, moved, func(s *v1alpha1.Sandbox) { s.Status.Move.PodUID = "pod-0" }), sees(podOf())),
 			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running pod=demo/pod-1", then: wait},
+		// https://github.com/kubevirt/kubevirt/issues/9585: there, whoever has begun an eviction cannot call it off.
 		{name: "running: nobody wants it saved any more",
 			sees: observation(sandboxIn(running, onPod, moved, notSaved), sees(podOf()), letGo),
 			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running pod=demo/pod-1", then: wait, event: v1alpha1.EventMoveEnded},
@@ -139,6 +140,9 @@ func TestDecideMoves(t *testing.T) {
 		{name: "evicted by the kubelet: also where a pause is wanted",
 			sees: observation(sandboxIn(running, wantsPaused, onPod), sees(podOf(evictedPod))),
 			do:   writeStatus, status: "Pausing Ready=False/Pausing Paused=False/Pausing pod=demo/pod-1 attempts=1", then: createSnapshot},
+		{name: "evicted by the kubelet: while a pause waits for a person, and nobody wants it saved",
+			sees: observation(sandboxIn(running, wantsPaused, onPod, heldByLoss, lostDataBy, notSaved), sees(podOf(evictedPod)), letGo),
+			do:   writeStatus, status: "Running Ready=False/PodLost Paused=False/FilesLost DataLost=True/PodLost pod=demo/pod-1", then: deletePod},
 		{name: "evicted by the kubelet: they are gone, so the Pod is removed once that is written down",
 			sees: observation(sandboxIn(running, onPod, moved, attempts(1), failures(1), retries(2*time.Second)), sees(podOf(diedAt(epoch))), sees(snapshotIn(broken, failedFor(v1alpha1.ReasonContainerNotFound))), after(time.Second)),
 			do:   writeStatus, status: "Running Ready=False/PodLost move=Evicted pod=demo/pod-1 attempts=1 failed=1", then: deletePod},
@@ -212,6 +216,7 @@ func TestDecideMoves(t *testing.T) {
 		{name: "moved: a pause is wanted before anything has run",
 			sees: observation(sandboxIn(resuming, wantsPaused, moved, saved("demo-gen1")), comesFrom(snapshotIn(succeed))),
 			do:   writeStatus, status: "Paused Ready=False/Paused Paused=True/Paused saved=demo-gen1", then: wait, event: v1alpha1.ReasonCanceled},
+		// https://github.com/kubernetes/kubernetes/issues/89067: there, what is evicted is made anew again and again, at once.
 		{name: "moved: Pods that do not last are made after longer and longer waits, though each was moved",
 			sees: observation(sandboxIn(pausing, onPod, moved, removing, saved("demo-gen1"), attempts(1), retries(20*time.Second), failedPods(1)), sees(snapshotIn(succeed)), comesFrom(snapshotIn(succeed)), after(5*time.Second)),
 			do:   writeStatus, status: "Resuming Ready=False/Resuming Paused=False/Resuming move=Evicted/pod-1 saved=demo-gen1 attempts=1 failedPods=1", then: wait, event: v1alpha1.ReasonFilesSaved},

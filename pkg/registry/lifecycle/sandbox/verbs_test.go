@@ -282,10 +282,16 @@ func TestARequestEndsTheWait(t *testing.T) {
 		verb   func(*lifecycle.Sandbox) (*lifecycle.Sandbox, *Refusal)
 	}{
 		"a pause that failed is asked for again": {waits(stateRunning, paused), pause},
-		"a pause that failed is given up":        {waits(stateRunning, paused), resume},
-		"a first Pod that was refused":           {waits(statePending, running), resume},
-		"a resume whose Pod was refused":         {waits(stateResuming, running), resume},
-		"a resume":                               {waits(statePaused, paused), resume},
+		// https://github.com/kubevirt/kubevirt/pull/8836: there, what a person asks for waited as what had failed before.
+		"a move that failed, and a pause is asked for": {func() *lifecycle.Sandbox {
+			s := waits(stateRunning, running)
+			moved(s)
+			return s
+		}(), pause},
+		"a pause that failed is given up": {waits(stateRunning, paused), resume},
+		"a first Pod that was refused":    {waits(statePending, running), resume},
+		"a resume whose Pod was refused":  {waits(stateResuming, running), resume},
+		"a resume":                        {waits(statePaused, paused), resume},
 	} {
 		got, refusal := test.verb(test.before)
 		if refusal != nil || got.Status.RetryTime != nil || got.Status.FailedPods != 0 || !got.Status.LastRequestTime.Time.Equal(now) {
