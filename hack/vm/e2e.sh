@@ -68,9 +68,9 @@ compile() {
 tests() {
     local package=$1 run=$2 parallel=$3
     [[ ${run} != none ]] || return 0
-    VM_TIMEOUT=3000 hack/vm/vm.sh run "set -a; . ${CLUSTER_DIR}/cluster.env; CLUSTER_DIR=${CLUSTER_DIR}; PROGRAMS=${CLUSTER_DIR}/tests/programs; CGROUP_DRIVER=systemd
+    VM_TIMEOUT=5400 hack/vm/vm.sh run "set -a; . ${CLUSTER_DIR}/cluster.env; CLUSTER_DIR=${CLUSTER_DIR}; PROGRAMS=${CLUSTER_DIR}/tests/programs; CGROUP_DRIVER=systemd; PATIENCE=15m
         CRUN=/usr/bin/crun; PATH=${CLUSTER_DIR}/bin:\$PATH; cd ${CLUSTER_DIR}/tests/test/${package}
-        exec ./${package}.test -test.v -test.count=1 -test.timeout=45m -test.parallel=${parallel} -test.run='${run}'" 2>&1 | tee "${logs}/${runtime}-${package}.txt"
+        exec ./${package}.test -test.v -test.count=1 -test.timeout=80m -test.parallel=${parallel} -test.run='${run}'" 2>&1 | tee "${logs}/${runtime}-${package}.txt"
 }
 
 compile

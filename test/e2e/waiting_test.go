@@ -21,6 +21,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -31,9 +32,22 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
 
+// patience is for what takes seconds on an idle machine: a busy one may take much longer, and an emulated one longer than
+// that, which PATIENCE says.
+var patience = patienceFrom(os.Getenv("PATIENCE"))
+
+func patienceFrom(text string) time.Duration {
+	if text == "" {
+		return 4 * time.Minute
+	}
+	longer, err := time.ParseDuration(text)
+	if err != nil {
+		panic("PATIENCE: " + err.Error())
+	}
+	return longer
+}
+
 const (
-	// patience is for what takes seconds on an idle machine: a busy one may take much longer.
-	patience = 4 * time.Minute
 	// interval between two looks; brief is for states that do not last.
 	interval = 150 * time.Millisecond
 	brief    = 20 * time.Millisecond
