@@ -246,10 +246,10 @@ func TestTwoNodesOneIsLost(t *testing.T) {
 	if err := n.kube.CoreV1().Nodes().Delete(t.Context(), n.second, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	moved := n.await("demo", "it is back on the other node", func(s *v1alpha1.Sandbox) bool {
+	n.await("demo", "it is back on the other node", func(s *v1alpha1.Sandbox) bool {
 		return s.Status.NodeName == firstNode && s.Status.PodUID != before.Status.PodUID && s.Status.Phase == v1alpha1.SandboxRunning
 	})
-	moved = n.awaitReady("demo")
+	moved := n.awaitReady("demo")
 	if got := n.sh("demo", "ls /root"); got != "saved\n" {
 		t.Errorf("come back from its last snapshot, there is %q", got)
 	}

@@ -128,7 +128,7 @@ func TestAGuardThatChangesHasAllSandboxesVisited(t *testing.T) {
 	}
 	cancel()
 	go func() {
-		for range regards.woken { //nolint:revive // it goes on until it ends
+		for range regards.woken {
 		}
 	}()
 	if err := <-ended; err != nil {
