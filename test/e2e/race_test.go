@@ -360,7 +360,8 @@ func contradiction(s *v1alpha1.Sandbox) string {
 	switch {
 	case paused != (phase == v1alpha1.SandboxPaused) && reasonOf(s.Status.Conditions, v1alpha1.ConditionPaused) != v1alpha1.ReasonFilesLost:
 		return "the condition Paused and the phase disagree"
-	case ready && phase != v1alpha1.SandboxRunning:
+	case ready && phase != v1alpha1.SandboxRunning && (phase != v1alpha1.SandboxPausing || s.Status.Move == nil):
+		// One that moves is as its Pod is, until its commit begins.
 		return "ready, and not running"
 	case paused && (s.Status.SnapshotName == "" || s.Status.PodName != "" || s.Status.PodUID != ""):
 		return "paused without a snapshot, or with a Pod"
