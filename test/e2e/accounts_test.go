@@ -27,6 +27,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -72,12 +73,7 @@ func TestTheExamplePolicyJudgesThePerson(t *testing.T) {
 
 	// Administrators may; and who labels what they have made answers for nothing.
 	r.create("theirs", fromNothing, func(s *v1alpha1.Sandbox) { onNode(s.Spec.Template) })
-	theirs, err := editor.Get(t.Context(), "theirs", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	theirs.Labels = map[string]string{"team": "a"}
-	if _, err := editor.Update(t.Context(), theirs, metav1.UpdateOptions{}); err != nil {
+	if _, err := editor.Patch(t.Context(), "theirs", types.MergePatchType, []byte(`{"metadata":{"labels":{"team":"a"}}}`), metav1.PatchOptions{}); err != nil {
 		t.Errorf("a label of what an administrator has made: %v", err)
 	}
 }
