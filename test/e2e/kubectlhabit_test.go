@@ -48,12 +48,12 @@ func TestKubectlShowsAPauseAndAResume(t *testing.T) {
 	k.wait("jsonpath={.status.phase}=Paused", "sbx/demo")
 	k.mustShow([]string{"NAME", "PHASE", "READY", "REASON", "SNAPSHOT", "AGE"},
 		[]string{"demo", "Paused", "False", "Paused", "demo-gen1", "*"}, "sandbox", "demo")
-	k.mustShow([]string{"NAME", "PHASE", "SANDBOX", "AGE"},
-		[]string{"demo-gen1", "Succeed", "demo", "*"}, "sandboxsnapshots")
-	k.mustShow([]string{"NAME", "PHASE", "SANDBOX", "AGE", "NODE", "SIZE", "FROZEN", "DURATION", "IMAGE"},
-		[]string{"demo-gen1", "Succeed", "demo", "*", node, "*", "*", "*", "*"}, "sbxsnap", "--output=wide")
-	if row := k.table("sbxsnap", "demo-gen1", "--output=wide", "--no-headers")[0]; !strings.Contains(row[8], "@sha256:") || !strings.HasSuffix(row[6], "s") {
-		t.Errorf("the snapshot is shown with the image %s, frozen for %s", row[8], row[6])
+	k.mustShow([]string{"NAME", "PHASE", "SANDBOX", "PURPOSE", "AGE"},
+		[]string{"demo-gen1", "Succeed", "demo", "Pause", "*"}, "sandboxsnapshots")
+	k.mustShow([]string{"NAME", "PHASE", "SANDBOX", "PURPOSE", "AGE", "NODE", "SIZE", "FROZEN", "DURATION", "IMAGE"},
+		[]string{"demo-gen1", "Succeed", "demo", "Pause", "*", node, "*", "*", "*", "*"}, "sbxsnap", "--output=wide")
+	if row := k.table("sbxsnap", "demo-gen1", "--output=wide", "--no-headers")[0]; !strings.Contains(row[9], "@sha256:") || !strings.HasSuffix(row[7], "s") {
+		t.Errorf("the snapshot is shown with the image %s, frozen for %s", row[9], row[7])
 	}
 	k.mustList([]string{"demo"}, "sandboxes", "--field-selector=status.phase=Paused")
 	k.mustList([]string{"elsewhere"}, "sandboxes", "--field-selector=status.phase!=Paused")
@@ -224,6 +224,7 @@ func TestKubectlKnowsTheAPI(t *testing.T) {
 
 	got := words(k.do("api-resources", "--api-group="+v1alpha1.GroupName, "--no-headers", "--sort-by=name", "--output=wide"))
 	want := [][]string{
+		{"evictionreviews", v1alpha1.SchemeGroupVersion.String(), "false", "AdmissionReview", "create"},
 		{"sandboxes", "sbx", v1alpha1.SchemeGroupVersion.String(), "true", "Sandbox", "create,delete,deletecollection,get,list,patch,update,watch", "opensandbox"},
 		{"sandboxsnapshots", "sbxsnap", v1alpha1.SchemeGroupVersion.String(), "true", "SandboxSnapshot", "create,delete,deletecollection,get,list,patch,update,watch", "opensandbox"},
 	}
