@@ -107,7 +107,7 @@ func (r *room) mustComeFrom(sandbox *v1alpha1.Sandbox, saved v1alpha1.ContainerS
 			r.t.Errorf("container %s has the image %s, want %s", container.Name, container.Image, want)
 		}
 	}
-	if pod.UID != sandbox.Status.PodUID || len(pod.OwnerReferences) != 0 {
+	if pod.UID != sandbox.Status.PodUID || !metav1.IsControlledBy(pod, sandbox) {
 		r.t.Errorf("Pod %s has UID %s and owners %v; the status says %s", pod.Name, pod.UID, pod.OwnerReferences, sandbox.Status.PodUID)
 	}
 }
