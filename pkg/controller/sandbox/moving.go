@@ -63,6 +63,26 @@ func (o *observed) noteMove(next *nextStatus, view podView) *note {
 	return nil
 }
 
+// movesInstead has a pause that is taken back save the files all the same, where others end the Pod meanwhile: it does not run
+// on, whatever is cancelled. What may be thawed by now has more than the attempt.
+func (o *observed) movesInstead(next *nextStatus) bool {
+	if o.pod == nil || next.Move != nil || !o.wants(v1alpha1.DesiredStateRunning) || o.attempt != nil && o.mayBeThawed() {
+		return false
+	}
+	view := o.view()
+	o.noteMove(next, view)
+	if next.Move == nil && (view.lost || o.pod.DeletionTimestamp != nil) && o.hasSaved() && move.Wanted(o.sandbox, v1alpha1.ReasonPodTerminating) {
+		// Alive or not, all of it is saved.
+		next.Move, _ = move.Next(o.sandbox, move.Request{PodUID: o.pod.UID, NodeName: o.pod.Spec.NodeName, Reason: endReason(o.pod), Message: view.message}, o.now)
+	}
+	return leaves(o.sandbox, next.Move)
+}
+
+// hasSaved says whether the attempt has the files of the Pod that is there.
+func (o *observed) hasSaved() bool {
+	return o.attemptIsOurs() && o.attempt.Status.Phase == v1alpha1.SnapshotSucceed && o.attempt.DeletionTimestamp == nil && o.attempt.Status.SourcePodUID == o.pod.UID
+}
+
 // endsUnsaved says whether the Pod is ended by others, and has files that a commit may still reach.
 func (o *observed) endsUnsaved(view podView) bool {
 	if o.wants(v1alpha1.DesiredStatePaused) && o.pausedReason() != v1alpha1.ReasonFilesLost {

@@ -210,6 +210,12 @@ func TestDecideMoves(t *testing.T) {
 			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running move=Evicted pod=demo/pod-1 attempts=1", event: v1alpha1.ReasonCanceled},
 
 		// And back.
+		{name: "canceling: the Pod is deleted by others meanwhile, so what runs is saved all the same",
+			sees: observation(sandboxIn(pausing, onPod, canceling, attempts(1)), sees(podOf(runs, terminating(30))), sees(snapshotIn(committing))),
+			do:   writeStatus, status: "Pausing Paused=False/Moving move=PodTerminating pod=demo/pod-1 attempts=1"},
+		{name: "canceling: the Pod has ended, and all of it is saved",
+			sees: observation(sandboxIn(pausing, onPod, canceling, attempts(1)), sees(podOf(ended, terminating(30))), sees(snapshotIn(succeed))),
+			do:   writeStatus, status: "Pausing Paused=False/Moving move=PodTerminating pod=demo/pod-1 attempts=1"},
 		{name: "moved: a container of the next Pod has run",
 			sees: observation(sandboxIn(resuming, onPod, moved, saved("demo-gen1"), func(s *v1alpha1.Sandbox) { s.Status.PodUID = "pod-2" }), sees(podOf(replaced, restored("demo-gen1")))),
 			do:   writeStatus, status: "Running Ready=True/PodReady Paused=False/Running pod=demo/pod-2 saved=demo-gen1", then: wait, event: v1alpha1.EventMoved},

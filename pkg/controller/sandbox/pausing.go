@@ -45,6 +45,10 @@ func (o *observed) pausing() action {
 		return o.finishPause(next)
 	}
 
+	if o.movesInstead(next) {
+		o.showAttempt(next)
+		return o.write(next, nil)
+	}
 	canceling := o.pausedReason() == v1alpha1.ReasonCanceling
 	switch {
 	case !canceling && o.wants(v1alpha1.DesiredStateRunning) && !o.leaves():
@@ -278,6 +282,9 @@ func (o *observed) attemptFailedFor(next *nextStatus, why metav1.Condition, agai
 func (o *observed) canceled(next *nextStatus) action {
 	if o.pod == nil {
 		return o.lost(next, o.from)
+	}
+	if o.pod.DeletionTimestamp != nil && o.hasSaved() {
+		next.SnapshotName = o.attempt.Name // the newest that there is when the Pod goes
 	}
 	next.Phase = v1alpha1.SandboxRunning
 	next.FailedAttempts = 0

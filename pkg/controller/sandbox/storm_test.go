@@ -541,17 +541,22 @@ func (s *storm) mainStatus(p *corev1.Pod) *corev1.ContainerStatus {
 }
 
 func (s *storm) write() {
-	if pod := s.stored.pod; pod != nil && s.runs && !s.frozen && !s.killed && pod.Status.Phase != corev1.PodFailed {
+	if s.mayWrite() {
 		s.files++
 	}
+}
+
+// mayWrite says whether processes run in the Pod.
+func (s *storm) mayWrite() bool {
+	return s.stored.pod != nil && s.runs && !s.frozen && !s.killed && s.stored.pod.Status.Phase != corev1.PodFailed
 }
 
 func (s *storm) removePod() {
 	pod := s.stored.pod
 	attempt := s.attempt()
 	saved := attempt != nil && attempt.Status.Phase == v1alpha1.SnapshotSucceed && attempt.Status.SourcePodUID == pod.UID && s.content[attempt.Name] == s.files
-	if s.runs && !saved {
-		s.losses++
+	if s.runs && !saved || s.mayWrite() {
+		s.losses++ // what was thawed after its commit may have written since, for all that anybody knows
 	}
 	s.owed = max(s.owed, s.files)
 	if attempt != nil && attempt.Spec.Rescue != nil && attempt.Status.Phase == v1alpha1.SnapshotSucceed && s.reason(v1alpha1.ConditionPaused) == v1alpha1.ReasonRemovingPod {
