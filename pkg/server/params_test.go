@@ -17,10 +17,13 @@ limitations under the License.
 package server
 
 import (
+	"context"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/wait"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
@@ -60,19 +63,25 @@ func TestTheServerDoesNotWatchWhatItMayNotForItsOwnPolicy(t *testing.T) {
 	factory.Admissionregistration().V1().ValidatingAdmissionPolicyBindings().Informer()
 	factory.Start(t.Context().Done())
 	<-factory.started
-	factory.policies[validatingPolicies].WaitForCacheSync(t.Context().Done())
-	asked := 0
-	for _, action := range kube.Actions() {
-		list, is := action.(clienttesting.ListAction)
-		if !is {
-			continue
+	// The informers begin in goroutines of their own.
+	asked := func() (restrictions []clienttesting.ListRestrictions, resources []string) {
+		for _, action := range kube.Actions() {
+			if list, is := action.(clienttesting.ListAction); is {
+				restrictions, resources = append(restrictions, list.GetListRestrictions()), append(resources, action.GetResource().Resource)
+			}
 		}
-		asked++
-		if names := list.GetListRestrictions().Fields; names.Matches(fields.Set{"metadata.name": collector.DependentsPolicy}) || !names.Matches(fields.Set{"metadata.name": "another"}) {
-			t.Errorf("%s are asked for with %q", action.GetResource().Resource, names)
-		}
+		return restrictions, resources
 	}
-	if asked < 2 {
-		t.Errorf("asked was %v", kube.Actions())
+	if err := wait.PollUntilContextTimeout(t.Context(), 5*time.Millisecond, 30*time.Second, true, func(context.Context) (bool, error) {
+		_, resources := asked()
+		return len(resources) >= 2, nil
+	}); err != nil {
+		t.Fatalf("asked was %v", kube.Actions())
+	}
+	restrictions, resources := asked()
+	for i := range restrictions {
+		if names := restrictions[i].Fields; names.Matches(fields.Set{"metadata.name": collector.DependentsPolicy}) || !names.Matches(fields.Set{"metadata.name": "another"}) {
+			t.Errorf("%s are asked for with %q", resources[i], names)
+		}
 	}
 }
