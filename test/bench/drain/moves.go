@@ -27,6 +27,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	watchtools "k8s.io/client-go/tools/watch"
 	"k8s.io/utils/ptr"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
@@ -174,7 +177,12 @@ func (c *cluster) countCommits(ctx context.Context) (most func() (int, error), e
 	if err != nil {
 		return nil, err
 	}
-	stream, err := c.snapshots().Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+	// The server may be on the node that is drained: the watch goes on with its next Pod, where it was.
+	stream, err := watchtools.NewRetryWatcherWithContext(ctx, list.ResourceVersion, &cache.ListWatch{
+		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+			return c.snapshots().Watch(ctx, options)
+		},
+	})
 	if err != nil {
 		return nil, err
 	}
