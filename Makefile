@@ -172,7 +172,7 @@ e2e-nightly: $(CLUSTER) ## What takes long, many times: trees, writers, hostile 
 	FUZZTIME=1x STORMS=20000x hack/fuzz.sh
 	NIGHTLY=true go test $(TEST_FLAGS) -count=1 -timeout 20m ./test/integration/ -run ^TestEightClientsPatchTheLargestObject$$
 	NIGHTLY=true E2E_FLAGS="-run ^(TestRandomTrees|TestRandomTreesOfAWholePod|TestWhatOthersWroteIntoACommittedContainerIsThereAfterResume|TestResumeCache|TestWhatAnObserverWasToldIsThereAfterResume|TestAHostileContainerIsCommitted|TestManyCyclesStaySmallAndLoseNothing|TestAFreezeIsShortHoweverMuchThereIs|TestBtrfs)$$ -timeout 90m $(E2E_FLAGS)" hack/e2e.sh
-	WALK=1h E2E_FLAGS="-run ^TestRandomWalk$$ -timeout 90m $(E2E_FLAGS)" hack/e2e.sh
+	WALK=1h SEED=$${SEED:-$$(date +%s)} E2E_FLAGS="-run ^TestRandomWalk$$ -timeout 90m $(E2E_FLAGS)" hack/e2e.sh
 	$(MAKE) e2e-oldest
 	$(MAKE) e2e-vm
 

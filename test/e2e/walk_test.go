@@ -63,6 +63,9 @@ type walker struct {
 	tally         *tally
 }
 
+// usualSeed is that of `make test`, where a failure is to be the fault of what was changed. The nightly target draws another each time.
+const usualSeed = 1796085895277664451
+
 // TestRandomWalk goes through verbs and faults at random for as long as WALK says. SEED makes the steps of another walk again.
 // It runs alone: it kills the server.
 func TestRandomWalk(t *testing.T) {
@@ -73,7 +76,7 @@ func TestRandomWalk(t *testing.T) {
 			t.Fatalf("WALK: %v", err)
 		}
 	}
-	seed := uint64(time.Now().UnixNano())
+	seed := uint64(usualSeed)
 	if given := os.Getenv("SEED"); given != "" {
 		var err error
 		if seed, err = strconv.ParseUint(given, 10, 64); err != nil {
