@@ -17,7 +17,6 @@ limitations under the License.
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -32,13 +31,12 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/client-go/tools/remotecommand"
 
 	"github.com/opensandbox-io/sandbox-apiserver/generated/clientset/versioned"
 	lifecycle "github.com/opensandbox-io/sandbox-apiserver/generated/clientset/versioned/typed/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/test/bench/inpod"
 )
 
 const (
@@ -175,17 +173,7 @@ func (c *cluster) cordon(ctx context.Context, node string, cordoned bool) error 
 
 // exec runs a script in a sandbox.
 func (c *cluster) exec(ctx context.Context, name, script string) error {
-	request := c.kube.CoreV1().RESTClient().Post().Namespace(namespace).Resource("pods").Name(name).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{Container: "main", Command: []string{"sh", "-euc", script}, Stdout: true, Stderr: true}, scheme.ParameterCodec)
-	executor, err := remotecommand.NewWebSocketExecutor(c.config, "GET", request.URL().String())
-	if err != nil {
-		return err
-	}
-	var output bytes.Buffer
-	if err := executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &output, Stderr: &output}); err != nil {
-		return fmt.Errorf("%w: %s", err, output.String())
-	}
-	return nil
+	return inpod.Exec(ctx, c.kube, c.config, namespace, name, script)
 }
 
 // until asks again and again, for what nothing measured waits for.

@@ -17,7 +17,6 @@ limitations under the License.
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -32,14 +31,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/client-go/tools/remotecommand"
 
 	"github.com/opensandbox-io/sandbox-apiserver/generated/clientset/versioned"
 	lifecycle "github.com/opensandbox-io/sandbox-apiserver/generated/clientset/versioned/typed/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/test/bench/inpod"
 )
 
 const (
@@ -135,17 +133,7 @@ func (n *node) awaitServiceAccount(ctx context.Context) error {
 
 // exec runs a script in a sandbox.
 func (n *node) exec(ctx context.Context, name, script string) error {
-	request := n.kube.CoreV1().RESTClient().Post().Namespace(namespace).Resource("pods").Name(name).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{Container: "main", Command: []string{"sh", "-euc", script}, Stdout: true, Stderr: true}, scheme.ParameterCodec)
-	executor, err := remotecommand.NewWebSocketExecutor(n.config, "GET", request.URL().String())
-	if err != nil {
-		return err
-	}
-	var output bytes.Buffer
-	if err := executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &output, Stderr: &output}); err != nil {
-		return fmt.Errorf("%w: %s", err, output.String())
-	}
-	return nil
+	return inpod.Exec(ctx, n.kube, n.config, namespace, name, script)
 }
 
 // removeImages removes the images of all snapshots from the node, with the layers that nothing else uses.
