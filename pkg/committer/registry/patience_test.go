@@ -253,7 +253,8 @@ func TestSlowIsNotSilent(t *testing.T) {
 	}
 }
 
-// TestOurOwnFailureIsNotTheRegistrys has a source that fails.
+// TestOurOwnFailureIsNotTheRegistrys has a source that fails: nothing is tried again for it. Its request may end before
+// the registry has seen it.
 func TestOurOwnFailureIsNotTheRegistrys(t *testing.T) {
 	ctx := context.Background()
 	broken := errors.New("the disk is broken")
@@ -263,7 +264,7 @@ func TestOurOwnFailureIsNotTheRegistrys(t *testing.T) {
 		return broken
 	})
 	err := target(t, Options{Insecure: true}, host(m.Server)+"/a:t").Upload(ctx, l)
-	if err == nil || reasonOf(err) == result.RegistryUnavailable || !errors.Is(l.Err(), broken) || m.count(http.MethodPatch, "") != 1 {
+	if err == nil || reasonOf(err) == result.RegistryUnavailable || !errors.Is(l.Err(), broken) || m.count(http.MethodPatch, "") > 1 {
 		t.Errorf("got %v (%s), of the layer %v, in %d uploads", err, reasonOf(err), l.Err(), m.count(http.MethodPatch, ""))
 	}
 }
