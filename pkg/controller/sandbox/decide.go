@@ -255,11 +255,18 @@ func retryAfter(failed int32, reason string) time.Duration {
 }
 
 func (o *observed) paused() action {
+	next := o.next()
 	if o.pod != nil && o.pod.DeletionTimestamp == nil {
 		// Created by a step that was decided before the pause ended.
-		return o.remove(ptr.To[int64](removalGrace))
+		switch {
+		case !o.fresh:
+			return action{do: readPod}
+		case o.hasRun() && o.pod.Annotations[v1alpha1.AnnotationRestoredFrom] == next.SnapshotName:
+			next.resuming() // what it wrote is the sandbox's: it is paused as any other
+			return o.write(next, nil)
+		}
+		return action{do: deletePod, grace: ptr.To[int64](removalGrace), asSeen: !o.hasRun()}
 	}
-	next := o.next()
 	if o.wants(v1alpha1.DesiredStateRunning) {
 		next.resuming()
 		return o.write(next, nil)
