@@ -92,7 +92,7 @@ build: ## Compile the programs into bin/
 	go build -ldflags "-X main.version=$(VERSION)" -o bin/ ./cmd/...
 
 .PHONY: generate
-generate: ## Generate deepcopy, defaults, conversion, OpenAPI and clients from the types in apis/
+generate: ## Generate deepcopy, defaults, conversion, OpenAPI and clients from the types in apis/, and the HTTP API from its document
 	hack/update-codegen.sh
 
 .PHONY: verify-generate

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 
-# Generates everything that is generated: deepcopy, defaults, conversion, OpenAPI and clients.
+# Generates everything that is generated: deepcopy, defaults, conversion, OpenAPI and clients, and the HTTP API from its document.
 
 set -o errexit -o nounset -o pipefail
 
@@ -37,3 +37,6 @@ kube::codegen::gen_client \
     --output-pkg "${module}/generated" \
     --boilerplate "${boilerplate}" \
     apis
+
+# The HTTP API, from its document: types, validation and routing.
+go tool ogen --config apis/http/ogen.yaml --target pkg/gateway/httpapi --package httpapi --clean apis/http/lifecycle.yaml

@@ -6,7 +6,7 @@
 set -o errexit -o nounset -o pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-generated=(apis generated hack/api-violations.list)
+generated=(apis generated hack/api-violations.list pkg/gateway/httpapi)
 
 copy=$(mktemp -d)
 trap 'rm -rf "${copy}"' EXIT
