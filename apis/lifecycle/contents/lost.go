@@ -49,7 +49,7 @@ var NotKept = []Lost{
 		Why:  "a socket without its process is of no use, and a layer cannot hold one",
 		Seen: "gone; so is what the image had under that name (`TestRandomTrees`)",
 	}, {
-		What:   "`emptyDir` volumes",
+		What:   "`emptyDir` volumes, but those that all containers mount read-only: init containers fill them at every start",
 		Why:    "they go with the Pod",
 		Seen:   "an empty place; creating and pausing warns, and the snapshot says `MountNotKept` (`TestAnImageHoldsNothingOfTheNode`, `TestLostVolumes`)",
 		kind:   "emptyDir",
@@ -119,8 +119,11 @@ func Table() string {
 
 // lostVolume names the kind of a volume whose content is bound to the life of one Pod and was
 // written there; empty for all others. What the kubelet fills in (configMap, secret, projected)
-// comes back by itself, and the rest lies outside of the Pod.
-func lostVolume(volume *corev1.Volume) string {
+// comes back by itself, so does what init containers have put there for others to read, and the rest lies outside of the Pod.
+func lostVolume(pod *corev1.PodSpec, volume *corev1.Volume) string {
+	if onlyRead(pod, volume.Name) {
+		return ""
+	}
 	for _, lost := range NotKept {
 		if lost.volume != nil && lost.volume(&volume.VolumeSource) {
 			return lost.kind
@@ -129,13 +132,31 @@ func lostVolume(volume *corev1.Volume) string {
 	return ""
 }
 
+// onlyRead says whether all containers that mount a volume, and run for as long as the Pod does, do so to read: then it holds
+// what the Pod's init containers write at every start. Of one that none of them mounts nothing is known.
+func onlyRead(pod *corev1.PodSpec, volume string) bool {
+	read := false
+	for _, container := range Containers(pod) {
+		for _, mount := range container.VolumeMounts {
+			if mount.Name != volume {
+				continue
+			}
+			if !mount.ReadOnly {
+				return false
+			}
+			read = true
+		}
+	}
+	return read
+}
+
 // LostVolumes has a sentence for each volume of a template whose content a pause does not keep; path
 // is that of the template's Pod spec.
 func LostVolumes(pod *corev1.PodSpec, path *field.Path) []string {
 	var warnings []string
 	for i := range pod.Volumes {
 		volume := &pod.Volumes[i]
-		if kind := lostVolume(volume); kind != "" {
+		if kind := lostVolume(pod, volume); kind != "" {
 			warnings = append(warnings, fmt.Sprintf("%s: the content of the %s volume %q does not survive a pause",
 				path.Child("volumes").Index(i), kind, volume.Name))
 		}
@@ -167,7 +188,7 @@ func OfTemplate(template *corev1.PodSpec, committed []string) []v1alpha1.Snapsho
 	var warnings []v1alpha1.SnapshotWarning
 	for i := range template.Volumes {
 		volume := &template.Volumes[i]
-		kind := lostVolume(volume)
+		kind := lostVolume(template, volume)
 		if kind == "" {
 			continue
 		}

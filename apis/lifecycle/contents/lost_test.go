@@ -73,6 +73,46 @@ func TestLostVolumes(t *testing.T) {
 	}
 }
 
+// TestWhatInitContainersFillIsNotLost: a volume that nothing can write to while the Pod runs comes back with the next Pod.
+func TestWhatInitContainersFillIsNotLost(t *testing.T) {
+	container := func(name string, mounts ...corev1.VolumeMount) corev1.Container {
+		return corev1.Container{Name: name, VolumeMounts: mounts}
+	}
+	reads := corev1.VolumeMount{Name: "tools", MountPath: "/opt/tools", ReadOnly: true}
+	writes := corev1.VolumeMount{Name: "tools", MountPath: "/opt/tools"}
+	another := corev1.VolumeMount{Name: "scratch", MountPath: "/scratch"}
+	sidecar := func(mounts ...corev1.VolumeMount) corev1.Container {
+		c := container("sidecar", mounts...)
+		c.RestartPolicy = ptr.To(corev1.ContainerRestartPolicyAlways)
+		return c
+	}
+	emptyDir := corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}
+	for name, test := range map[string]struct {
+		source          corev1.VolumeSource
+		inits, ordinary []corev1.Container
+		lost            bool
+	}{
+		"an init container writes, the others read": {emptyDir, []corev1.Container{container("init", writes)}, []corev1.Container{container("main", reads), container("other", reads)}, false},
+		"one of them does not mount it":             {emptyDir, []corev1.Container{container("init", writes)}, []corev1.Container{container("main", reads), container("other", another)}, false},
+		"in memory":                                 {corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}, []corev1.Container{container("init", writes)}, []corev1.Container{container("main", reads)}, false},
+		"an ephemeral one":                          {corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}, []corev1.Container{container("init", writes)}, []corev1.Container{container("main", reads)}, false},
+		"one of them writes":                        {emptyDir, []corev1.Container{container("init", writes)}, []corev1.Container{container("main", reads), container("other", writes)}, true},
+		"one reads it here and writes it there":     {emptyDir, nil, []corev1.Container{container("main", reads, writes)}, true},
+		"a sidecar writes":                          {emptyDir, []corev1.Container{sidecar(writes)}, []corev1.Container{container("main", reads)}, true},
+		"a sidecar reads":                           {emptyDir, []corev1.Container{container("init", writes), sidecar(reads)}, []corev1.Container{container("main", reads)}, false},
+		"nobody but the init container mounts it":   {emptyDir, []corev1.Container{container("init", writes)}, []corev1.Container{container("main")}, true},
+		"nobody mounts it":                          {emptyDir, nil, []corev1.Container{container("main")}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := &corev1.PodSpec{Volumes: []corev1.Volume{{Name: "tools", VolumeSource: test.source}}, InitContainers: test.inits, Containers: test.ordinary}
+			told, status := LostVolumes(pod, field.NewPath("spec")), OfTemplate(pod, []string{"main"})
+			if (len(told) > 0) != test.lost || (len(status) > 0) != test.lost {
+				t.Errorf("told %q, in the snapshot %v; lost: %t", told, status, test.lost)
+			}
+		})
+	}
+}
+
 func TestWhatAPodLoses(t *testing.T) {
 	always := ptr.To(corev1.ContainerRestartPolicyAlways)
 	needs := func(memory, cpu string) corev1.ResourceRequirements {
