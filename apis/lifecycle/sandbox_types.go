@@ -93,6 +93,16 @@ const (
 	ExitPolicyNone SandboxExitPolicy = "None"
 )
 
+// SandboxExpireAction says what happens to a sandbox at its expireTime.
+type SandboxExpireAction string
+
+const (
+	// ExpireActionDelete deletes the sandbox, with its pause snapshots.
+	ExpireActionDelete SandboxExpireAction = "Delete"
+	// ExpireActionPause pauses the sandbox: its files are kept, its resources freed.
+	ExpireActionPause SandboxExpireAction = "Pause"
+)
+
 // SandboxSpec is what is wanted of a sandbox.
 type SandboxSpec struct {
 	// desiredState is Running or Paused. The pause and resume subresources set it; whoever may
@@ -126,6 +136,17 @@ type SandboxSpec struct {
 	// the sandbox back from that, each time after a longer wait; None leaves them. Empty: Rescue, where they can be
 	// committed.
 	OnExit SandboxExitPolicy
+
+	// expireTime is when expireAction is taken, by the server's clock: a time in the future, to the second; a fraction
+	// is rounded up. None: never. It may be set, moved and taken away in any phase, and that alone starts nothing
+	// and stops nothing; only a sandbox that is being deleted takes no other. One with expireAction Pause counts
+	// for what was asked before it: a sandbox that is resumed after it runs on until another time is set.
+	ExpireTime *metav1.Time
+
+	// expireAction is what happens at expireTime. Delete (the default where there is an expireTime) deletes the sandbox, with
+	// its pause snapshots, whether it runs or is paused. Pause pauses it, which keeps its files and frees its
+	// resources; one that is paused already stays as it is.
+	ExpireAction SandboxExpireAction
 }
 
 // SandboxRestoreSource names what a new sandbox starts from.

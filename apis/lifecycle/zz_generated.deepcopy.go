@@ -374,6 +374,10 @@ func (in *SandboxSpec) DeepCopyInto(out *SandboxSpec) {
 		**out = **in
 	}
 	in.Snapshot.DeepCopyInto(&out.Snapshot)
+	if in.ExpireTime != nil {
+		in, out := &in.ExpireTime, &out.ExpireTime
+		*out = (*in).DeepCopy()
+	}
 	return
 }
 

@@ -1090,11 +1090,24 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxSpec(ref common.Ref
 							Format:      "",
 						},
 					},
+					"expireTime": {
+						SchemaProps: spec.SchemaProps{
+							Description: "expireTime is when expireAction is taken, by the server's clock: a time in the future, to the second; a fraction is rounded up. None: never. It may be set, moved and taken away in any phase, and that alone starts nothing and stops nothing; only a sandbox that is being deleted takes no other. One with expireAction Pause counts for what was asked before it: a sandbox that is resumed after it runs on until another time is set.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"expireAction": {
+						SchemaProps: spec.SchemaProps{
+							Description: "expireAction is what happens at expireTime. Delete (the default where there is an expireTime) deletes the sandbox, with its pause snapshots, whether it runs or is paused. Pause pauses it, which keeps its files and frees its resources; one that is paused already stays as it is.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
 				},
 			},
 		},
 		Dependencies: []string{
-			v1alpha1.SandboxRestoreSource{}.OpenAPIModelName(), v1alpha1.SnapshotPolicy{}.OpenAPIModelName(), v1.PodTemplateSpec{}.OpenAPIModelName()},
+			v1alpha1.SandboxRestoreSource{}.OpenAPIModelName(), v1alpha1.SnapshotPolicy{}.OpenAPIModelName(), v1.PodTemplateSpec{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName()},
 	}
 }
 

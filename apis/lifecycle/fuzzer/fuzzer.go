@@ -40,6 +40,9 @@ func Funcs(serializer.CodecFactory) []any {
 			if spec.EvictionPolicy == "" {
 				spec.EvictionPolicy = lifecycle.EvictionPolicySave
 			}
+			if spec.ExpireTime != nil && spec.ExpireAction == "" {
+				spec.ExpireAction = lifecycle.ExpireActionDelete
+			}
 		},
 		func(policy *lifecycle.SnapshotPolicy, c randfill.Continue) {
 			c.FillNoCustom(policy)

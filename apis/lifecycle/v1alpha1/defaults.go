@@ -42,11 +42,15 @@ func SetDefaults_SnapshotPolicy(obj *SnapshotPolicy) {
 	}
 }
 
-// SetDefaults_SandboxSpec fills in what becomes of a sandbox's files when its Pod is to go. spec.onExit has no default:
-// what its absence means depends on the template.
+// SetDefaults_SandboxSpec fills in what becomes of a sandbox's files when its Pod is to go, and at its expireTime.
+// spec.onExit has no default: what its absence means depends on the template. spec.expireAction has one only where there is
+// an expireTime: a sandbox that never expires shall not seem to be about to be deleted.
 func SetDefaults_SandboxSpec(obj *SandboxSpec) {
 	if obj.EvictionPolicy == "" {
 		obj.EvictionPolicy = EvictionPolicySave
+	}
+	if obj.ExpireTime != nil && obj.ExpireAction == "" {
+		obj.ExpireAction = ExpireActionDelete
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,6 +30,9 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
 )
+
+// now is when everything is checked here.
+var now = time.Date(2026, time.December, 1, 12, 0, 0, 0, time.UTC)
 
 // stored is a sandbox as etcd has it.
 func stored(change func(*lifecycle.Sandbox)) *lifecycle.Sandbox {
@@ -69,8 +73,13 @@ var brokenSandboxes = map[string]func(*lifecycle.Sandbox){
 	"an eviction policy":          func(s *lifecycle.Sandbox) { s.Spec.EvictionPolicy = "Drop" },
 	"no eviction policy":          func(s *lifecycle.Sandbox) { s.Spec.EvictionPolicy = "" },
 	"an exit policy":              func(s *lifecycle.Sandbox) { s.Spec.OnExit = "Restart" },
-	"no history":                  func(s *lifecycle.Sandbox) { s.Spec.Snapshot.HistoryLimit = ptr.To[int32](0) },
-	"a deletion policy":           func(s *lifecycle.Sandbox) { s.Spec.Snapshot.DeletionPolicy = "Archive" },
+	"an action at expiry":         func(s *lifecycle.Sandbox) { s.Spec.ExpireAction = "Stop" },
+	"no action at expiry":         func(s *lifecycle.Sandbox) { s.Spec.ExpireTime = &metav1.Time{Time: now.Add(time.Hour)} },
+	"a time that has passed": func(s *lifecycle.Sandbox) {
+		s.Spec.ExpireTime, s.Spec.ExpireAction = &metav1.Time{Time: now}, lifecycle.ExpireActionDelete
+	},
+	"no history":        func(s *lifecycle.Sandbox) { s.Spec.Snapshot.HistoryLimit = ptr.To[int32](0) },
+	"a deletion policy": func(s *lifecycle.Sandbox) { s.Spec.Snapshot.DeletionPolicy = "Archive" },
 	"a large template": func(s *lifecycle.Sandbox) {
 		s.Spec.Template.Spec.Containers[1].Env = []corev1.EnvVar{{Name: "LARGE", Value: strings.Repeat("x", maxTemplateBytes)}}
 	},
@@ -114,7 +123,7 @@ func TestWhatWasValidOnceCanStillBeChanged(t *testing.T) {
 			old := stored(breakRule)
 			created := old.DeepCopy()
 			created.ResourceVersion = ""
-			if errs := ValidateSandbox(created); len(errs) == 0 {
+			if errs := ValidateSandbox(created, now); len(errs) == 0 {
 				t.Fatal("this breaks no rule")
 			}
 			for change, of := range map[string]func(*lifecycle.Sandbox){
@@ -145,7 +154,7 @@ func TestWhatWasValidOnceCanStillBeChanged(t *testing.T) {
 						old.DeletionTimestamp, old.DeletionGracePeriodSeconds = &metav1.Time{}, ptr.To[int64](0)
 						changed.DeletionTimestamp, changed.DeletionGracePeriodSeconds = old.DeletionTimestamp, old.DeletionGracePeriodSeconds
 					}
-					if errs := ValidateSandboxUpdate(changed, old); len(errs) > 0 {
+					if errs := ValidateSandboxUpdate(changed, old, now); len(errs) > 0 {
 						t.Errorf("changing %s (being deleted: %t): %v", change, deleted, errs)
 					}
 				}
@@ -195,7 +204,7 @@ func TestNothingGetsWorse(t *testing.T) {
 			old := stored(breakRule)
 			changed := old.DeepCopy()
 			test.change(changed)
-			if errs := ValidateSandboxUpdate(changed, old); len(errs) != 1 || errs[0].Field != test.want {
+			if errs := ValidateSandboxUpdate(changed, old, now); len(errs) != 1 || errs[0].Field != test.want {
 				t.Errorf("got %v, want a refusal of %q", errs, test.want)
 			}
 		})
@@ -250,9 +259,9 @@ func TestRefusalsSpeakTheAPIsLanguage(t *testing.T) {
 	var all field.ErrorList
 	for _, breakRule := range brokenSandboxes {
 		broken := stored(breakRule)
-		all = append(all, ValidateSandbox(broken)...)
-		all = append(all, ValidateSandboxUpdate(broken, stored(nil))...)
-		all = append(all, ValidateSandboxUpdate(stored(nil), broken)...)
+		all = append(all, ValidateSandbox(broken, now)...)
+		all = append(all, ValidateSandboxUpdate(broken, stored(nil), now)...)
+		all = append(all, ValidateSandboxUpdate(stored(nil), broken, now)...)
 		snapshot := &lifecycle.SandboxSnapshot{Spec: lifecycle.SandboxSnapshotSpec{SandboxName: "A_B", Source: &lifecycle.SnapshotSource{}, Containers: broken.Spec.Snapshot.Containers}}
 		all = append(all, ValidateSandboxSnapshot(snapshot, false)...)
 		all = append(all, ValidateSandboxSnapshotUpdate(snapshot, &lifecycle.SandboxSnapshot{})...)

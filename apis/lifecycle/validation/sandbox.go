@@ -18,6 +18,7 @@ package validation
 
 import (
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -41,8 +42,8 @@ var (
 		lifecycle.SandboxPaused, lifecycle.SandboxResuming, lifecycle.SandboxFailed)
 )
 
-// ValidateSandbox checks a sandbox that is to be created.
-func ValidateSandbox(sandbox *lifecycle.Sandbox) field.ErrorList {
+// ValidateSandbox checks a sandbox that is to be created now.
+func ValidateSandbox(sandbox *lifecycle.Sandbox, now time.Time) field.ErrorList {
 	// The Pod, its hostname and a label on it carry the name, so it is a label and not a subdomain.
 	errs := validateMetadata(&sandbox.ObjectMeta, apivalidation.NameIsDNSLabel)
 	spec := field.NewPath("spec")
@@ -50,12 +51,13 @@ func ValidateSandbox(sandbox *lifecycle.Sandbox) field.ErrorList {
 		errs = append(errs, field.Invalid(spec.Child("desiredState"), sandbox.Spec.DesiredState,
 			"a sandbox that starts out Paused needs spec.restoreFrom, the snapshot that it will resume from"))
 	}
+	errs = append(errs, validateExpireTime(sandbox.Spec.ExpireTime, spec.Child("expireTime"), now)...)
 	return append(errs, validateSandboxSpec(&sandbox.Spec, spec)...)
 }
 
-// ValidateSandboxUpdate checks a change of a sandbox's metadata and spec. What was valid once is no
+// ValidateSandboxUpdate checks a change, now, of a sandbox's metadata and spec. What was valid once is no
 // obstacle to a change of something else, whatever the rules are by now.
-func ValidateSandboxUpdate(sandbox, old *lifecycle.Sandbox) field.ErrorList {
+func ValidateSandboxUpdate(sandbox, old *lifecycle.Sandbox, now time.Time) field.ErrorList {
 	errs := validateMetadataUpdate(&sandbox.ObjectMeta, &old.ObjectMeta)
 	spec := field.NewPath("spec")
 	templateChanges := !apiequality.Semantic.DeepEqual(sandbox.Spec.Template, old.Spec.Template)
@@ -65,6 +67,7 @@ func ValidateSandboxUpdate(sandbox, old *lifecycle.Sandbox) field.ErrorList {
 	errs = append(errs, newFaults(validateAroundTemplate(&sandbox.Spec, spec), func() field.ErrorList {
 		return validateAroundTemplate(&old.Spec, spec)
 	})...)
+	errs = append(errs, validateExpiryUpdate(sandbox, old, spec, now)...)
 
 	if hasStarted(&old.Status) && !apiequality.Semantic.DeepEqual(sandbox.Spec.RestoreFrom, old.Spec.RestoreFrom) {
 		errs = append(errs, field.Invalid(spec.Child("restoreFrom", "snapshotName"), restoredFrom(&sandbox.Spec),
@@ -181,6 +184,7 @@ func validateAroundTemplate(spec *lifecycle.SandboxSpec, path *field.Path) field
 	if spec.OnExit != "" && !exitPolicies.Has(spec.OnExit) {
 		errs = append(errs, field.NotSupported(path.Child("onExit"), spec.OnExit, sets.List(exitPolicies)))
 	}
+	errs = append(errs, validateExpireAction(spec, path)...)
 	if spec.Template == nil && spec.RestoreFrom == nil {
 		errs = append(errs, field.Required(path.Child("template"), "the Pod of the sandbox; only a sandbox with spec.restoreFrom can do without"))
 	}

@@ -78,7 +78,7 @@ func TestWhatBecomesOfFiles(t *testing.T) {
 				s.ResourceVersion = ""
 				s.Spec.EvictionPolicy, s.Spec.OnExit = test.eviction, test.exit
 			})
-			if got := fieldsOf(ValidateSandbox(sandbox)); !slices.Equal(got, test.want) {
+			if got := fieldsOf(ValidateSandbox(sandbox, now)); !slices.Equal(got, test.want) {
 				t.Errorf("refused for %q, want %q", got, test.want)
 			}
 		})

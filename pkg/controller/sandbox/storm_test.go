@@ -763,7 +763,7 @@ func (s *storm) editSpec(what string, change func(*v1alpha1.SandboxSpec)) {
 	before, after := &lifecycle.Sandbox{}, &lifecycle.Sandbox{}
 	s.convert(s.stored.sandbox, before)
 	s.convert(edited, after)
-	if errs := validation.ValidateSandboxUpdate(after, before); len(errs) > 0 {
+	if errs := validation.ValidateSandboxUpdate(after, before, s.now); len(errs) > 0 {
 		s.note("edit %s: %.100s", what, errs.ToAggregate())
 		return
 	}

@@ -394,7 +394,7 @@ func (w *world) edit() {
 	for _, s := range []*lifecycle.Sandbox{before, after} {
 		s.ResourceVersion = "1"
 	}
-	if errs := validation.ValidateSandboxUpdate(after, before); len(errs) > 0 {
+	if errs := validation.ValidateSandboxUpdate(after, before, w.now); len(errs) > 0 {
 		w.note("edit: %v", errs)
 		return
 	}

@@ -21,6 +21,7 @@ package v1alpha1
 import (
 	lifecyclev1alpha1 "github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // SandboxSpecApplyConfiguration represents a declarative configuration of the SandboxSpec type for use
@@ -54,6 +55,15 @@ type SandboxSpecApplyConfiguration struct {
 	// the sandbox back from that, each time after a longer wait; None leaves them. Empty: Rescue, where they can be
 	// committed.
 	OnExit *lifecyclev1alpha1.SandboxExitPolicy `json:"onExit,omitempty"`
+	// expireTime is when expireAction is taken, by the server's clock: a time in the future, to the second; a fraction
+	// is rounded up. None: never. It may be set, moved and taken away in any phase, and that alone starts nothing
+	// and stops nothing; only a sandbox that is being deleted takes no other. One with expireAction Pause counts
+	// for what was asked before it: a sandbox that is resumed after it runs on until another time is set.
+	ExpireTime *metav1.Time `json:"expireTime,omitempty"`
+	// expireAction is what happens at expireTime. Delete (the default where there is an expireTime) deletes the sandbox, with
+	// its pause snapshots, whether it runs or is paused. Pause pauses it, which keeps its files and frees its
+	// resources; one that is paused already stays as it is.
+	ExpireAction *lifecyclev1alpha1.SandboxExpireAction `json:"expireAction,omitempty"`
 }
 
 // SandboxSpecApplyConfiguration constructs a declarative configuration of the SandboxSpec type for use with
@@ -107,5 +117,21 @@ func (b *SandboxSpecApplyConfiguration) WithEvictionPolicy(value lifecyclev1alph
 // If called multiple times, the OnExit field is set to the value of the last call.
 func (b *SandboxSpecApplyConfiguration) WithOnExit(value lifecyclev1alpha1.SandboxExitPolicy) *SandboxSpecApplyConfiguration {
 	b.OnExit = &value
+	return b
+}
+
+// WithExpireTime sets the ExpireTime field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the ExpireTime field is set to the value of the last call.
+func (b *SandboxSpecApplyConfiguration) WithExpireTime(value metav1.Time) *SandboxSpecApplyConfiguration {
+	b.ExpireTime = &value
+	return b
+}
+
+// WithExpireAction sets the ExpireAction field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the ExpireAction field is set to the value of the last call.
+func (b *SandboxSpecApplyConfiguration) WithExpireAction(value lifecyclev1alpha1.SandboxExpireAction) *SandboxSpecApplyConfiguration {
+	b.ExpireAction = &value
 	return b
 }

@@ -21,6 +21,7 @@ package sandbox
 import (
 	"context"
 	"slices"
+	"time"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
@@ -73,6 +74,7 @@ func (Strategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 func (s Strategy) PrepareForCreate(_ context.Context, obj runtime.Object) {
 	sandbox := obj.(*lifecycle.Sandbox)
 	sandbox.Generation = 1
+	wholeSeconds(&sandbox.Spec)
 	if sandbox.Spec.DesiredState == "" {
 		sandbox.Spec.DesiredState = lifecycle.DesiredStateRunning
 	}
@@ -92,8 +94,8 @@ func (s Strategy) PrepareForCreate(_ context.Context, obj runtime.Object) {
 }
 
 // Validate checks a sandbox that is to be created.
-func (Strategy) Validate(_ context.Context, obj runtime.Object) field.ErrorList {
-	return validation.ValidateSandbox(obj.(*lifecycle.Sandbox))
+func (s Strategy) Validate(_ context.Context, obj runtime.Object) field.ErrorList {
+	return validation.ValidateSandbox(obj.(*lifecycle.Sandbox), s.clock.Now())
 }
 
 // WarningsOnCreate names the volumes whose content a pause does not keep.
@@ -117,13 +119,13 @@ func (Strategy) AllowUnconditionalUpdate(context.Context) bool { return false }
 func (s Strategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 	sandbox, oldSandbox := obj.(*lifecycle.Sandbox), old.(*lifecycle.Sandbox)
 	sandbox.Status = *oldSandbox.Status.DeepCopy()
+	wholeSeconds(&sandbox.Spec)
 	if sandbox.Spec.DesiredState == "" {
 		sandbox.Spec.DesiredState = oldSandbox.Spec.DesiredState
 	}
 	if sandbox.Spec.DesiredState != oldSandbox.Spec.DesiredState {
 		// It asks for work as a verb does.
-		requested := metav1.NewMicroTime(s.clock.Now())
-		sandbox.Status.LastRequestTime = &requested
+		sandbox.Status.LastRequestTime = requestedAt(oldSandbox, s.clock.Now())
 	}
 	if oldSandbox.DeletionTimestamp == nil {
 		keepFinalizer(sandbox)
@@ -132,8 +134,8 @@ func (s Strategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 }
 
 // ValidateUpdate checks an update of metadata and spec.
-func (Strategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
-	return validation.ValidateSandboxUpdate(obj.(*lifecycle.Sandbox), old.(*lifecycle.Sandbox))
+func (s Strategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
+	return validation.ValidateSandboxUpdate(obj.(*lifecycle.Sandbox), old.(*lifecycle.Sandbox), s.clock.Now())
 }
 
 // WarningsOnUpdate tells of changes that will not have the effect that one may expect of them.
@@ -147,10 +149,28 @@ func keepFinalizer(sandbox *lifecycle.Sandbox) {
 	}
 }
 
-// raiseGeneration counts a change of the spec. The generic update has set the generation to the
-// stored one before.
+// wholeSeconds has the time that is stored be the one that is compared and answered with.
+func wholeSeconds(spec *lifecycle.SandboxSpec) {
+	if spec.ExpireTime != nil {
+		spec.ExpireTime = v1alpha1.ExpireAt(spec.ExpireTime.Time)
+	}
+}
+
+// requestedAt is when a request is made. It is later than the one before, whichever replica's clock that was by: what asks for
+// something after a sandbox has expired must be seen to come after.
+func requestedAt(sandbox *lifecycle.Sandbox, now time.Time) *metav1.MicroTime {
+	if last := sandbox.Status.LastRequestTime; last != nil && !now.After(last.Time) {
+		now = last.Add(time.Microsecond)
+	}
+	return &metav1.MicroTime{Time: now}
+}
+
+// raiseGeneration counts a change of the spec, but for one of its lifetime alone: that asks for nothing now, and whoever waits
+// for what was asked before, or for its next try, goes on waiting. The generic update has set the generation to the stored one before.
 func raiseGeneration(sandbox, old *lifecycle.Sandbox) {
-	if !apiequality.Semantic.DeepEqual(sandbox.Spec, old.Spec) {
+	asks, asked := sandbox.Spec, old.Spec
+	asks.ExpireTime, asks.ExpireAction = asked.ExpireTime, asked.ExpireAction
+	if !apiequality.Semantic.DeepEqual(asks, asked) {
 		sandbox.Generation = old.Generation + 1
 	}
 }

@@ -363,8 +363,7 @@ func startResume(sandbox *lifecycle.Sandbox, from source, now time.Time) *lifecy
 func want(sandbox *lifecycle.Sandbox, desired lifecycle.SandboxDesiredState, now time.Time) *lifecycle.Sandbox {
 	next := sandbox.DeepCopy()
 	next.Spec.DesiredState = desired
-	requested := metav1.NewMicroTime(now)
-	next.Status.LastRequestTime = &requested
+	next.Status.LastRequestTime = requestedAt(sandbox, now)
 	next.Status.FailedPods, next.Status.RetryTime = 0, nil
 	// What the strategy will say too; the conditions below need to know it.
 	raiseGeneration(next, sandbox)

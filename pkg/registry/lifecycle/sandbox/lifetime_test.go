@@ -1,0 +1,94 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package sandbox
+
+import (
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clocktesting "k8s.io/utils/clock/testing"
+
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
+)
+
+// TestATimeIsKeptToTheSecondAndNeverBeforeWhatWasAskedFor: what is answered is what is stored, and nobody expires before the
+// time that they were promised.
+func TestATimeIsKeptToTheSecondAndNeverBeforeWhatWasAskedFor(t *testing.T) {
+	second := time.Date(2026, time.December, 1, 12, 0, 0, 0, time.UTC)
+	strategy := NewStrategy(nil, clocktesting.NewFakePassiveClock(second))
+	for name, test := range map[string]struct{ asked, want time.Duration }{
+		"a second":                  {time.Second, time.Second},
+		"a millisecond later":       {time.Second + time.Millisecond, 2 * time.Second},
+		"a nanosecond later":        {time.Second + 1, 2 * time.Second},
+		"the last of a second":      {2*time.Second - 1, 2 * time.Second},
+		"the last tenth of seconds": {900 * time.Millisecond, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			created := &lifecycle.Sandbox{Spec: lifecycle.SandboxSpec{ExpireTime: &metav1.Time{Time: second.Add(test.asked)}}}
+			strategy.PrepareForCreate(t.Context(), created)
+			updated := &lifecycle.Sandbox{Spec: lifecycle.SandboxSpec{ExpireTime: &metav1.Time{Time: second.Add(test.asked)}}}
+			strategy.PrepareForUpdate(t.Context(), updated, &lifecycle.Sandbox{})
+			for of, sandbox := range map[string]*lifecycle.Sandbox{"create": created, "update": updated} {
+				if got := sandbox.Spec.ExpireTime.Sub(second); got != test.want {
+					t.Errorf("%s: stored is %s, want %s", of, got, test.want)
+				}
+			}
+		})
+	}
+}
+
+// TestARenewalAsksForNothing: the generation stays, so nothing that waits for its next try is tried, and nobody sees the
+// controller lag behind.
+func TestARenewalAsksForNothing(t *testing.T) {
+	now := time.Date(2026, time.December, 1, 12, 0, 0, 0, time.UTC)
+	strategy := NewStrategy(nil, clocktesting.NewFakePassiveClock(now))
+	old := &lifecycle.Sandbox{
+		ObjectMeta: metav1.ObjectMeta{Generation: 7},
+		Spec:       lifecycle.SandboxSpec{DesiredState: lifecycle.DesiredStatePaused},
+		Status:     lifecycle.SandboxStatus{Phase: lifecycle.SandboxPaused, LastRequestTime: &metav1.MicroTime{Time: now.Add(time.Second)}},
+	}
+	for name, test := range map[string]struct {
+		change func(*lifecycle.SandboxSpec)
+		want   int64
+	}{
+		"a time":    {func(s *lifecycle.SandboxSpec) { s.ExpireTime = &metav1.Time{Time: now.Add(time.Hour)} }, 7},
+		"an action": {func(s *lifecycle.SandboxSpec) { s.ExpireAction = lifecycle.ExpireActionPause }, 7},
+		"a time and what is asked": {func(s *lifecycle.SandboxSpec) {
+			s.ExpireTime, s.DesiredState = &metav1.Time{Time: now.Add(time.Hour)}, "Running"
+		}, 8},
+		"what is asked":               {func(s *lifecycle.SandboxSpec) { s.DesiredState = "Running" }, 8},
+		"what becomes of the files":   {func(s *lifecycle.SandboxSpec) { s.EvictionPolicy = lifecycle.EvictionPolicyNone }, 8},
+		"nothing, not even the state": {func(s *lifecycle.SandboxSpec) { s.DesiredState = "" }, 7},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sandbox := old.DeepCopy()
+			test.change(&sandbox.Spec)
+			strategy.PrepareForUpdate(t.Context(), sandbox, old)
+			if sandbox.Generation != test.want {
+				t.Errorf("generation %d, want %d", sandbox.Generation, test.want)
+			}
+			asked, last := sandbox.Status.LastRequestTime, old.Status.LastRequestTime
+			if sandbox.Spec.DesiredState == old.Spec.DesiredState && !asked.Equal(last) {
+				t.Errorf("it counts as asked for at %s, and nobody has since %s", asked, last)
+			}
+			if sandbox.Spec.DesiredState != old.Spec.DesiredState && !asked.After(last.Time) {
+				t.Errorf("what is asked for now counts as asked for at %s, not after the request before it, which another clock has at %s", asked, last)
+			}
+		})
+	}
+}
