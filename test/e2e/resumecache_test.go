@@ -30,6 +30,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
@@ -40,6 +41,7 @@ import (
 // TestResumeCache pauses with the cache on. What a resume finds on the node is what was there before the pause, and the
 // same as the registry gives; and it goes with its sandbox.
 func TestResumeCache(t *testing.T) {
+	needsHalfADisk(t)
 	theCluster(t).withServerArgs(t, "--resume-cache=2Gi")
 
 	for seed := 1; seed <= repetitions(t, 3, 20); seed++ {
@@ -123,8 +125,21 @@ func TestResumeCache(t *testing.T) {
 	})
 }
 
+// needsHalfADisk fails at once, and says so, where nothing is kept because the disk is too full for that.
+func needsHalfADisk(t *testing.T) {
+	t.Helper()
+	var disk unix.Statfs_t
+	if err := unix.Statfs(clusterDir(), &disk); err != nil {
+		t.Fatal(err)
+	}
+	if used := disk.Blocks - disk.Bfree; used*100 >= (used+disk.Bavail)*70 {
+		t.Fatalf("the disk of %s is %d %% full. The cache of resumes keeps nothing above 70 %%, so that there is nothing to see: free some of it", clusterDir(), used*100/(used+disk.Bavail))
+	}
+}
+
 // TestTheResumeCacheIsBounded pauses more than may stay on the node. Whatever is not there is pulled.
 func TestTheResumeCacheIsBounded(t *testing.T) {
+	needsHalfADisk(t)
 	const bound = 30 << 20 // of "old" and "new" one has room, "large" has none
 	theCluster(t).withServerArgs(t, fmt.Sprintf("--resume-cache=%d", bound), "--v=2")
 	r := newRoom(t)
