@@ -55,6 +55,8 @@ const (
 	pauser     = "pauser"       // may do what the role sandbox-pauser allows
 	blind      = "no-sandboxes" // may do everything but get sandboxes
 	restricted = "no-snapshots" // may do everything but get snapshots
+	gateway    = "gateway"      // may act as others, and read what it needs for itself
+	tenants    = "tenant:"      // and a namespace: may do there what the role sandbox-editor allows, and what the cluster's own role edit does
 )
 
 // shared is the server of all tests that do not need one of their own. They keep out of each
@@ -169,8 +171,7 @@ func (r *running) as(name string) *rest.Config {
 
 func authenticate(req *http.Request) (*authenticator.Response, bool, error) {
 	name, found := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer ")
-	switch name {
-	case admin, editor, viewer, pauser, blind, restricted:
+	if name == admin || name == editor || name == viewer || name == pauser || name == blind || name == restricted || name == gateway || strings.HasPrefix(name, tenants) {
 		return &authenticator.Response{User: &user.DefaultInfo{Name: name}}, found, nil
 	}
 	return nil, false, nil
@@ -178,7 +179,16 @@ func authenticate(req *http.Request) (*authenticator.Response, bool, error) {
 
 func authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
 	allowed := false
+	if namespace, is := strings.CutPrefix(a.GetUser().GetName(), tenants); is {
+		rules, err := rolesOfUsers()
+		if err != nil {
+			return authorizer.DecisionNoOpinion, "", err
+		}
+		allowed = a.GetNamespace() == namespace && slices.ContainsFunc(slices.Concat(rules["sandbox-editor"], editRules), func(rule rbacv1.PolicyRule) bool { return allows(rule, a) })
+	}
 	switch a.GetUser().GetName() {
+	case gateway:
+		allowed = slices.ContainsFunc(gatewayRules, func(rule rbacv1.PolicyRule) bool { return allows(rule, a) })
 	case admin, user.APIServerUser:
 		allowed = true
 	case editor, viewer, pauser:
@@ -196,6 +206,22 @@ func authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision,
 		return authorizer.DecisionAllow, "", nil
 	}
 	return authorizer.DecisionDeny, "no rule allows it", nil
+}
+
+// editRules are what the cluster's own role edit allows of what a gateway asks for.
+var editRules = []rbacv1.PolicyRule{
+	{APIGroups: []string{""}, Resources: []string{"pods", "pods/log", "events"}, Verbs: []string{"get", "list", "watch"}},
+	{APIGroups: []string{""}, Resources: []string{"pods/proxy"}, Verbs: []string{"get", "create", "update", "patch", "delete"}},
+	{APIGroups: []string{""}, Resources: []string{"secrets", "persistentvolumeclaims"}, Verbs: []string{"get", "list", "watch", "create", "update", "patch", "delete"}},
+}
+
+// gatewayRules are what the gateway may by itself.
+var gatewayRules = []rbacv1.PolicyRule{
+	{APIGroups: []string{""}, Resources: []string{"users", "groups"}, Verbs: []string{"impersonate"}},
+	{APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"tokenreviews"}, Verbs: []string{"create"}},
+	{APIGroups: []string{"authorization.k8s.io"}, Resources: []string{"subjectaccessreviews"}, Verbs: []string{"create"}},
+	{APIGroups: []string{""}, Resources: []string{"secrets", "pods"}, Verbs: []string{"get", "list", "watch"}},
+	{APIGroups: []string{"lifecycle.opensandbox.io"}, Resources: []string{"sandboxes"}, Verbs: []string{"get", "list", "watch"}},
 }
 
 // rolesOfUsers are the rules of the roles that are installed for users.
