@@ -52,6 +52,8 @@ const (
 	// AnnotationContainers are the names of the template's containers that a Pod was made of, with commas between them:
 	// others were put into the Pod by something else.
 	AnnotationContainers = LabelPrefix + "containers"
+	// AnnotationDisplayName is what people call a snapshot that was made over OpenSandbox's HTTP API. Its own name is its id.
+	AnnotationDisplayName = LabelPrefix + "display-name"
 
 	// SandboxFinalizer keeps a sandbox until its Pod is gone and its commits have ended. Its snapshots go by themselves.
 	SandboxFinalizer = LabelPrefix + "sandbox"
