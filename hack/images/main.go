@@ -38,6 +38,8 @@ var programs = []program{
 	{name: "sandbox-apiserver", title: "Sandbox API server", user: "65532:65532"},
 	// Reading upperdirs and speaking to containerd's socket takes root.
 	{name: "image-committer", title: "Commits a container's root filesystem to an image", user: "0:0"},
+	// Copies itself to an emptyDir, which any user may write to.
+	{name: "execd", title: "Runs commands and moves files in a sandbox, for OpenSandbox's SDKs", user: "65532:65532"},
 }
 
 type program struct {
