@@ -326,7 +326,7 @@ type CreateSandboxRequest struct {
 	Volumes      OptNilVolumeArray      `json:"volumes"`
 	Lifecycle    OptNilSandboxLifecycle `json:"lifecycle"`
 	// Not offered; 501.
-	NetworkPolicy OptNetworkPolicy `json:"networkPolicy"`
+	NetworkPolicy OptNilNetworkPolicy `json:"networkPolicy"`
 	// Not offered where it is enabled; 501.
 	CredentialProxy OptNilCredentialProxy `json:"credentialProxy"`
 }
@@ -402,7 +402,7 @@ func (s *CreateSandboxRequest) GetLifecycle() OptNilSandboxLifecycle {
 }
 
 // GetNetworkPolicy returns the value of NetworkPolicy.
-func (s *CreateSandboxRequest) GetNetworkPolicy() OptNetworkPolicy {
+func (s *CreateSandboxRequest) GetNetworkPolicy() OptNilNetworkPolicy {
 	return s.NetworkPolicy
 }
 
@@ -482,7 +482,7 @@ func (s *CreateSandboxRequest) SetLifecycle(val OptNilSandboxLifecycle) {
 }
 
 // SetNetworkPolicy sets the value of NetworkPolicy.
-func (s *CreateSandboxRequest) SetNetworkPolicy(val OptNetworkPolicy) {
+func (s *CreateSandboxRequest) SetNetworkPolicy(val OptNilNetworkPolicy) {
 	s.NetworkPolicy = val
 }
 
@@ -1330,7 +1330,16 @@ func (s *MetricsEventEventType) UnmarshalText(data []byte) error {
 
 // What a sandbox may reach. Its fields are not looked at.
 // Ref: #/components/schemas/NetworkPolicy
-type NetworkPolicy struct{}
+type NetworkPolicy map[string]jx.Raw
+
+func (s *NetworkPolicy) init() NetworkPolicy {
+	m := *s
+	if m == nil {
+		m = map[string]jx.Raw{}
+		*s = m
+	}
+	return m
+}
 
 // NewNilString returns new NilString with value set to v.
 func NewNilString(v string) NilString {
@@ -1379,7 +1388,16 @@ func (o NilString) Or(d string) string {
 
 // Not offered; 501. Its fields are not looked at.
 // Ref: #/components/schemas/OSSFSVolume
-type OSSFSVolume struct{}
+type OSSFSVolume map[string]jx.Raw
+
+func (s *OSSFSVolume) init() OSSFSVolume {
+	m := *s
+	if m == nil {
+		m = map[string]jx.Raw{}
+		*s = m
+	}
+	return m
+}
 
 // NewOptAllocation returns new OptAllocation with value set to v.
 func NewOptAllocation(v Allocation) OptAllocation {
@@ -1835,52 +1853,6 @@ func (o OptMetadata) Get() (v Metadata, ok bool) {
 
 // Or returns value if set, or given parameter if does not.
 func (o OptMetadata) Or(d Metadata) Metadata {
-	if v, ok := o.Get(); ok {
-		return v
-	}
-	return d
-}
-
-// NewOptNetworkPolicy returns new OptNetworkPolicy with value set to v.
-func NewOptNetworkPolicy(v *NetworkPolicy) OptNetworkPolicy {
-	return OptNetworkPolicy{
-		Value: v,
-		Set:   true,
-	}
-}
-
-// OptNetworkPolicy is optional *NetworkPolicy.
-type OptNetworkPolicy struct {
-	Value *NetworkPolicy
-	Set   bool
-}
-
-// IsSet returns true if OptNetworkPolicy was set.
-func (o OptNetworkPolicy) IsSet() bool { return o.Set }
-
-// Reset unsets value.
-func (o *OptNetworkPolicy) Reset() {
-	var v *NetworkPolicy
-	o.Value = v
-	o.Set = false
-}
-
-// SetTo sets value to v.
-func (o *OptNetworkPolicy) SetTo(v *NetworkPolicy) {
-	o.Set = true
-	o.Value = v
-}
-
-// Get returns value and boolean that denotes whether value was set.
-func (o OptNetworkPolicy) Get() (v *NetworkPolicy, ok bool) {
-	if !o.Set {
-		return v, false
-	}
-	return o.Value, true
-}
-
-// Or returns value if set, or given parameter if does not.
-func (o OptNetworkPolicy) Or(d *NetworkPolicy) *NetworkPolicy {
 	if v, ok := o.Get(); ok {
 		return v
 	}
@@ -2703,6 +2675,142 @@ func (o OptNilLifecycleHook) Or(d LifecycleHook) LifecycleHook {
 	return d
 }
 
+// NewOptNilNetworkPolicy returns new OptNilNetworkPolicy with value set to v.
+func NewOptNilNetworkPolicy(v NetworkPolicy) OptNilNetworkPolicy {
+	return OptNilNetworkPolicy{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptNilNetworkPolicy is optional nullable NetworkPolicy.
+type OptNilNetworkPolicy struct {
+	Value NetworkPolicy
+	Set   bool
+	Null  bool
+}
+
+// IsSet returns true if OptNilNetworkPolicy was set.
+func (o OptNilNetworkPolicy) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptNilNetworkPolicy) Reset() {
+	var v NetworkPolicy
+	o.Value = v
+	o.Set = false
+	o.Null = false
+}
+
+// SetTo sets value to v.
+func (o *OptNilNetworkPolicy) SetTo(v NetworkPolicy) {
+	o.Set = true
+	o.Null = false
+	o.Value = v
+}
+
+// IsNull returns true if value is Null.
+func (o OptNilNetworkPolicy) IsNull() bool { return o.Null }
+
+// SetToNull sets value to null.
+func (o *OptNilNetworkPolicy) SetToNull() {
+	o.Set = true
+	o.Null = true
+	var v NetworkPolicy
+	o.Value = v
+}
+
+// IsEmpty returns true if the field was omitted from the payload (not Set and not Null).
+func (o OptNilNetworkPolicy) IsEmpty() bool {
+	return !o.Set && !o.Null
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptNilNetworkPolicy) Get() (v NetworkPolicy, ok bool) {
+	if o.Null {
+		return v, false
+	}
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptNilNetworkPolicy) Or(d NetworkPolicy) NetworkPolicy {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
+// NewOptNilOSSFSVolume returns new OptNilOSSFSVolume with value set to v.
+func NewOptNilOSSFSVolume(v OSSFSVolume) OptNilOSSFSVolume {
+	return OptNilOSSFSVolume{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptNilOSSFSVolume is optional nullable OSSFSVolume.
+type OptNilOSSFSVolume struct {
+	Value OSSFSVolume
+	Set   bool
+	Null  bool
+}
+
+// IsSet returns true if OptNilOSSFSVolume was set.
+func (o OptNilOSSFSVolume) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptNilOSSFSVolume) Reset() {
+	var v OSSFSVolume
+	o.Value = v
+	o.Set = false
+	o.Null = false
+}
+
+// SetTo sets value to v.
+func (o *OptNilOSSFSVolume) SetTo(v OSSFSVolume) {
+	o.Set = true
+	o.Null = false
+	o.Value = v
+}
+
+// IsNull returns true if value is Null.
+func (o OptNilOSSFSVolume) IsNull() bool { return o.Null }
+
+// SetToNull sets value to null.
+func (o *OptNilOSSFSVolume) SetToNull() {
+	o.Set = true
+	o.Null = true
+	var v OSSFSVolume
+	o.Value = v
+}
+
+// IsEmpty returns true if the field was omitted from the payload (not Set and not Null).
+func (o OptNilOSSFSVolume) IsEmpty() bool {
+	return !o.Set && !o.Null
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptNilOSSFSVolume) Get() (v OSSFSVolume, ok bool) {
+	if o.Null {
+		return v, false
+	}
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptNilOSSFSVolume) Or(d OSSFSVolume) OSSFSVolume {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
 // NewOptNilPeriodicHookArray returns new OptNilPeriodicHookArray with value set to v.
 func NewOptNilPeriodicHookArray(v []PeriodicHook) OptNilPeriodicHookArray {
 	return OptNilPeriodicHookArray{
@@ -3173,52 +3281,6 @@ func (o OptNilVolumeArray) Get() (v []Volume, ok bool) {
 
 // Or returns value if set, or given parameter if does not.
 func (o OptNilVolumeArray) Or(d []Volume) []Volume {
-	if v, ok := o.Get(); ok {
-		return v
-	}
-	return d
-}
-
-// NewOptOSSFSVolume returns new OptOSSFSVolume with value set to v.
-func NewOptOSSFSVolume(v *OSSFSVolume) OptOSSFSVolume {
-	return OptOSSFSVolume{
-		Value: v,
-		Set:   true,
-	}
-}
-
-// OptOSSFSVolume is optional *OSSFSVolume.
-type OptOSSFSVolume struct {
-	Value *OSSFSVolume
-	Set   bool
-}
-
-// IsSet returns true if OptOSSFSVolume was set.
-func (o OptOSSFSVolume) IsSet() bool { return o.Set }
-
-// Reset unsets value.
-func (o *OptOSSFSVolume) Reset() {
-	var v *OSSFSVolume
-	o.Value = v
-	o.Set = false
-}
-
-// SetTo sets value to v.
-func (o *OptOSSFSVolume) SetTo(v *OSSFSVolume) {
-	o.Set = true
-	o.Value = v
-}
-
-// Get returns value and boolean that denotes whether value was set.
-func (o OptOSSFSVolume) Get() (v *OSSFSVolume, ok bool) {
-	if !o.Set {
-		return v, false
-	}
-	return o.Value, true
-}
-
-// Or returns value if set, or given parameter if does not.
-func (o OptOSSFSVolume) Or(d *OSSFSVolume) *OSSFSVolume {
 	if v, ok := o.Get(); ok {
 		return v
 	}
@@ -4342,7 +4404,7 @@ type Volume struct {
 	SubPath   OptNilString      `json:"subPath"`
 	Host      OptNilHostVolume  `json:"host"`
 	Pvc       OptNilClaimVolume `json:"pvc"`
-	Ossfs     OptOSSFSVolume    `json:"ossfs"`
+	Ossfs     OptNilOSSFSVolume `json:"ossfs"`
 }
 
 // GetName returns the value of Name.
@@ -4376,7 +4438,7 @@ func (s *Volume) GetPvc() OptNilClaimVolume {
 }
 
 // GetOssfs returns the value of Ossfs.
-func (s *Volume) GetOssfs() OptOSSFSVolume {
+func (s *Volume) GetOssfs() OptNilOSSFSVolume {
 	return s.Ossfs
 }
 
@@ -4411,6 +4473,6 @@ func (s *Volume) SetPvc(val OptNilClaimVolume) {
 }
 
 // SetOssfs sets the value of Ossfs.
-func (s *Volume) SetOssfs(val OptOSSFSVolume) {
+func (s *Volume) SetOssfs(val OptNilOSSFSVolume) {
 	s.Ossfs = val
 }

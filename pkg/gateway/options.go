@@ -1,0 +1,139 @@
+/*
+Copyright The Sandbox API Server Authors.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
+*/
+
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/validation"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	cliflag "k8s.io/component-base/cli/flag"
+	"k8s.io/component-base/logs"
+	logsapi "k8s.io/component-base/logs/api/v1"
+)
+
+// Options are the gateway's flags.
+type Options struct {
+	// Listen is the address that is served.
+	Listen string
+	// Kubeconfig says how kube-apiserver is reached; empty: as the Pod's service account.
+	Kubeconfig string
+	// KeysSecret is namespace/name of the Secret of the keys; empty: there are none.
+	KeysSecret string
+	// DefaultNamespace is for keys and tokens that come without a namespace.
+	DefaultNamespace string
+	// OpenAs is the user that requests without a key or a token are let in as; empty: they are refused.
+	OpenAs string
+	// MaxBody is how many bytes a request's body may have, beside those for a sandbox.
+	MaxBody int64
+	// RequestTimeout is how long a request may take, beside those for a sandbox.
+	RequestTimeout time.Duration
+	// ShutdownDelay is for how long requests are still taken after the signal to end, until no new ones are sent here.
+	ShutdownDelay time.Duration
+	// ShutdownGrace is how long requests then have to end.
+	ShutdownGrace time.Duration
+
+	Logs *logs.Options
+}
+
+// NewOptions returns the defaults.
+func NewOptions() *Options {
+	return &Options{
+		Listen:           ":8080",
+		KeysSecret:       "sandbox-system/lifecycle-gateway-keys",
+		DefaultNamespace: "default",
+		MaxBody:          1 << 20,
+		RequestTimeout:   25 * time.Second,
+		ShutdownDelay:    5 * time.Second,
+		ShutdownGrace:    20 * time.Second,
+		Logs:             logs.NewOptions(),
+	}
+}
+
+// Flags returns the flags by what they are about.
+func (o *Options) Flags() cliflag.NamedFlagSets {
+	var sections cliflag.NamedFlagSets
+	serving := sections.FlagSet("serving")
+	serving.StringVar(&o.Listen, "listen", o.Listen, "Address that is served, in plain HTTP.")
+	serving.Int64Var(&o.MaxBody, "max-body", o.MaxBody,
+		"How many bytes a request's body may have. Does not hold for what is sent to sandboxes.")
+	serving.DurationVar(&o.RequestTimeout, "request-timeout", o.RequestTimeout,
+		"How long a request may take before it is answered with 503: the SDKs wait for 30s. Does not hold for what is sent to sandboxes.")
+	serving.DurationVar(&o.ShutdownDelay, "shutdown-delay", o.ShutdownDelay,
+		"For how long requests are still taken after the signal to end, while /readyz says no already.")
+	serving.DurationVar(&o.ShutdownGrace, "shutdown-grace", o.ShutdownGrace,
+		"How long requests then have to end before their connections are closed.")
+
+	who := sections.FlagSet("callers")
+	who.StringVar(&o.KeysSecret, "keys-secret", o.KeysSecret,
+		"NAMESPACE/NAME of the Secret with the keys. It is watched. Each entry is a JSON or YAML object: sha256 (of the key, hexadecimal), "+
+			"user, groups, namespace. Without a key in it the gateway does not start, unless --open-as is set. "+
+			"Empty: no keys are taken, only tokens of the cluster.")
+	who.StringVar(&o.DefaultNamespace, "default-namespace", o.DefaultNamespace,
+		"Where the sandboxes are of keys and tokens that do not say it.")
+	who.StringVar(&o.OpenAs, "open-as", o.OpenAs,
+		"Let requests without a key or a token in, as this user of the cluster. Whoever reaches the gateway can then do all that this user may.")
+
+	cluster := sections.FlagSet("cluster")
+	cluster.StringVar(&o.Kubeconfig, "kubeconfig", o.Kubeconfig,
+		"How kube-apiserver is reached. Empty: as the service account of the Pod that this runs in.")
+
+	logsapi.AddFlags(o.Logs, sections.FlagSet("logs"))
+	return sections
+}
+
+// Validate says what cannot be as it is.
+func (o *Options) Validate() error {
+	var wrong []error
+	if _, _, err := net.SplitHostPort(o.Listen); err != nil {
+		wrong = append(wrong, fmt.Errorf("--listen=%s is no address such as :8080: %w", o.Listen, err))
+	}
+	if _, _, err := o.keysSecret(); err != nil {
+		wrong = append(wrong, err)
+	}
+	if causes := validation.ValidateNamespaceName(o.DefaultNamespace, false); len(causes) > 0 {
+		wrong = append(wrong, fmt.Errorf("--default-namespace=%s is no name of a namespace: %s", o.DefaultNamespace, strings.Join(causes, ", ")))
+	}
+	if strings.HasPrefix(o.OpenAs, "system:") {
+		wrong = append(wrong, fmt.Errorf("--open-as=%s is a user of Kubernetes' own: name one that is for this alone, and give it rights in one namespace", o.OpenAs))
+	}
+	if o.MaxBody < 1<<10 {
+		wrong = append(wrong, errors.New("--max-body has to be 1024 at least"))
+	}
+	if o.RequestTimeout < time.Second {
+		wrong = append(wrong, errors.New("--request-timeout has to be 1s at least"))
+	}
+	if o.ShutdownDelay < 0 || o.ShutdownGrace < 0 {
+		wrong = append(wrong, errors.New("--shutdown-delay and --shutdown-grace cannot be negative"))
+	}
+	return utilerrors.NewAggregate(wrong)
+}
+
+func (o *Options) keysSecret() (namespace, name string, err error) {
+	if o.KeysSecret == "" {
+		return "", "", nil
+	}
+	namespace, name, ok := strings.Cut(o.KeysSecret, "/")
+	if !ok || len(validation.ValidateNamespaceName(namespace, false)) > 0 || len(validation.NameIsDNSSubdomain(name, false)) > 0 {
+		return "", "", fmt.Errorf("--keys-secret=%s is no NAMESPACE/NAME", o.KeysSecret)
+	}
+	return namespace, name, nil
+}
