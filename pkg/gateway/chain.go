@@ -138,11 +138,14 @@ func unprefixed(next http.Handler) http.Handler {
 }
 
 func notFound(w http.ResponseWriter, r *http.Request) {
-	answer.Write(w, r, answer.Errorf(http.StatusNotFound, answer.CodePathNotFound, "there is no path %q; /openapi.json has those that are", r.URL.Path))
+	answer.Write(w, r, answer.Errorf(http.StatusNotFound, answer.CodePathNotFound, "there is no path %q; /openapi.json has those that are", path(r)))
 }
 
 func notAllowed(w http.ResponseWriter, r *http.Request, allowed string) {
 	allowed = strings.ReplaceAll(allowed, ",", ", ")
 	w.Header().Set("Allow", allowed)
-	answer.Write(w, r, answer.Errorf(http.StatusMethodNotAllowed, answer.CodeMethodNotAllowed, "%s is not for path %q: %s", r.Method, r.URL.Path, allowed))
+	answer.Write(w, r, answer.Errorf(http.StatusMethodNotAllowed, answer.CodeMethodNotAllowed, "%s is not for path %q: %s", r.Method, path(r), allowed))
 }
+
+// path is a request's as the client has written it.
+func path(r *http.Request) string { return inbound.From(r.Context()).Base + r.URL.Path }

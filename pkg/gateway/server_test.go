@@ -28,6 +28,8 @@ import (
 	"time"
 
 	"k8s.io/client-go/rest"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/contract"
 )
 
 // newServer returns a gateway whose kube-apiserver is a handler.
@@ -68,7 +70,7 @@ func TestEveryAnswerHasItsShape(t *testing.T) {
 		{"health by another method", closed, "POST", "/health", "", 405, "GENERAL::METHOD_NOT_ALLOWED", "GET"},
 		{"no key", closed, "GET", "/v1/sandboxes", "", 401, "MISSING_API_KEY", "OPEN-SANDBOX-API-KEY"},
 		{"no key, no such path", closed, "GET", "/nothing", "", 401, "MISSING_API_KEY", "OPEN-SANDBOX-API-KEY"},
-		{"no such path", open, "GET", "/v1/nothing", "", 404, "GENERAL::NOT_FOUND", `"/nothing"`},
+		{"no such path", open, "GET", "/v1/nothing", "", 404, "GENERAL::NOT_FOUND", `"/v1/nothing"`},
 		{"a path with ..", open, "POST", "/v1/sandboxes/../snapshots", "", 404, "KUBERNETES::SANDBOX_NOT_FOUND", "sandboxId"},
 		{"an id with ..", open, "GET", "/v1/sandboxes/..%2Fsnapshots", "", 404, "KUBERNETES::SANDBOX_NOT_FOUND", "sandboxId"},
 		{"no such method", open, "PUT", "/sandboxes/a", "", 405, "GENERAL::METHOD_NOT_ALLOWED", "DELETE"},
@@ -77,7 +79,7 @@ func TestEveryAnswerHasItsShape(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r := httptest.NewRequestWithContext(t.Context(), c.method, c.path, strings.NewReader(c.body))
 			w := httptest.NewRecorder()
-			c.server.Handler().ServeHTTP(w, r)
+			contract.Handler(t, c.server.Handler()).ServeHTTP(w, r)
 			body, _ := io.ReadAll(w.Result().Body)
 			if w.Code != c.status || w.Header().Get("X-Request-ID") == "" {
 				t.Fatalf("%d %v %s, want %d", w.Code, w.Header(), body, c.status)
