@@ -14,8 +14,6 @@ See the License for the specific language governing permissions and
 limitations under the License.
 */
 
-// Package snapshots serves the snapshots of the HTTP API: each is a SandboxSnapshot of the caller's namespace, and its id the name of
-// that.
 package snapshots
 
 import (
