@@ -25,13 +25,23 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/answer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/httpapi"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/identity"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/notoffered"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/snapshots"
 )
 
 // handlers has a method for each operation of the document: those of the rooms that are embedded here, and a 501 for what
 // none of them has.
 type handlers struct {
+	snapshotRoutes
+	notOffered
 	unoffered
 }
+
+// Each room calls its handler Handler.
+type (
+	snapshotRoutes = snapshots.Handler
+	notOffered     = notoffered.Handler
+)
 
 // unoffered lies one level deeper than the rooms, so that any of them goes before it.
 type unoffered struct{ httpapi.UnimplementedHandler }

@@ -74,7 +74,7 @@ func TestEveryAnswerHasItsShape(t *testing.T) {
 		{"a path with ..", open, "POST", "/v1/sandboxes/../snapshots", "", 404, "KUBERNETES::SANDBOX_NOT_FOUND", "sandboxId"},
 		{"an id with ..", open, "GET", "/v1/sandboxes/..%2Fsnapshots", "", 404, "KUBERNETES::SANDBOX_NOT_FOUND", "sandboxId"},
 		{"no such method", open, "PUT", "/sandboxes/a", "", 405, "GENERAL::METHOD_NOT_ALLOWED", "DELETE"},
-		{"not offered", open, "GET", "/templates", "", 501, "SANDBOX::API_NOT_SUPPORTED", "offered"},
+		{"not offered", open, "GET", "/templates", "", 501, "SANDBOX::API_NOT_SUPPORTED", "virtual machines"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := httptest.NewRequestWithContext(t.Context(), c.method, c.path, strings.NewReader(c.body))
