@@ -93,6 +93,11 @@ func (o *Options) Config() (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
+	return o.ConfigFor(cluster)
+}
+
+// ConfigFor is Config with a way to kube-apiserver that is given.
+func (o *Options) ConfigFor(cluster *rest.Config) (Config, error) {
 	namespace, name, err := o.keysSecret()
 	if err != nil {
 		return Config{}, err
