@@ -1221,7 +1221,7 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxStatus(ref common.R
 					},
 					"retryTime": {
 						SchemaProps: spec.SchemaProps{
-							Description: "retryTime is when the next Pod may be created at the earliest; while the Pod runs and a pause of it has failed, when the next attempt may begin. Another pause or resume, and an edit of the spec, end the wait.",
+							Description: "retryTime is when the next Pod may be created at the earliest; while the Pod runs and a pause of it has failed, when the next attempt may begin. Another pause or resume, and an edit of the spec but of its lifetime, end the wait.",
 							Ref:         ref(metav1.MicroTime{}.OpenAPIModelName()),
 						},
 					},

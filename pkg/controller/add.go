@@ -28,6 +28,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/expiry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/images"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/node"
@@ -135,6 +136,11 @@ func Add(ctx context.Context, mgr manager.Manager, host cluster.Cluster, opts Op
 		Clock:      clock.RealClock{},
 	}).Add(mgr, host.GetCache(), limiter()); err != nil {
 		return fmt.Errorf("sandbox controller: %w", err)
+	}
+	if err := (&expiry.Reconciler{
+		Client: mgr.GetClient(), Recorder: told.NewRecorder(host.GetScheme(), "sandbox-controller"), Clock: expiry.Wall{},
+	}).Add(mgr, limiter()); err != nil {
+		return fmt.Errorf("expiry controller: %w", err)
 	}
 	if err := (&node.Reconciler{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Host: host.GetCache(), Cordons: opts.MoveOnCordon, Clock: clock.RealClock{},

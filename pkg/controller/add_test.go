@@ -74,8 +74,8 @@ func TestOnlyTheLeaderWorks(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	if len(noted.runnables) != 8 {
-		t.Errorf("%d were added, want the controllers of sandboxes, of snapshots, of nodes and of images, what kills, what claims, what counts, and what records events", len(noted.runnables))
+	if len(noted.runnables) != 9 {
+		t.Errorf("%d were added, want the controllers of sandboxes, of snapshots, of lifetimes, of nodes and of images, what kills, what claims, what counts, and what records events", len(noted.runnables))
 	}
 	for _, runnable := range noted.runnables {
 		if _, tells := runnable.(*recording); tells {

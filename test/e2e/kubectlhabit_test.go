@@ -46,8 +46,8 @@ func TestKubectlShowsAPauseAndAResume(t *testing.T) {
 	k.verb("pause", "demo")
 	k.wait("condition=Paused", "sandbox/demo")
 	k.wait("jsonpath={.status.phase}=Paused", "sbx/demo")
-	k.mustShow([]string{"NAME", "PHASE", "READY", "REASON", "SNAPSHOT", "AGE"},
-		[]string{"demo", "Paused", "False", "Paused", "demo-gen1", "*"}, "sandbox", "demo")
+	k.mustShow([]string{"NAME", "PHASE", "READY", "REASON", "SNAPSHOT", "EXPIRES", "AGE"},
+		[]string{"demo", "Paused", "False", "Paused", "demo-gen1", "Never", "*"}, "sandbox", "demo")
 	k.mustShow([]string{"NAME", "PHASE", "SANDBOX", "PURPOSE", "AGE"},
 		[]string{"demo-gen1", "Succeed", "demo", "Pause", "*"}, "sandboxsnapshots")
 	k.mustShow([]string{"NAME", "PHASE", "SANDBOX", "PURPOSE", "AGE", "NODE", "SIZE", "FROZEN", "DURATION", "IMAGE"},
@@ -62,8 +62,8 @@ func TestKubectlShowsAPauseAndAResume(t *testing.T) {
 
 	k.verb("resume", "demo")
 	k.wait("condition=Ready", "sandbox/demo")
-	k.mustShow([]string{"NAME", "PHASE", "READY", "REASON", "SNAPSHOT", "AGE", "NODE", "IP"},
-		[]string{"demo", "Running", "True", "PodReady", "demo-gen1", "*", node, "*"}, "sandbox", "demo", "--output=wide")
+	k.mustShow([]string{"NAME", "PHASE", "READY", "REASON", "SNAPSHOT", "EXPIRES", "AGE", "NODE", "IP"},
+		[]string{"demo", "Running", "True", "PodReady", "demo-gen1", "Never", "*", node, "*"}, "sandbox", "demo", "--output=wide")
 	k.mustList([]string{"demo"}, "sandboxes", "--field-selector=status.nodeName="+node)
 	k.mustList([]string{"demo"}, "sandboxes", "--selector=team=blue")
 	k.mustList([]string{"elsewhere"}, "sandboxes", "--selector=team!=blue")

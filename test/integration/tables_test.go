@@ -81,9 +81,9 @@ func TestTables(t *testing.T) {
 		// rows are the cells but for the age.
 		rows [][]any
 	}{
-		{"sandboxes", []string{"NAME", "PHASE", "READY", "REASON", "SNAPSHOT", "AGE"}, []string{"NODE", "IP"}, [][]any{
-			{"demo", "Paused", "False", "Paused", "demo-gen1", "node-a", ""},
-			{"fresh", "Pending", "False", "Pending", "", "", ""},
+		{"sandboxes", []string{"NAME", "PHASE", "READY", "REASON", "SNAPSHOT", "EXPIRES", "AGE"}, []string{"NODE", "IP"}, [][]any{
+			{"demo", "Paused", "False", "Paused", "demo-gen1", "Never", "node-a", ""},
+			{"fresh", "Pending", "False", "Pending", "", "Never", "", ""},
 		}},
 		{"sandboxsnapshots", []string{"NAME", "PHASE", "SANDBOX", "PURPOSE", "AGE"}, []string{"NODE", "SIZE", "FROZEN", "DURATION", "IMAGE"}, [][]any{
 			{"demo-gen1", "Succeed", "demo", "Pause", "node-a", "2.9KiB", "1.235s", "12s", "registry:5000/ns/demo-main@sha256:" + strings.Repeat("a", 64)},

@@ -292,6 +292,12 @@ const (
 	EventMoved = "Moved"
 	// EventMoveEnded: a move is over without another Pod: there is nothing left to move, or nobody wants it any more.
 	EventMoveEnded = "MoveEnded"
+	// EventExpiring: spec.expireTime is about to come; the message says what happens then.
+	EventExpiring = "Expiring"
+	// EventExpired: it has passed, and the sandbox is being deleted or paused for that.
+	EventExpired = "Expired"
+	// EventExpiryFailed: it has passed, and the sandbox could not be deleted or paused yet.
+	EventExpiryFailed = "ExpiryFailed"
 	// EventResumeWouldBeRefused: a pause has begun, and the API would refuse the Pod that its resume creates.
 	EventResumeWouldBeRefused = "ResumeWouldBeRefused"
 	// EventKillFailed: what a commit left frozen was not killed while it was frozen; the kubelet ends it.

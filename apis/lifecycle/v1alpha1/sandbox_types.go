@@ -276,7 +276,7 @@ type SandboxStatus struct {
 
 	// retryTime is when the next Pod may be created at the earliest; while the Pod runs and a pause
 	// of it has failed, when the next attempt may begin. Another pause or resume, and an edit of the
-	// spec, end the wait.
+	// spec but of its lifetime, end the wait.
 	// +optional
 	RetryTime *metav1.MicroTime `json:"retryTime,omitempty"`
 

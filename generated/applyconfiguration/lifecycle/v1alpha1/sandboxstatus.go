@@ -64,7 +64,7 @@ type SandboxStatusApplyConfiguration struct {
 	FailedPods *int32 `json:"failedPods,omitempty"`
 	// retryTime is when the next Pod may be created at the earliest; while the Pod runs and a pause
 	// of it has failed, when the next attempt may begin. Another pause or resume, and an edit of the
-	// spec, end the wait.
+	// spec but of its lifetime, end the wait.
 	RetryTime *metav1.MicroTime `json:"retryTime,omitempty"`
 	// lastRequestTime is when a pause or resume, or an update of desiredState, last asked for work, to
 	// the microsecond.

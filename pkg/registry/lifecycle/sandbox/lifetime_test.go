@@ -92,3 +92,56 @@ func TestARenewalAsksForNothing(t *testing.T) {
 		})
 	}
 }
+
+func TestWhatOfAnExpiryIsShown(t *testing.T) {
+	now := time.Date(2026, time.December, 1, 12, 0, 0, 0, time.UTC)
+	for want, test := range map[string]struct {
+		expire time.Duration // zero: never
+		action lifecycle.SandboxExpireAction
+	}{
+		"Never":         {0, lifecycle.ExpireActionPause},
+		"Delete in 10m": {10 * time.Minute, lifecycle.ExpireActionDelete},
+		"Pause in 1s":   {time.Second, lifecycle.ExpireActionPause},
+		"Pause 3m ago":  {-3 * time.Minute, lifecycle.ExpireActionPause},
+		"Delete 2s ago": {-2 * time.Second, lifecycle.ExpireActionDelete},
+	} {
+		sandbox := &lifecycle.Sandbox{Spec: lifecycle.SandboxSpec{ExpireAction: test.action}}
+		if test.expire != 0 {
+			sandbox.Spec.ExpireTime = &metav1.Time{Time: now.Add(test.expire)}
+		}
+		if got := expires(sandbox, now); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// TestWhoResumesWhatHasExpiredIsTold that it runs on.
+func TestWhoResumesWhatHasExpiredIsTold(t *testing.T) {
+	now := time.Date(2026, time.December, 1, 12, 0, 0, 0, time.UTC)
+	for name, test := range map[string]struct {
+		expire, asked time.Duration // since now
+		change        func(*lifecycle.Sandbox)
+		told          bool
+	}{
+		"it has expired":                    {-time.Minute, 0, nil, true},
+		"its time is still to come":         {time.Minute, 0, nil, false},
+		"it never expires":                  {0, 0, func(s *lifecycle.Sandbox) { s.Spec.ExpireTime = nil }, false},
+		"it is to be deleted":               {-time.Minute, 0, func(s *lifecycle.Sandbox) { s.Spec.ExpireAction = lifecycle.ExpireActionDelete }, false},
+		"it is to be paused all the same":   {-time.Minute, 0, func(s *lifecycle.Sandbox) { s.Spec.DesiredState = lifecycle.DesiredStatePaused }, false},
+		"nothing was asked since, it runs":  {-time.Minute, -time.Hour, nil, false},
+		"nobody has ever asked, it runs on": {-time.Minute, 0, func(s *lifecycle.Sandbox) { s.Status.LastRequestTime = nil }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sandbox := &lifecycle.Sandbox{
+				Spec:   lifecycle.SandboxSpec{DesiredState: lifecycle.DesiredStateRunning, ExpireTime: &metav1.Time{Time: now.Add(test.expire)}, ExpireAction: lifecycle.ExpireActionPause},
+				Status: lifecycle.SandboxStatus{LastRequestTime: &metav1.MicroTime{Time: now.Add(test.asked)}},
+			}
+			if test.change != nil {
+				test.change(sandbox)
+			}
+			if got := expiryWarnings(sandbox, now); (len(got) > 0) != test.told {
+				t.Errorf("told %q", got)
+			}
+		})
+	}
+}

@@ -139,8 +139,13 @@ func (s Strategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) fie
 }
 
 // WarningsOnUpdate tells of changes that will not have the effect that one may expect of them.
-func (Strategy) WarningsOnUpdate(_ context.Context, obj, old runtime.Object) []string {
-	return imageWarnings(obj.(*lifecycle.Sandbox), old.(*lifecycle.Sandbox))
+func (s Strategy) WarningsOnUpdate(_ context.Context, obj, old runtime.Object) []string {
+	sandbox, oldSandbox := obj.(*lifecycle.Sandbox), old.(*lifecycle.Sandbox)
+	warnings := imageWarnings(sandbox, oldSandbox)
+	if sandbox.Spec.DesiredState != oldSandbox.Spec.DesiredState {
+		warnings = append(warnings, expiryWarnings(sandbox, s.clock.Now())...)
+	}
+	return warnings
 }
 
 func keepFinalizer(sandbox *lifecycle.Sandbox) {

@@ -18,19 +18,24 @@ package sandbox
 
 import (
 	"context"
+	"time"
 
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/meta/table"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/utils/clock"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 )
 
 // TableConvertor shows sandboxes as kubectl get prints them.
-type TableConvertor struct{}
+type TableConvertor struct {
+	Clock clock.PassiveClock
+}
 
 var _ rest.TableConvertor = TableConvertor{}
 
@@ -40,13 +45,14 @@ var columns = []metav1.TableColumnDefinition{
 	{Name: "Ready", Type: "string", Description: "Status of the condition Ready."},
 	{Name: "Reason", Type: "string", Description: "Why the sandbox is, or is not, what it should be."},
 	{Name: "Snapshot", Type: "string", Description: "The snapshot that the next resume uses."},
+	{Name: "Expires", Type: "string", Description: "What becomes of the sandbox, and when; Never where spec.expireTime is not set."},
 	{Name: "Age", Type: "string", Description: "Time since the sandbox was created."},
 	{Name: "Node", Type: "string", Priority: 1, Description: "The node of the Pod, or the one that it was paused on."},
 	{Name: "IP", Type: "string", Priority: 1, Description: "Address of the Pod."},
 }
 
 // ConvertToTable makes a table of a sandbox or a list of them.
-func (TableConvertor) ConvertToTable(_ context.Context, obj, options runtime.Object) (*metav1.Table, error) {
+func (c TableConvertor) ConvertToTable(_ context.Context, obj, options runtime.Object) (*metav1.Table, error) {
 	result := &metav1.Table{}
 	if opt, ok := options.(*metav1.TableOptions); !ok || !opt.NoHeaders {
 		result.ColumnDefinitions = columns
@@ -63,7 +69,7 @@ func (TableConvertor) ConvertToTable(_ context.Context, obj, options runtime.Obj
 		sandbox := obj.(*lifecycle.Sandbox)
 		ready, reason := readiness(sandbox)
 		return []any{
-			name, phase(sandbox), ready, reason, sandbox.Status.SnapshotName, age,
+			name, phase(sandbox), ready, reason, sandbox.Status.SnapshotName, expires(sandbox, c.Clock.Now()), age,
 			sandbox.Status.NodeName, sandbox.Status.PodIP,
 		}, nil
 	})
@@ -94,4 +100,15 @@ func readiness(sandbox *lifecycle.Sandbox) (status, reason string) {
 		}
 	}
 	return status, reason
+}
+
+// expires is what becomes of the sandbox at its expireTime, and when that is.
+func expires(sandbox *lifecycle.Sandbox, now time.Time) string {
+	if sandbox.Spec.ExpireTime == nil {
+		return "Never"
+	}
+	if left := sandbox.Spec.ExpireTime.Sub(now); left > 0 {
+		return string(sandbox.Spec.ExpireAction) + " in " + duration.HumanDuration(left)
+	}
+	return string(sandbox.Spec.ExpireAction) + " " + duration.HumanDuration(now.Sub(sandbox.Spec.ExpireTime.Time)) + " ago"
 }

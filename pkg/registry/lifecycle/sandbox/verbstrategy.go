@@ -44,7 +44,7 @@ func NewPauseStrategy(strategy Strategy) VerbStrategy {
 
 // NewResumeStrategy makes the resume strategy of a strategy.
 func NewResumeStrategy(strategy Strategy) VerbStrategy {
-	return VerbStrategy{Strategy: strategy, warnings: func(*lifecycle.Sandbox) []string { return nil }}
+	return VerbStrategy{Strategy: strategy, warnings: func(s *lifecycle.Sandbox) []string { return expiryWarnings(s, strategy.clock.Now()) }}
 }
 
 // PrepareForUpdate keeps the decided status, unlike an update by a user.

@@ -19,6 +19,7 @@ package sandbox
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -34,6 +35,17 @@ func volumeWarnings(sandbox *lifecycle.Sandbox) []string {
 	}
 	spec, path := &sandbox.Spec.Template.Spec, field.NewPath("spec", "template", "spec")
 	return append(contents.LostVolumes(spec, path), contents.LostOnExit(spec, path)...)
+}
+
+// expiryWarnings tells whoever has a sandbox run that has expired that it does not do so again.
+func expiryWarnings(sandbox *lifecycle.Sandbox, now time.Time) []string {
+	expire, asked := sandbox.Spec.ExpireTime, sandbox.Status.LastRequestTime
+	if sandbox.Spec.DesiredState == lifecycle.DesiredStatePaused || sandbox.Spec.ExpireAction != lifecycle.ExpireActionPause ||
+		expire == nil || expire.After(now) || asked == nil || asked.Time.Before(expire.Time) {
+		return nil
+	}
+	return []string{fmt.Sprintf("spec.expireTime: %s has passed, and does not pause the sandbox again; it runs on until another time is set and has come",
+		expire.UTC().Format(time.RFC3339))}
 }
 
 // imageWarnings names each container whose changed image the snapshot in use will replace.

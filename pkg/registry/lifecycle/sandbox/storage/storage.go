@@ -72,7 +72,7 @@ func New(config Config) (*SandboxStorage, error) {
 		UpdateStrategy:            strategy,
 		DeleteStrategy:            strategy,
 		ResetFieldsStrategy:       strategy,
-		TableConvertor:            sandbox.TableConvertor{},
+		TableConvertor:            sandbox.TableConvertor{Clock: config.Clock},
 	}
 	if err := store.CompleteWithOptions(&generic.StoreOptions{
 		RESTOptions: config.RESTOptions,
