@@ -30,6 +30,9 @@ import (
 	logsapi "k8s.io/component-base/logs/api/v1"
 )
 
+// maxVerbosity is the last at which client-go does not log bodies (k8s.io/client-go/rest, logBody): a TokenReview's is a token.
+const maxVerbosity = 7
+
 // Options are the gateway's flags.
 type Options struct {
 	// Listen is the address that is served.
@@ -114,6 +117,9 @@ func (o *Options) Validate() error {
 	}
 	if strings.HasPrefix(o.OpenAs, "system:") {
 		wrong = append(wrong, fmt.Errorf("--open-as=%s is a user of Kubernetes' own: name one that is for this alone, and give it rights in one namespace", o.OpenAs))
+	}
+	if o.Logs.Verbosity > maxVerbosity {
+		wrong = append(wrong, fmt.Errorf("-v=%d would have the bodies of requests in the log, and so callers' tokens and passwords: it has to be %d at most", o.Logs.Verbosity, maxVerbosity))
 	}
 	if o.MaxBody < 1<<10 {
 		wrong = append(wrong, errors.New("--max-body has to be 1024 at least"))

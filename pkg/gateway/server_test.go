@@ -19,6 +19,7 @@ package gateway
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -27,20 +28,25 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
 	"k8s.io/client-go/rest"
 
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/clustertest"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/contract"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/identity"
 )
 
 // newServer returns a gateway whose kube-apiserver is a handler.
 func newServer(t *testing.T, cluster http.Handler, change func(*Config)) *Server {
 	t.Helper()
-	upstream := httptest.NewServer(cluster)
-	t.Cleanup(upstream.Close)
-	config := Config{
-		Cluster: &rest.Config{Host: upstream.URL}, Listen: "127.0.0.1:0",
+	config := Config{Listen: "127.0.0.1:0",
 		DefaultNamespace: "default", OpenAs: "anyone",
 		MaxBody: 1 << 20, RequestTimeout: 10 * time.Second, ShutdownGrace: 10 * time.Second,
+	}
+	if cluster != nil {
+		upstream := httptest.NewServer(cluster)
+		t.Cleanup(upstream.Close)
+		config.Cluster = &rest.Config{Host: upstream.URL}
 	}
 	if change != nil {
 		change(&config)
@@ -52,7 +58,8 @@ func newServer(t *testing.T, cluster http.Handler, change func(*Config)) *Server
 	return server
 }
 
-// TestEveryAnswerHasItsShape: whatever is asked, and whoever answers it, what is no 2xx is {"code", "message"}.
+// TestEveryAnswerHasItsShape: whatever is asked, and whoever answers it, what is no 2xx is {"code", "message"}; also where a
+// router answers itself (https://github.com/manyminds/api2go/issues/143).
 func TestEveryAnswerHasItsShape(t *testing.T) {
 	open := newServer(t, http.NotFoundHandler(), nil)
 	closed := newServer(t, http.NotFoundHandler(), func(c *Config) { c.OpenAs = "" })
@@ -126,4 +133,161 @@ func listen(t *testing.T) net.Listener {
 		t.Fatal(err)
 	}
 	return listener
+}
+
+// TestARequestKeepsItsID, if it can be written into headers and logs as it is
+// (https://github.com/getnora-io/nora/issues/539, https://github.com/afreidah/s3-orchestrator/issues/64).
+func TestARequestKeepsItsID(t *testing.T) {
+	s := newServer(t, http.NotFoundHandler(), nil)
+	for sent, kept := range map[string]bool{
+		"":                                     false,
+		"b0b7d1a6-8ee7-4c4f-9a6c-1f1f6a1e8f11": true,
+		"trace:1/2=3":                          true,
+		strings.Repeat("a", 128):               true,
+		strings.Repeat("a", 129):               false,
+		"a b":                                  false,
+		"a\r\nSet-Cookie: b":                   false,
+		"a\x1b[2J":                             false,
+		`a","level":"error`:                    false,
+		"ä":                                    false,
+	} {
+		r := httptest.NewRequestWithContext(t.Context(), "GET", "/health", http.NoBody)
+		r.Header["X-Request-Id"] = []string{sent}
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, r)
+		if got := w.Header().Values("X-Request-Id"); len(got) != 1 || got[0] == "" || (got[0] == sent) != kept {
+			t.Errorf("%q: %q", sent, got)
+		}
+	}
+}
+
+// TestAPanicIsAnAnswer, unless one has begun: then the connection is cut, so that nobody takes the half of it for the whole.
+func TestAPanicIsAnAnswer(t *testing.T) {
+	for _, begun := range []bool{false, true} {
+		server := httptest.NewServer(withRequest(recovered(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if begun {
+				w.Header().Set("Content-Length", "100")
+				_, _ = w.Write([]byte("half"))
+				_ = http.NewResponseController(w).Flush()
+			}
+			panic("oh")
+		}))))
+		client := &http.Client{}
+		if !begun {
+			client.Transport = contract.Transport(t, nil)
+		}
+		response, err := client.Get(server.URL + "/v1/sandboxes")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.ReadAll(response.Body)
+		response.Body.Close()
+		if begun != (err != nil) || !begun && response.StatusCode != http.StatusInternalServerError {
+			t.Errorf("begun %v: %s, %v", begun, response.Status, err)
+		}
+		server.Close()
+	}
+}
+
+// TestALargeBodyIsRefused, whether it says beforehand how large it is or not; and nothing is created of it.
+func TestALargeBodyIsRefused(t *testing.T) {
+	cluster := clustertest.New(t, nil)
+	s := newServer(t, http.NotFoundHandler(), func(c *Config) { c.Cluster = cluster.Config() })
+	server := httptest.NewServer(s.Handler())
+	defer server.Close()
+	client := &http.Client{Transport: contract.Transport(t, nil)}
+	large := `{"env":{"a":"` + strings.Repeat("b", 10<<20) + `"}}`
+	for _, body := range []io.Reader{strings.NewReader(large), io.MultiReader(strings.NewReader(large))} {
+		response, err := client.Post(server.URL+"/v1/sandboxes", "application/json", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != http.StatusRequestEntityTooLarge {
+			t.Errorf("%s", response.Status)
+		}
+	}
+	if seen := cluster.Seen(); len(seen) > 0 {
+		t.Errorf("kube-apiserver was asked %v", seen)
+	}
+}
+
+// TestAGatewayWithoutKeysDoesNotStart, and says what to do; one without its cluster waits for it, and serves 503 meanwhile.
+func TestAGatewayWithoutKeysDoesNotStart(t *testing.T) {
+	cluster := clustertest.New(t, nil)
+	cluster.Down(true)
+	s := newServer(t, nil, func(c *Config) {
+		c.Cluster, c.OpenAs, c.KeysNamespace, c.KeysName = cluster.Config(), "", "sandbox-system", "keys"
+	})
+	listener := listen(t)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(t.Context(), listener) }()
+	client := &http.Client{Transport: contract.Transport(t, nil)}
+	for _, path := range []string{"/readyz", "/v1/sandboxes"} {
+		r, _ := http.NewRequestWithContext(t.Context(), "GET", "http://"+listener.Addr().String()+path, http.NoBody)
+		r.Header.Set("OPEN-SANDBOX-API-KEY", "a")
+		response, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != http.StatusServiceUnavailable {
+			t.Errorf("%s: %s", path, response.Status)
+		}
+	}
+	cluster.Down(false)
+	select {
+	case err := <-ended:
+		if !errors.Is(err, identity.ErrNoKeys) || !strings.Contains(err.Error(), "--open-as") {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("it serves without keys")
+	}
+}
+
+// TestFlags is the table of what is refused.
+func TestFlags(t *testing.T) {
+	for _, c := range []struct{ flags, says string }{
+		{"", ""},
+		{"--keys-secret=", ""},
+		{"--open-as=anyone", ""},
+		{"--keys-secret=keys", "--keys-secret"},
+		{"--keys-secret=A/b", "--keys-secret"},
+		{"--listen=8080", "--listen"},
+		{"--default-namespace=A", "--default-namespace"},
+		{"--open-as=system:admin", "--open-as"},
+		{"--max-body=1", "--max-body"},
+		{"--request-timeout=1ms", "--request-timeout"},
+		{"--shutdown-delay=-1s", "--shutdown-delay"},
+		{"--v=8", "tokens"},
+	} {
+		o := NewOptions()
+		flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+		for _, set := range o.Flags().FlagSets {
+			flags.AddFlagSet(set)
+		}
+		if err := flags.Parse(strings.Fields(c.flags)); err != nil {
+			t.Fatal(err)
+		}
+		if err := o.Validate(); (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", c.flags, err)
+		}
+	}
+}
+
+// TestHelp: every flag is in it, and what a caller of the program needs to know first.
+func TestHelp(t *testing.T) {
+	command := NewCommand("v1")
+	var out strings.Builder
+	command.SetOut(&out)
+	command.SetArgs([]string{"--help"})
+	if err := command.Execute(); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"--keys-secret", "--open-as", "--kubeconfig", "sha256", "Lifecycle API"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("--help does not have %q:\n%s", want, out.String())
+		}
+	}
 }

@@ -78,7 +78,7 @@ func New(config Config) (*Authenticator, error) {
 	if err != nil {
 		return nil, err
 	}
-	own, err := kubernetes.NewForConfigAndClient(clients.config, clients.own)
+	own, err := kubernetes.NewForConfigAndClient(clients.config, &http.Client{Transport: clients.own})
 	if err != nil {
 		return nil, fmt.Errorf("preparing the gateway's client of Kubernetes: %w", err)
 	}

@@ -57,7 +57,7 @@ func From(ctx context.Context) *Caller {
 // clients makes the clients of callers. All share the gateway's connections.
 type clients struct {
 	// own has the gateway's credentials, anonymous none.
-	own, anonymous *http.Client
+	own, anonymous http.RoundTripper
 	config         *rest.Config
 }
 
@@ -65,12 +65,12 @@ func newClients(config *rest.Config) (*clients, error) {
 	shared := rest.CopyConfig(config)
 	// Nobody waits for another's turn here: kube-apiserver has its own priorities and fairness, by user.
 	shared.QPS = -1
-	own, err := rest.HTTPClientFor(shared)
+	own, err := rest.TransportFor(shared)
 	if err != nil {
 		return nil, fmt.Errorf("preparing the gateway's connection to kube-apiserver: %w", err)
 	}
 	bare := rest.AnonymousClientConfig(shared)
-	anonymous, err := rest.HTTPClientFor(bare)
+	anonymous, err := rest.TransportFor(bare)
 	if err != nil {
 		return nil, fmt.Errorf("preparing callers' connection to kube-apiserver: %w", err)
 	}
@@ -80,12 +80,12 @@ func newClients(config *rest.Config) (*clients, error) {
 // impersonating returns a caller whose clients act as a user by the gateway's right to.
 func (c *clients) impersonating(who user.Info, namespace string) (*Caller, error) {
 	as := transport.ImpersonationConfig{UserName: who.GetName(), Groups: who.GetGroups()}
-	return c.caller(who, namespace, transport.NewImpersonatingRoundTripper(as, c.own.Transport))
+	return c.caller(who, namespace, transport.NewImpersonatingRoundTripper(as, c.own))
 }
 
 // presenting returns a caller whose clients show its own token.
 func (c *clients) presenting(token string, who user.Info, namespace string) (*Caller, error) {
-	return c.caller(who, namespace, transport.NewBearerAuthRoundTripper(token, c.anonymous.Transport))
+	return c.caller(who, namespace, transport.NewBearerAuthRoundTripper(token, c.anonymous))
 }
 
 func (c *clients) caller(who user.Info, namespace string, through http.RoundTripper) (*Caller, error) {
