@@ -23,6 +23,7 @@ import (
 	"github.com/ogen-go/ogen/ogenerrors"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/answer"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/diagnostics"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/httpapi"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/identity"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/notoffered"
@@ -33,14 +34,16 @@ import (
 // none of them has.
 type handlers struct {
 	snapshotRoutes
+	diagnosticRoutes
 	notOffered
 	unoffered
 }
 
 // Each room calls its handler Handler.
 type (
-	snapshotRoutes = snapshots.Handler
-	notOffered     = notoffered.Handler
+	snapshotRoutes   = snapshots.Handler
+	diagnosticRoutes = diagnostics.Handler
+	notOffered       = notoffered.Handler
 )
 
 // unoffered lies one level deeper than the rooms, so that any of them goes before it.
