@@ -103,7 +103,7 @@ func (o *Options) ConfigFor(cluster *rest.Config) (Config, error) {
 		return Config{}, err
 	}
 	return Config{
-		Cluster: cluster, Listen: o.Listen,
+		Cluster: cluster, Listen: o.Listen, MetricsListen: o.MetricsListen,
 		KeysNamespace: namespace, KeysName: name, DefaultNamespace: o.DefaultNamespace, OpenAs: o.OpenAs,
 		MaxBody: o.MaxBody, RequestTimeout: o.RequestTimeout,
 		ShutdownDelay: o.ShutdownDelay, ShutdownGrace: o.ShutdownGrace,

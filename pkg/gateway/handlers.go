@@ -23,6 +23,7 @@ import (
 	"github.com/ogen-go/ogen/ogenerrors"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/answer"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/clientmetrics"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/diagnostics"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/httpapi"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/identity"
@@ -35,6 +36,7 @@ import (
 type handlers struct {
 	snapshotRoutes
 	diagnosticRoutes
+	metricsRoutes
 	notOffered
 	unoffered
 }
@@ -43,6 +45,7 @@ type handlers struct {
 type (
 	snapshotRoutes   = snapshots.Handler
 	diagnosticRoutes = diagnostics.Handler
+	metricsRoutes    = clientmetrics.Handler
 	notOffered       = notoffered.Handler
 )
 

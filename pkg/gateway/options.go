@@ -37,6 +37,8 @@ const maxVerbosity = 7
 type Options struct {
 	// Listen is the address that is served.
 	Listen string
+	// MetricsListen is the address of /metrics; empty: there are none.
+	MetricsListen string
 	// Kubeconfig says how kube-apiserver is reached; empty: as the Pod's service account.
 	Kubeconfig string
 	// KeysSecret is namespace/name of the Secret of the keys; empty: there are none.
@@ -61,6 +63,7 @@ type Options struct {
 func NewOptions() *Options {
 	return &Options{
 		Listen:           ":8080",
+		MetricsListen:    ":8081",
 		KeysSecret:       "sandbox-system/lifecycle-gateway-keys",
 		DefaultNamespace: "default",
 		MaxBody:          1 << 20,
@@ -76,6 +79,8 @@ func (o *Options) Flags() cliflag.NamedFlagSets {
 	var sections cliflag.NamedFlagSets
 	serving := sections.FlagSet("serving")
 	serving.StringVar(&o.Listen, "listen", o.Listen, "Address that is served, in plain HTTP.")
+	serving.StringVar(&o.MetricsListen, "metrics-listen", o.MetricsListen,
+		"Address that /metrics is served at, in plain HTTP and to whoever reaches it. Empty: nowhere.")
 	serving.Int64Var(&o.MaxBody, "max-body", o.MaxBody,
 		"How many bytes a request's body may have. Does not hold for what is sent to sandboxes.")
 	serving.DurationVar(&o.RequestTimeout, "request-timeout", o.RequestTimeout,
@@ -108,6 +113,9 @@ func (o *Options) Validate() error {
 	var wrong []error
 	if _, _, err := net.SplitHostPort(o.Listen); err != nil {
 		wrong = append(wrong, fmt.Errorf("--listen=%s is no address such as :8080: %w", o.Listen, err))
+	}
+	if _, _, err := net.SplitHostPort(o.MetricsListen); err != nil && o.MetricsListen != "" {
+		wrong = append(wrong, fmt.Errorf("--metrics-listen=%s is no address such as :8081: %w", o.MetricsListen, err))
 	}
 	if _, _, err := o.keysSecret(); err != nil {
 		wrong = append(wrong, err)

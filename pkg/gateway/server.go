@@ -39,6 +39,8 @@ type Config struct {
 	Cluster *rest.Config
 	// Listen is the address that Run serves.
 	Listen string
+	// MetricsListen is the address that Run and Serve have /metrics at; empty: none.
+	MetricsListen string
 
 	KeysNamespace, KeysName, DefaultNamespace, OpenAs string
 
@@ -169,6 +171,12 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	wait := s.Start(background)
 	defer wait()
 	defer end()
+
+	_, endMetrics, err := serveMetrics(ctx, s.config.MetricsListen)
+	if err != nil {
+		return err
+	}
+	defer endMetrics()
 
 	server := &http.Server{
 		Handler:           s.handler,

@@ -61,7 +61,7 @@ func newGateway(t *testing.T) *gatewayFixture {
 
 	config, err := httpgateway.NewOptions().ConfigFor(g.host.as(gateway))
 	f.must(err)
-	config.ShutdownDelay, config.ShutdownGrace = 0, time.Second
+	config.MetricsListen, config.ShutdownDelay, config.ShutdownGrace = "", 0, time.Second
 	server, err := httpgateway.New(config)
 	f.must(err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
