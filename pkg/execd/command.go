@@ -42,14 +42,28 @@ type command struct {
 	id      string
 	content string
 	started time.Time
-	process *process // nil where none could be started
-	log     *backlog // of one in the background
-	done    chan struct{}
+	process *process      // nil where none could be started
+	log     *backlog      // of one in the background
+	ready   chan struct{} // closed once there is a process, or never will be
+	done    chan struct{} // closed at its end
 
 	// Once done.
 	finished time.Time
 	code     int
 	failure  string
+}
+
+func newCommand(id, content string) *command {
+	return &command{id: id, content: content, started: time.Now(), ready: make(chan struct{}), done: make(chan struct{})}
+}
+
+// stop ends it, and returns when it has ended.
+func (c *command) stop() {
+	<-c.ready
+	if c.process != nil {
+		c.process.stop(grace)
+	}
+	<-c.done
 }
 
 // commands are those that run, and the newest of those that have ended.
@@ -71,11 +85,12 @@ func newID() string {
 	return hex.EncodeToString(id[:])
 }
 
-// add makes a command known; its process may be nil.
+// add makes a command known that was started, or could not be.
 func (c *commands) add(cmd *command) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.byID[cmd.id] = cmd
+	close(cmd.ready)
 }
 
 // end records how a command ended.
@@ -116,7 +131,7 @@ func (c *commands) signalAll(sig syscall.Signal) {
 }
 
 // runCommand is POST /command.
-func (d *Daemon) runCommand(w http.ResponseWriter, r *http.Request) error {
+func (d *daemon) runCommand(w http.ResponseWriter, r *http.Request) error {
 	var t task
 	if err := readJSON(w, r, &t, false); err != nil {
 		return err
@@ -128,7 +143,7 @@ func (d *Daemon) runCommand(w http.ResponseWriter, r *http.Request) error {
 	if err == nil {
 		err = l.script(t.Command)
 	}
-	cmd := &command{id: newID(), content: t.Command, started: time.Now(), done: make(chan struct{})}
+	cmd := newCommand(newID(), t.Command)
 	if t.Background {
 		return d.background(w, &t, cmd, l, err)
 	}
@@ -138,7 +153,7 @@ func (d *Daemon) runCommand(w http.ResponseWriter, r *http.Request) error {
 
 // foreground runs a command and streams what it prints. Who goes away does not end it: its timeout does, or DELETE /command.
 // It returns what was written to the pipe of a session's state, where there is one.
-func (d *Daemon) foreground(w http.ResponseWriter, t *task, cmd *command, l *launch, err error, state *pipe) (saved []byte) {
+func (d *daemon) foreground(w http.ResponseWriter, t *task, cmd *command, l *launch, err error, state *pipe) (saved []byte) {
 	s := newStream(w)
 	var outputs [2]*pipe
 	for i := range outputs {
@@ -159,7 +174,7 @@ func (d *Daemon) foreground(w http.ResponseWriter, t *task, cmd *command, l *lau
 		d.failed(s, cmd, err)
 		return nil
 	}
-	go s.keepAlive(cmd.done)
+	defer s.keepAlive()()
 	timedOut := limit(cmd.process, t.Timeout)
 	var followed sync.WaitGroup
 	for i, kind := range []string{"stdout", "stderr"} {
@@ -188,7 +203,7 @@ func (d *Daemon) foreground(w http.ResponseWriter, t *task, cmd *command, l *lau
 }
 
 // background runs a command that nobody waits for. What it prints is in its log.
-func (d *Daemon) background(w http.ResponseWriter, t *task, cmd *command, l *launch, err error) error {
+func (d *daemon) background(w http.ResponseWriter, t *task, cmd *command, l *launch, err error) error {
 	s := newStream(w)
 	var output *pipe
 	if err == nil {
@@ -218,7 +233,7 @@ func (d *Daemon) background(w http.ResponseWriter, t *task, cmd *command, l *lau
 }
 
 // failed tells of a command that could not be started.
-func (d *Daemon) failed(s *stream, cmd *command, err error) {
+func (d *daemon) failed(s *stream, cmd *command, err error) {
 	code := codeNotExecutable
 	if errors.Is(err, errNoShell) || errors.Is(err, fs.ErrNotExist) {
 		code = codeNotFound
@@ -268,7 +283,7 @@ func result(status syscall.WaitStatus, timedOut string) (code int, failure strin
 }
 
 // interrupt is DELETE /command?id=: of a command, or of what runs in a session. It answers when that has ended.
-func (d *Daemon) interrupt(_ http.ResponseWriter, r *http.Request) error {
+func (d *daemon) interrupt(_ http.ResponseWriter, r *http.Request) error {
 	id := r.URL.Query().Get("id")
 	if id == "" {
 		return problem(http.StatusBadRequest, codeMissingQuery, "the query has no id")
@@ -281,15 +296,12 @@ func (d *Daemon) interrupt(_ http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if cmd.process != nil {
-		cmd.process.stop(grace)
-	}
-	<-cmd.done
+	cmd.stop()
 	return nil
 }
 
 // commandState is GET /command/status/{id} and /command/{id}/logs, which one pattern of net/http cannot tell apart.
-func (d *Daemon) commandState(w http.ResponseWriter, r *http.Request) error {
+func (d *daemon) commandState(w http.ResponseWriter, r *http.Request) error {
 	a, b := r.PathValue("a"), r.PathValue("b")
 	switch {
 	case a == "status":
@@ -300,7 +312,7 @@ func (d *Daemon) commandState(w http.ResponseWriter, r *http.Request) error {
 	return d.noPath(r)
 }
 
-func (d *Daemon) commandStatus(w http.ResponseWriter, id string) error {
+func (d *daemon) commandStatus(w http.ResponseWriter, id string) error {
 	cmd, err := d.commands.get(id)
 	if err != nil {
 		return err
@@ -324,7 +336,7 @@ func (d *Daemon) commandStatus(w http.ResponseWriter, id string) error {
 }
 
 // commandLogs sends what a background command has printed, from the cursor, a byte, on.
-func (d *Daemon) commandLogs(w http.ResponseWriter, r *http.Request, id string) error {
+func (d *daemon) commandLogs(w http.ResponseWriter, r *http.Request, id string) error {
 	cmd, err := d.commands.get(id)
 	if err != nil {
 		return err

@@ -105,17 +105,26 @@ func (s *stream) write() {
 	s.buffer = s.buffer[:0]
 }
 
-// keepAlive sends pings, so that nobody between takes a silent command for a dead connection, until done.
-func (s *stream) keepAlive(done <-chan struct{}) {
-	ticker := time.NewTicker(3 * time.Second)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-done:
-			return
-		case <-ticker.C:
-			s.send(event{Type: "ping", Text: "pong"})
+// keepAlive sends pings, so that nobody between takes a silent command for a dead connection, until stop is called: after
+// that nothing is written any more.
+func (s *stream) keepAlive() (stop func()) {
+	over := make(chan struct{})
+	var pings sync.WaitGroup
+	pings.Go(func() {
+		ticker := time.NewTicker(3 * time.Second)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-over:
+				return
+			case <-ticker.C:
+				s.send(event{Type: "ping", Text: "pong"})
+			}
 		}
+	})
+	return func() {
+		close(over)
+		pings.Wait()
 	}
 }
 

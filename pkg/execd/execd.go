@@ -110,7 +110,7 @@ func portFromEnvironment() int {
 func serve(version string, port int, stderr io.Writer) int {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT)
-	d := newDaemon(version, newProcesses(false))
+	d := newDaemon(version, newProcesses(true))
 	stop, err := d.listen(port)
 	if err != nil {
 		fmt.Fprintln(stderr, "execd:", err)
@@ -123,7 +123,7 @@ func serve(version string, port int, stderr io.Writer) int {
 }
 
 // listen serves at the port on all addresses, until stop is called.
-func (d *Daemon) listen(port int) (stop func(), err error) {
+func (d *daemon) listen(port int) (stop func(), err error) {
 	var config net.ListenConfig
 	listener, err := config.Listen(context.Background(), "tcp", fmt.Sprintf(":%d", port))
 	if err != nil {

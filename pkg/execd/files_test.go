@@ -149,6 +149,23 @@ func TestUpload(t *testing.T) {
 		t.Errorf("the link leads to %q (%v), the file has mode %o", link, err, modeOf(t, there))
 	}
 
+	if err := os.Symlink("later/there", at("early")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("loop", at("loop")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(at("later"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if status, answer := c.upload(fmt.Sprintf(`{"path":%q}`, at("early")), "new"); status != 200 {
+		t.Errorf("%d %s", status, answer)
+	}
+	wantContent(t, at("later/there"), "new")
+	if status, answer := c.upload(fmt.Sprintf(`{"path":%q}`, at("loop")), "new"); status != 400 {
+		t.Errorf("a link to itself: %d %s", status, answer)
+	}
+
 	// Names that the JavaScript SDK writes into a header as they are.
 	raw := "--b\r\nContent-Disposition: form-data; name=\"metadata\"; filename=\"metadata\"\r\n\r\n" + fmt.Sprintf(`{"path":%q}`, at(`q"; x=é`)) +
 		"\r\n--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"q\"; x=é\"\r\n\r\nraw\r\n--b--\r\n"

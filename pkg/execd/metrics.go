@@ -45,6 +45,7 @@ type metrics struct {
 
 	mu   sync.Mutex
 	last cpuTime
+	used float64 // per cent, as of last
 }
 
 // cpuTime is the processor time that was used until a moment.
@@ -60,12 +61,12 @@ func newMetrics(root string) *metrics {
 }
 
 // currentMetrics is GET /metrics.
-func (d *Daemon) currentMetrics(w http.ResponseWriter, _ *http.Request) error {
+func (d *daemon) currentMetrics(w http.ResponseWriter, _ *http.Request) error {
 	return writeJSON(w, d.metrics.read())
 }
 
 // watchMetrics is GET /metrics/watch: a line each second.
-func (d *Daemon) watchMetrics(w http.ResponseWriter, r *http.Request) error {
+func (d *daemon) watchMetrics(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-cache")
 	ticker := time.NewTicker(time.Second)
@@ -83,20 +84,18 @@ func (d *Daemon) watchMetrics(w http.ResponseWriter, r *http.Request) error {
 	}
 }
 
-// read measures the processor since the last time, but over at least shortest.
+// read measures the processor since the last time that somebody asked, if that was long enough ago to say something.
 func (m *metrics) read() sample {
 	const shortest = 200 * time.Millisecond
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if rest := shortest - time.Since(m.last.at); rest > 0 {
-		time.Sleep(rest)
-	}
 	now := cpuTime{time.Now(), m.processorTime()}
 	s := sample{CPUs: m.processors(), Measured: now.at.UnixMilli()}
-	if wall := now.at.Sub(m.last.at); wall > 0 && s.CPUs > 0 {
-		s.CPUUsed = min(max(100*float64(now.used-m.last.used)/float64(wall)/s.CPUs, 0), 100)
+	if wall := now.at.Sub(m.last.at); wall >= shortest && s.CPUs > 0 {
+		m.used = min(max(100*float64(now.used-m.last.used)/float64(wall)/s.CPUs, 0), 100)
+		m.last = now
 	}
-	m.last = now
+	s.CPUUsed = m.used
 	s.Memory, s.MemUsed = m.memory()
 	return s
 }

@@ -47,8 +47,15 @@ type process struct {
 	status syscall.WaitStatus // once ended
 }
 
+// setChildSubreaper is PR_SET_CHILD_SUBREAPER of prctl(2).
+const setChildSubreaper = 36
+
 func newProcesses(orphans bool) *processes {
 	t := &processes{orphans: orphans, running: map[int]*process{}}
+	if orphans {
+		// Where this is not process 1 (the Pod shares its process namespace) they would go past it.
+		_, _, _ = syscall.RawSyscall(syscall.SYS_PRCTL, setChildSubreaper, 1, 0)
+	}
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, syscall.SIGCHLD)
 	go func() {
@@ -121,14 +128,20 @@ func (p *process) stop(grace time.Duration) {
 	if err := p.signal(syscall.SIGTERM); errors.Is(err, errEnded) {
 		return
 	}
-	end := time.Now().Add(grace)
-	select {
-	case <-p.ended:
-	case <-time.After(grace):
-	}
-	// Of a group's end nobody is told, so it is looked for.
-	for p.groupExists() && time.Now().Before(end) {
-		time.Sleep(20 * time.Millisecond)
+	over := time.NewTimer(grace)
+	defer over.Stop()
+	// Of its leader's end we are told, and of a group's end nobody is.
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	ended, waiting := p.ended, true
+	for waiting && p.groupExists() {
+		select {
+		case <-ended:
+			ended = nil
+		case <-look.C:
+		case <-over.C:
+			waiting = false
+		}
 	}
 	p.kill()
 	<-p.ended

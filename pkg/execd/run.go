@@ -33,19 +33,13 @@ const (
 	codeNotFound      = 127
 )
 
-// setChildSubreaper is PR_SET_CHILD_SUBREAPER of prctl(2).
-const setChildSubreaper = 36
-
 // run serves and is the init of its container: it starts the entrypoint, sends on to it and its group what it is sent, reaps
 // what loses its parent, and ends as the entrypoint does.
 func run(version string, port int, entrypoint []string, stderr io.Writer) int {
 	// Before anything is started: a signal that comes early is sent on as well.
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
-	// Where this is not process 1 (the Pod shares its process namespace) orphans would go past it.
-	_, _, _ = syscall.RawSyscall(syscall.SYS_PRCTL, setChildSubreaper, 1, 0)
 	table := newProcesses(true)
-	table.reap()
 	d := newDaemon(version, table)
 	stop, err := d.listen(port)
 	if err != nil {

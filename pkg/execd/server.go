@@ -23,7 +23,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strings"
 )
@@ -34,8 +36,8 @@ const TokenHeader = "X-EXECD-ACCESS-TOKEN"
 // maxBody limits bodies that are read whole; files are not.
 const maxBody = 64 << 20
 
-// Daemon answers the SDKs.
-type Daemon struct {
+// daemon answers the SDKs.
+type daemon struct {
 	version  string
 	token    string
 	mux      *http.ServeMux
@@ -44,8 +46,8 @@ type Daemon struct {
 	metrics  *metrics
 }
 
-func newDaemon(version string, table *processes) *Daemon {
-	d := &Daemon{
+func newDaemon(version string, table *processes) *daemon {
+	d := &daemon{
 		version:  version,
 		token:    os.Getenv(TokenVariable),
 		mux:      http.NewServeMux(),
@@ -60,7 +62,7 @@ func newDaemon(version string, table *processes) *Daemon {
 	return d
 }
 
-func (d *Daemon) noPath(r *http.Request) error {
+func (d *daemon) noPath(r *http.Request) error {
 	return problem(http.StatusNotFound, codeNotSupported, "%s is no path of execd %s", r.URL.Path, d.version)
 }
 
@@ -68,7 +70,7 @@ func (d *Daemon) noPath(r *http.Request) error {
 type methods map[string]func(http.ResponseWriter, *http.Request) error
 
 // routes is the protocol on a page.
-func (d *Daemon) routes() map[string]methods {
+func (d *daemon) routes() map[string]methods {
 	return map[string]methods{
 		"/ping": {"GET": func(http.ResponseWriter, *http.Request) error { return nil }},
 
@@ -110,15 +112,38 @@ func (m methods) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (d *Daemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (d *daemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if id := r.Header.Get("X-Request-ID"); id != "" {
 		w.Header().Set("X-Request-ID", id)
+	}
+	if browser(r) && fromHere(r) {
+		answer(w, problem(http.StatusForbidden, codeNotSupported, "a page in a browser of this sandbox asks; whoever made it could run commands here. Use another program, or come through the gateway"))
+		return
 	}
 	if d.token != "" && !same(r.Header.Get(TokenHeader), d.token) {
 		answer(w, problem(http.StatusUnauthorized, "UNAUTHORIZED", "the header %s does not have the token of %s", TokenHeader, TokenVariable))
 		return
 	}
 	d.mux.ServeHTTP(w, r)
+}
+
+// browser says whether a page asks. Programs send neither header.
+func browser(r *http.Request) bool {
+	return r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != ""
+}
+
+// fromHere says whether somebody in the sandbox asks, or comes by a port that is forwarded into it.
+func fromHere(r *http.Request) bool {
+	remote, _, _ := net.SplitHostPort(r.RemoteAddr)
+	if address, err := netip.ParseAddr(remote); err == nil && address.Unmap().IsLoopback() {
+		return true
+	}
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if local == nil {
+		return false
+	}
+	own, _, _ := net.SplitHostPort(local.String())
+	return own == remote
 }
 
 // same takes the same time whatever the texts are, and however long.

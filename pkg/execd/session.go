@@ -22,7 +22,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"time"
 )
 
 // session is a place and variables that outlive the commands run in it, one after the other. Each has a shell of its own,
@@ -56,7 +55,7 @@ func noSession(id string) error {
 }
 
 // createSession is POST /session {cwd}. A directory that is not there is made.
-func (d *Daemon) createSession(w http.ResponseWriter, r *http.Request) error {
+func (d *daemon) createSession(w http.ResponseWriter, r *http.Request) error {
 	var request struct {
 		Directory string `json:"cwd"`
 	}
@@ -84,7 +83,7 @@ func (d *Daemon) createSession(w http.ResponseWriter, r *http.Request) error {
 }
 
 // runInSession is POST /session/{id}/run {command, cwd, timeout}. A second command waits for the first.
-func (d *Daemon) runInSession(w http.ResponseWriter, r *http.Request) error {
+func (d *daemon) runInSession(w http.ResponseWriter, r *http.Request) error {
 	s := d.sessions.get(r.PathValue("id"))
 	if s == nil {
 		return noSession(r.PathValue("id"))
@@ -113,7 +112,7 @@ func (d *Daemon) runInSession(w http.ResponseWriter, r *http.Request) error {
 		t.Directory = s.directory
 	}
 	exports := s.exports
-	cmd := &command{id: s.id, content: t.Command, started: time.Now(), done: make(chan struct{})}
+	cmd := newCommand(s.id, t.Command)
 	s.running = cmd
 	s.mu.Unlock()
 
@@ -156,10 +155,10 @@ exit "$__execd_code"
 `
 }
 
-// savedState reads the last of what __execd_state wrote.
+// savedState reads the last that __execd_state wrote whole: a shell may be killed while it writes.
 func savedState(saved []byte) (directory, exports string, complete bool) {
-	parts := bytes.Split(saved, []byte{0})
-	if whole := len(parts) / 2 * 2; whole >= 2 {
+	parts := bytes.Split(saved, []byte{0}) // the last is what no NUL ends
+	if whole := (len(parts) - 1) / 2 * 2; whole >= 2 {
 		return string(parts[whole-2]), string(parts[whole-1]), true
 	}
 	return "", "", false
@@ -169,17 +168,13 @@ func (s *session) interrupt() {
 	s.mu.Lock()
 	running := s.running
 	s.mu.Unlock()
-	if running == nil {
-		return
+	if running != nil {
+		running.stop()
 	}
-	if running.process != nil {
-		running.process.stop(grace)
-	}
-	<-running.done
 }
 
 // deleteSession is DELETE /session/{id}. What runs in it is ended.
-func (d *Daemon) deleteSession(_ http.ResponseWriter, r *http.Request) error {
+func (d *daemon) deleteSession(_ http.ResponseWriter, r *http.Request) error {
 	id := r.PathValue("id")
 	d.sessions.mu.Lock()
 	s := d.sessions.byID[id]

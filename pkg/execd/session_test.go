@@ -79,7 +79,7 @@ func testSession(t *testing.T) {
 		{fields{"command": "cat <<'EOF'\nhere $A\nEOF"}, []string{"here $A"}, "0"},
 		{fields{"command": "cat <<EOF\nno end"}, []string{"no end"}, ""},
 		{fields{"command": "echo 'no end"}, nil, ""},
-		{fields{"command": "sleep 1000 & echo after"}, []string{"after"}, "0"},
+		{fields{"command": "sleep 5 & echo after"}, []string{"after"}, "0"},
 		{fields{"command": "export LARGE=" + strings.Repeat("x", 200_000)}, nil, "0"},
 		{fields{"command": "echo ${#LARGE}; unset LARGE"}, []string{"200000"}, "0"},
 		{fields{"command": "sleep 1000", "timeout": 100}, nil, "137"},
@@ -92,7 +92,7 @@ func testSession(t *testing.T) {
 	}
 
 	ended := make(chan outcome)
-	answer := c.open("POST", path, fields{"command": "echo begun; sleep 1000; sleep 1000"})
+	answer := c.open("POST", path, fields{"command": "(echo begun; exec sleep 1000); sleep 1000"})
 	defer answer.Body.Close()
 	begun := make(chan struct{})
 	go func() {
@@ -118,4 +118,22 @@ func testSession(t *testing.T) {
 	}
 	refused(t, c, "POST", path, fields{"command": "true"}, 404, codeContextNotFound, session.ID)
 	refused(t, c, "DELETE", "/session/"+session.ID, nil, 404, codeContextNotFound, session.ID)
+}
+
+func TestSavedState(t *testing.T) {
+	for saved, want := range map[string][]string{
+		"":                            nil,
+		"/a":                          nil,
+		"/a\x00export A":              nil,
+		"/a\x00export A\x00":          {"/a", "export A"},
+		"/a\x00A\x00/b":               {"/a", "A"},
+		"/a\x00A\x00/b\x00B":          {"/a", "A"},
+		"/a\x00A\x00/b\x00\x00":       {"/b", ""},
+		"/a\x00A\x00/b\x00B\nC\x00/c": {"/b", "B\nC"},
+	} {
+		directory, exports, complete := savedState([]byte(saved))
+		if complete != (want != nil) || complete && (directory != want[0] || exports != want[1]) {
+			t.Errorf("of %q: %q, %q, %v, want %q", saved, directory, exports, complete, want)
+		}
+	}
 }

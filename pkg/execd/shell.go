@@ -89,8 +89,7 @@ func (t *task) credential() *syscall.Credential {
 	if t.GID != nil {
 		c.Gid = uint32(*t.GID)
 	}
-	own := int(c.Uid) == syscall.Geteuid() && (t.GID == nil || int(c.Gid) == syscall.Getegid())
-	if own && c.Uid != 0 {
+	if int(c.Uid) == syscall.Geteuid() && (t.GID == nil || int(c.Gid) == syscall.Getegid()) {
 		return nil // what it is already, and only root may ask for
 	}
 	return c

@@ -128,10 +128,7 @@ func (t *target) receive(content io.Reader) error {
 	if err := os.MkdirAll(filepath.Dir(t.path), 0o755); err != nil {
 		return err
 	}
-	// A link leads to the file that is meant.
-	if there, err := filepath.EvalSymlinks(t.path); err == nil {
-		t.path = there
-	}
+	t.path = linked(t.path)
 	existing, err := os.Stat(t.path)
 	switch {
 	case err == nil && existing.IsDir():
@@ -142,9 +139,6 @@ func (t *target) receive(content io.Reader) error {
 		return err
 	case err != nil:
 		existing = nil
-		if link, err := os.Readlink(t.path); err == nil {
-			return problem(http.StatusBadRequest, codeInvalidFile, "%s is a link to %s, which is not there", t.given, link)
-		}
 	}
 	part, err := besides(t.path, existing)
 	if err != nil {
@@ -169,6 +163,23 @@ func (t *target) receive(content io.Reader) error {
 		return t.overwrite(part)
 	}
 	return err
+}
+
+// linked is where a link leads, also to what is not there yet; one that leads to itself is returned as it is, and refused
+// by whoever opens it.
+func linked(path string) string {
+	there := path
+	for range 40 { // as the kernel counts them
+		link, err := os.Readlink(there)
+		if err != nil {
+			return there
+		}
+		if !filepath.IsAbs(link) {
+			link = filepath.Join(filepath.Dir(there), link)
+		}
+		there = link
+	}
+	return path
 }
 
 // besides makes a file with the owner and mode of the one that it will replace, or of a new one. The reference makes new
