@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -151,13 +152,12 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.config.Refuse(w, r, err)
 		return
 	}
-	token := route.token
-	if token != "" {
-		token = token[len(pathTokenMark):]
-	} else {
+	token, shown := strings.CutPrefix(route.token, pathTokenMark)
+	if !shown {
 		token = r.Header.Get(HeaderRouteToken)
+		shown = token != ""
 	}
-	if token == "" {
+	if !shown {
 		p.known.ServeHTTP(w, r)
 		return
 	}
