@@ -102,8 +102,13 @@ func (o *Options) ConfigFor(cluster *rest.Config) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
+	routeNamespace, routeName, err := secretName("--route-key-secret", o.RouteKeySecret)
+	if err != nil {
+		return Config{}, err
+	}
 	return Config{
 		Cluster: cluster, Listen: o.Listen, MetricsListen: o.MetricsListen,
+		RouteKeyNamespace: routeNamespace, RouteKeyName: routeName, PublicAddress: o.PublicAddress,
 		KeysNamespace: namespace, KeysName: name, DefaultNamespace: o.DefaultNamespace, OpenAs: o.OpenAs,
 		MaxBody: o.MaxBody, RequestTimeout: o.RequestTimeout,
 		ShutdownDelay: o.ShutdownDelay, ShutdownGrace: o.ShutdownGrace,

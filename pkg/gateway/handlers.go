@@ -28,6 +28,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/httpapi"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/identity"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/notoffered"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/proxy"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/snapshots"
 )
 
@@ -37,16 +38,18 @@ type handlers struct {
 	snapshotRoutes
 	diagnosticRoutes
 	metricsRoutes
+	portRoutes
 	notOffered
 	unoffered
 }
 
-// Each room calls its handler Handler.
+// Each room calls its handler as it likes.
 type (
 	snapshotRoutes   = snapshots.Handler
 	diagnosticRoutes = diagnostics.Handler
 	metricsRoutes    = clientmetrics.Handler
 	notOffered       = notoffered.Handler
+	portRoutes       = proxy.Endpoints
 )
 
 // unoffered lies one level deeper than the rooms, so that any of them goes before it.

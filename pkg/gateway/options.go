@@ -28,6 +28,8 @@ import (
 	cliflag "k8s.io/component-base/cli/flag"
 	"k8s.io/component-base/logs"
 	logsapi "k8s.io/component-base/logs/api/v1"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/proxy"
 )
 
 // maxVerbosity is the last at which client-go does not log bodies (k8s.io/client-go/rest, logBody): a TokenReview's is a token.
@@ -43,6 +45,10 @@ type Options struct {
 	Kubeconfig string
 	// KeysSecret is namespace/name of the Secret of the keys; empty: there are none.
 	KeysSecret string
+	// RouteKeySecret is namespace/name of the Secret of the key that route tokens are signed with.
+	RouteKeySecret string
+	// PublicAddress is what addresses of sandboxes' ports begin with; empty: with the host that the client has named.
+	PublicAddress string
 	// DefaultNamespace is for keys and tokens that come without a namespace.
 	DefaultNamespace string
 	// OpenAs is the user that requests without a key or a token are let in as; empty: they are refused.
@@ -65,6 +71,7 @@ func NewOptions() *Options {
 		Listen:           ":8080",
 		MetricsListen:    ":8081",
 		KeysSecret:       "sandbox-system/lifecycle-gateway-keys",
+		RouteKeySecret:   "sandbox-system/lifecycle-gateway-route-key",
 		DefaultNamespace: "default",
 		MaxBody:          1 << 20,
 		RequestTimeout:   25 * time.Second,
@@ -100,6 +107,13 @@ func (o *Options) Flags() cliflag.NamedFlagSets {
 	who.StringVar(&o.OpenAs, "open-as", o.OpenAs,
 		"Let requests without a key or a token in, as this user of the cluster. Whoever reaches the gateway can then do all that this user may.")
 
+	ports := sections.FlagSet("ports of sandboxes")
+	ports.StringVar(&o.PublicAddress, "public-address", o.PublicAddress,
+		"What addresses of sandboxes' ports begin with: HOST, HOST:PORT or HOST:PORT/PATH. Empty: with the host that the client has named.")
+	ports.StringVar(&o.RouteKeySecret, "route-key-secret", o.RouteKeySecret,
+		"NAMESPACE/NAME of the Secret with the key that route tokens are signed with, which all replicas share. It is made if it is missing; "+
+			"to end all tokens delete it.")
+
 	cluster := sections.FlagSet("cluster")
 	cluster.StringVar(&o.Kubeconfig, "kubeconfig", o.Kubeconfig,
 		"How kube-apiserver is reached. Empty: as the service account of the Pod that this runs in.")
@@ -119,6 +133,14 @@ func (o *Options) Validate() error {
 	}
 	if _, _, err := o.keysSecret(); err != nil {
 		wrong = append(wrong, err)
+	}
+	if o.RouteKeySecret == "" {
+		wrong = append(wrong, errors.New("--route-key-secret has to be NAMESPACE/NAME"))
+	} else if _, _, err := secretName("--route-key-secret", o.RouteKeySecret); err != nil {
+		wrong = append(wrong, err)
+	}
+	if _, err := proxy.ParsePublicAddress(o.PublicAddress); err != nil {
+		wrong = append(wrong, fmt.Errorf("--public-address: %w", err))
 	}
 	if causes := validation.ValidateNamespaceName(o.DefaultNamespace, false); len(causes) > 0 {
 		wrong = append(wrong, fmt.Errorf("--default-namespace=%s is no name of a namespace: %s", o.DefaultNamespace, strings.Join(causes, ", ")))
@@ -145,9 +167,13 @@ func (o *Options) keysSecret() (namespace, name string, err error) {
 	if o.KeysSecret == "" {
 		return "", "", nil
 	}
-	namespace, name, ok := strings.Cut(o.KeysSecret, "/")
+	return secretName("--keys-secret", o.KeysSecret)
+}
+
+func secretName(flag, value string) (namespace, name string, err error) {
+	namespace, name, ok := strings.Cut(value, "/")
 	if !ok || len(validation.ValidateNamespaceName(namespace, false)) > 0 || len(validation.NameIsDNSSubdomain(name, false)) > 0 {
-		return "", "", fmt.Errorf("--keys-secret=%s is no NAMESPACE/NAME", o.KeysSecret)
+		return "", "", fmt.Errorf("%s=%s is no NAMESPACE/NAME", flag, value)
 	}
 	return namespace, name, nil
 }

@@ -26,11 +26,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
+	"github.com/opensandbox-io/sandbox-apiserver/generated/clientset/versioned"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/answer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/identity"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/proxy"
 )
 
 // Config is what a Server needs.
@@ -43,6 +46,10 @@ type Config struct {
 	MetricsListen string
 
 	KeysNamespace, KeysName, DefaultNamespace, OpenAs string
+
+	// RouteKeyNamespace and RouteKeyName are the Secret of the key that route tokens are signed with; PublicAddress is what
+	// addresses of ports begin with, empty: with the host that the client has named.
+	RouteKeyNamespace, RouteKeyName, PublicAddress string
 
 	MaxBody        int64
 	RequestTimeout time.Duration
@@ -74,7 +81,14 @@ func New(config Config) (*Server, error) {
 	s.runs = append(s.runs, authenticator.Run)
 	s.ready = append(s.ready, authenticator.Ready)
 
-	api, err := generated(handlers{})
+	ports, err := newProxy(config, authenticator.Middleware)
+	if err != nil {
+		return nil, err
+	}
+	s.runs = append(s.runs, ports.Run)
+	s.ready = append(s.ready, ports.Ready)
+
+	api, err := generated(handlers{portRoutes: ports.Endpoints()})
 	if err != nil {
 		return nil, fmt.Errorf("preparing the handlers of the API: %w", err)
 	}
@@ -82,12 +96,31 @@ func New(config Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.handler = s.chain(authenticator.Middleware(api), document)
+	s.handler = s.chain(authenticator.Middleware(api), document, ports)
 	return s, nil
 }
 
-// chain is every request's way: its id, what becomes of a panic, its bounds, and who it is from, unless nobody needs to know.
-func (s *Server) chain(api http.Handler, document http.HandlerFunc) http.Handler {
+// newProxy is the way into sandboxes.
+func newProxy(config Config, authenticate func(http.Handler) http.Handler) (*proxy.Proxy, error) {
+	own := rest.CopyConfig(config.Cluster)
+	own.QPS = -1 // as for callers
+	kube, err := kubernetes.NewForConfig(own)
+	if err != nil {
+		return nil, fmt.Errorf("preparing the gateway's client of Kubernetes: %w", err)
+	}
+	lifecycle, err := versioned.NewForConfig(own)
+	if err != nil {
+		return nil, fmt.Errorf("preparing the gateway's client of the Sandbox API: %w", err)
+	}
+	return proxy.New(proxy.Config{
+		Kube: kube, Lifecycle: lifecycle, Authenticate: authenticate, PublicAddress: config.PublicAddress,
+		KeyNamespace: config.RouteKeyNamespace, KeyName: config.RouteKeyName,
+	})
+}
+
+// chain is every request's way: its id, what becomes of a panic, whether it is for a sandbox itself; else its bounds, and
+// who it is from, unless nobody needs to know.
+func (s *Server) chain(api http.Handler, document http.HandlerFunc, ports *proxy.Proxy) http.Handler {
 	open := map[string]http.HandlerFunc{
 		"/health":       get(s.serveHealth),
 		"/readyz":       get(s.serveReady),
@@ -101,7 +134,7 @@ func (s *Server) chain(api http.Handler, document http.HandlerFunc) http.Handler
 		}
 		api.ServeHTTP(w, r)
 	})
-	return withRequest(recovered(bounded(unprefixed(routed), s.config.MaxBody, s.config.RequestTimeout)))
+	return withRequest(recovered(ports.Before(bounded(unprefixed(routed), s.config.MaxBody, s.config.RequestTimeout))))
 }
 
 func get(h http.HandlerFunc) http.HandlerFunc {
@@ -180,6 +213,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 
 	server := &http.Server{
 		Handler:           s.handler,
+		ConnContext:       proxy.ConnContext,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 	}

@@ -20,6 +20,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -40,7 +41,7 @@ import (
 func newServer(t *testing.T, cluster http.Handler, change func(*Config)) *Server {
 	t.Helper()
 	config := Config{Listen: "127.0.0.1:0",
-		DefaultNamespace: "default", OpenAs: "anyone",
+		DefaultNamespace: "default", OpenAs: "anyone", RouteKeyNamespace: "sandbox-system", RouteKeyName: "route-key",
 		MaxBody: 1 << 20, RequestTimeout: 10 * time.Second, ShutdownGrace: 10 * time.Second,
 	}
 	if cluster != nil {
@@ -104,17 +105,25 @@ func TestEveryAnswerHasItsShape(t *testing.T) {
 
 // TestAGatewayServesAndEnds: over a real connection, until it is told to end.
 func TestAGatewayServesAndEnds(t *testing.T) {
-	s := newServer(t, http.NotFoundHandler(), nil)
+	s := newServer(t, http.HandlerFunc(serveNothing), nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	listener := listen(t)
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(ctx, listener) }()
-	response, err := http.Get("http://" + listener.Addr().String() + "/v1/readyz")
-	if err != nil || response.StatusCode != http.StatusOK {
-		t.Fatalf("%v, %v", response, err)
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		response, err := http.Get("http://" + listener.Addr().String() + "/v1/readyz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode == http.StatusOK {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not ready after 30 s: %s", response.Status)
+		}
 	}
-	response.Body.Close()
 	cancel()
 	select {
 	case err := <-ended:
@@ -123,6 +132,25 @@ func TestAGatewayServesAndEnds(t *testing.T) {
 		}
 	case <-time.After(30 * time.Second):
 		t.Error("it has not ended")
+	}
+}
+
+// serveNothing is a kube-apiserver that has no objects, and never will.
+func serveNothing(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case r.Method != http.MethodGet, r.URL.Query().Get("sendInitialEvents") != "":
+		http.Error(w, "not here", http.StatusBadRequest)
+	case r.URL.Query().Get("watch") != "":
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	default:
+		w.Header().Set("Content-Type", "application/json")
+		version := "v1"
+		if strings.HasPrefix(r.URL.Path, "/apis/lifecycle") {
+			version = "lifecycle.opensandbox.io/v1alpha1"
+		}
+		kind := map[string]string{"pods": "PodList", "secrets": "SecretList", "sandboxes": "SandboxList"}[r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]]
+		_, _ = fmt.Fprintf(w, `{"kind": %q, "apiVersion": %q, "metadata": {"resourceVersion": "1"}, "items": []}`, kind, version)
 	}
 }
 

@@ -32,12 +32,16 @@ const (
 	CodeInvalidEntrypoint     = "DOCKER::INVALID_ENTRYPOINT"
 	CodeInvalidExpiration     = "DOCKER::INVALID_EXPIRATION"
 
-	CodeSandboxNotFound  = "KUBERNETES::SANDBOX_NOT_FOUND"
-	CodeSnapshotNotFound = "SNAPSHOT::NOT_FOUND"
-	CodePoolNotFound     = "KUBERNETES::POOL_NOT_FOUND"
+	CodePodIPNotAvailable = "KUBERNETES::POD_IP_NOT_AVAILABLE"
+	CodeSandboxNotFound   = "KUBERNETES::SANDBOX_NOT_FOUND"
+	CodeSnapshotNotFound  = "SNAPSHOT::NOT_FOUND"
+	CodePoolNotFound      = "KUBERNETES::POOL_NOT_FOUND"
 
 	CodeInvalidState         = "KUBERNETES::INVALID_STATE"
 	CodeSnapshotInvalidState = "SNAPSHOT::INVALID_STATE"
+
+	// CodeBackendConnectionFailed is a port that does not answer: the sandbox's fault, and not the gateway's.
+	CodeBackendConnectionFailed = "BACKEND_CONNECTION_FAILED"
 
 	CodeNotSupported = "SANDBOX::API_NOT_SUPPORTED"
 	CodeAPIError     = "KUBERNETES::API_ERROR"

@@ -42,6 +42,8 @@ const (
 	// lastWord is how soon after the end of its request a client that is being answered already closes its side, if it
 	// does so because it has nothing more to send.
 	lastWord = time.Second
+	// skipping is for how long what is left of a body is skipped when the request has been answered.
+	skipping = time.Second
 )
 
 var interim = []byte("HTTP/1.1 100 Continue\r\n\r\n")
@@ -58,17 +60,16 @@ type client struct {
 	http.ResponseWriter
 	request    *http.Request
 	connection net.Conn
-	ended      atomic.Int64 // when the request's body had been read, in Unix nanoseconds
-	bodied     bool
+	body       *readBody // nil: the request has none
 
 	mu       sync.Mutex // held where something is sent that is not the answer
 	answered bool       // the answer has begun
 }
 
-// newClient returns the client of a request, and the request with a context that ends when the client has left, or with
-// leave.
+// newClient returns the client of a request, and the request with a context that ends when the client has left. When it has
+// been answered, leave must be called.
 func newClient(w http.ResponseWriter, r *http.Request) (c *client, out *http.Request, leave context.CancelFunc) {
-	c = &client{ResponseWriter: w, request: r, bodied: r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0}
+	c = &client{ResponseWriter: w, request: r}
 	c.connection, _ = r.Context().Value(connectionKey{}).(net.Conn)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	stop := context.AfterFunc(r.Context(), func() {
@@ -76,10 +77,15 @@ func newClient(w http.ResponseWriter, r *http.Request) (c *client, out *http.Req
 		cancel()
 	})
 	out = r.WithContext(ctx)
-	if c.bodied {
-		out.Body = &readBody{ReadCloser: r.Body, ended: &c.ended}
+	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
+		c.body = &readBody{ReadCloser: r.Body}
+		out.Body = c.body
 	}
-	return c, out, func() { stop(); cancel() }
+	return c, out, func() {
+		stop()
+		cancel()
+		c.body.stop(w)
+	}
 }
 
 // awaitLeaving returns when a client whose side has ended has left, or the context has ended.
@@ -111,8 +117,7 @@ func (c *client) onlyDoneSending() bool {
 	if !c.answered {
 		return true
 	}
-	ended := c.ended.Load()
-	return c.bodied && ended != 0 && time.Since(time.Unix(0, ended)) < lastWord
+	return c.body != nil && c.body.endedWithin(lastWord)
 }
 
 // ask sends what is not the answer, where that may be.
@@ -134,6 +139,11 @@ func (c *client) beginAnswer() {
 func (c *client) WriteHeader(status int) {
 	if status >= http.StatusOK {
 		c.beginAnswer()
+		if c.body != nil && c.body.ended.Load() == 0 {
+			// With both ways open at once net/http would take what is left of a body for the next request, or panic
+			// where it has skipped it.
+			c.Header().Set("Connection", "close")
+		}
 		c.ResponseWriter.WriteHeader(status)
 		return
 	}
@@ -177,18 +187,49 @@ func (h *hijacked) CloseWrite() error {
 	return errors.ErrUnsupported
 }
 
-// readBody notes when it has been read.
+// readBody is a request's body, of which is known when it had been read, and which the Transport, which may still be at it
+// when its request has been answered, does not read any more then.
 type readBody struct {
 	io.ReadCloser
-	ended *atomic.Int64
+	over  atomic.Bool
+	ended atomic.Int64 // in Unix nanoseconds; 0: not yet
+	mu    sync.Mutex   // held while it is read
 }
 
 func (b *readBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.over.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	n, err := b.ReadCloser.Read(p)
 	if errors.Is(err, io.EOF) {
 		b.ended.CompareAndSwap(0, time.Now().UnixNano())
 	}
 	return n, err
+}
+
+func (b *readBody) endedWithin(d time.Duration) bool {
+	ended := b.ended.Load()
+	return ended != 0 && time.Since(time.Unix(0, ended)) < d
+}
+
+// stop returns when nobody but the server reads it, nor will; and that not for long.
+func (b *readBody) stop(w http.ResponseWriter) {
+	if b == nil {
+		return
+	}
+	b.over.Store(true)
+	if !b.mu.TryLock() {
+		// Whoever reads waits for a client that may never send it.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
+		b.mu.Lock()
+	}
+	b.mu.Unlock()
+	if b.ended.Load() == 0 {
+		// For the server to skip some of it: a client that is still sending would else lose its answer to a reset.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(skipping))
+	}
 }
 
 // plain is the TCP connection below TLS.

@@ -35,6 +35,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/generated/clientset/versioned"
 	informers "github.com/opensandbox-io/sandbox-apiserver/generated/informers/externalversions/lifecycle/v1alpha1"
 	listers "github.com/opensandbox-io/sandbox-apiserver/generated/listers/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/answer"
 )
 
 // byUID is the index of both caches.
@@ -144,7 +145,7 @@ func (c *cluster) read(ctx context.Context, namespace, name string) (*v1alpha1.S
 		return nil, nil
 	}
 	if err != nil {
-		return nil, unavailable(fmt.Sprintf("asking for sandbox %q failed: %v", name, err))
+		return nil, answer.Unavailable(fmt.Sprintf("kube-apiserver could not be asked for sandbox %q", name), err)
 	}
 	return sandbox, nil
 }

@@ -17,39 +17,76 @@ limitations under the License.
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/answer"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/httpapi"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/identity"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/inbound"
 )
 
-// Reached is how a client reached the gateway.
-type Reached struct {
-	// Host is the host that it named, with the port where it named one.
-	Host string
-	// Prefix is what was before /sandboxes in the path: /v1 or nothing.
-	Prefix string
-}
+// Endpoints are the document's operations on the addresses of ports.
+type Endpoints struct{ proxy *Proxy }
 
-// ReachedBy reads it from a request.
-func ReachedBy(r *http.Request) Reached {
-	reached := Reached{Host: r.Host}
-	if strings.HasPrefix(r.URL.Path, "/v1/") {
-		reached.Prefix = "/v1"
+// Endpoints returns the handlers.
+func (p *Proxy) Endpoints() Endpoints { return Endpoints{p} }
+
+// GetSandboxEndpoint implements getSandboxEndpoint. Whoever may get a sandbox is told where its ports are, whatever it does
+// just now: clients ask before it runs, and keep what they are told. Where expires is set the address has a route token in it,
+// with the rights that the caller has on the ports now.
+func (e Endpoints) GetSandboxEndpoint(ctx context.Context, params httpapi.GetSandboxEndpointParams) (*httpapi.Endpoint, error) {
+	p := e.proxy
+	expires, signed := params.Expires.Get()
+	if signed {
+		if err := checkExpires(expires, p.config.Clock.Now()); err != nil {
+			return nil, err
+		}
+		if params.UseServerProxy.Or(false) {
+			return nil, answer.InvalidParameter("expires", "is not for use_server_proxy=true: leave one of them out")
+		}
 	}
-	return reached
+	caller := identity.From(ctx)
+	sandbox, err := caller.Lifecycle.LifecycleV1alpha1().Sandboxes(caller.Namespace).Get(ctx, params.SandboxId, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	port := uint16(params.Port) // from 1 to 65535, by the document
+	endpoint := &httpapi.Endpoint{Endpoint: address(inbound.From(ctx), p.public, sandbox.Name, port)}
+	if !signed {
+		return endpoint, nil
+	}
+	key, err := p.key.get()
+	if err != nil {
+		return nil, err
+	}
+	rights, err := p.mayAny(ctx, caller.User, caller.Namespace, podName(sandbox.Name, sandbox))
+	if err != nil {
+		return nil, err
+	}
+	if rights == 0 {
+		return nil, notFound(sandbox.Name, caller.Namespace, verbGet)
+	}
+	token := grant{namespace: sandbox.Namespace, sandbox: sandbox.Name, uid: sandbox.UID, port: port, verbs: rights, expires: expires}.sign(key)
+	endpoint.Endpoint += "/" + pathTokenMark + token
+	return endpoint, nil
 }
 
 // address is what a client puts behind a scheme to reach a port of a sandbox: always the gateway's own, because the
 // addresses of Pods are not to be reached from everywhere, and change with every resume. A public address takes the place
 // of the host that the client named.
-func (r Reached) address(public, id string, port uint16) string {
-	host := r.Host
+func address(reached inbound.Request, public, id string, port uint16) string {
+	host := reached.Host
 	if public != "" {
 		host = public
 	}
-	return fmt.Sprintf("%s%s/sandboxes/%s/proxy/%d", host, r.Prefix, id, port)
+	return fmt.Sprintf("%s%s/sandboxes/%s/proxy/%d", host, reached.Base, id, port)
 }
 
 // ParsePublicAddress reads host, host:port or host/path, with a scheme or without: clients put one before it themselves.
@@ -71,8 +108,8 @@ func ParsePublicAddress(address string) (string, error) {
 // checkExpires checks when a route token is to expire, in seconds since 1970.
 func checkExpires(expires uint64, now time.Time) error {
 	if expires <= uint64(now.Unix()) {
-		return &Error{Status: http.StatusBadRequest, Code: codeInvalidParameter,
-			Message: fmt.Sprintf("expires %d is in the past: it is %d now (seconds since 1970, UTC)", expires, now.Unix())}
+		return answer.Errorf(http.StatusBadRequest, answer.CodeInvalidExpiration,
+			"expires: %d is in the past: it is %d now (seconds since 1970, UTC)", expires, now.Unix())
 	}
 	return nil
 }

@@ -109,7 +109,7 @@ func (p *bufferPool) Get() []byte  { return p.Pool.Get().(*[copyBuffer]byte)[:] 
 func (p *bufferPool) Put(b []byte) { p.Pool.Put((*[copyBuffer]byte)(b)) }
 
 // forward has a Pod answer a request. Where it cannot, failed gets why.
-func (f *forwarder) forward(w http.ResponseWriter, r *http.Request, route route, pod *corev1.Pod, failed func(error)) {
+func (f *forwarder) forward(w http.ResponseWriter, r *http.Request, route route, pod *corev1.Pod, failed func(http.ResponseWriter, error)) {
 	control := http.NewResponseController(w)
 	// What a server has for requests of its own must not end a stream. Not every writer has these; http.Server's has.
 	_ = control.SetReadDeadline(time.Time{})
@@ -139,21 +139,21 @@ func (f *forwarder) forward(w http.ResponseWriter, r *http.Request, route route,
 				p.Out.Header.Set("X-Request-Id", id)
 			}
 		},
-		ModifyResponse: func(answer *http.Response) error {
-			if err := checkSwitch(answer); err != nil {
+		ModifyResponse: func(response *http.Response) error {
+			if err := checkSwitch(response); err != nil {
 				return err
 			}
-			setResponseHeaders(answer.Header, w.Header(), r.Host, route)
+			setResponseHeaders(response.Header, w.Header(), r.Host, route)
 			return nil
 		},
-		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) {
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
 			switch {
 			case life.Err() != nil:
 				err = errPodGone
 			case r.Context().Err() != nil: // nobody is there to be told
 				panic(http.ErrAbortHandler)
 			}
-			failed(err)
+			failed(w, err)
 		},
 	}
 	proxy.ServeHTTP(client, r)
@@ -174,12 +174,12 @@ func setPath(r *http.Request, escaped string) {
 
 // checkSwitch finds an answer that switches protocols where none was asked for, or to another. ReverseProxy does so as
 // well, but keeps the connection to the Pod.
-func checkSwitch(answer *http.Response) error {
-	if answer.StatusCode != http.StatusSwitchingProtocols {
+func checkSwitch(response *http.Response) error {
+	if response.StatusCode != http.StatusSwitchingProtocols {
 		return nil
 	}
-	wanted := answer.Request.Header.Get("Upgrade")
-	if got := answer.Header.Get("Upgrade"); wanted == "" || !strings.EqualFold(wanted, got) {
+	wanted := response.Request.Header.Get("Upgrade")
+	if got := response.Header.Get("Upgrade"); wanted == "" || !strings.EqualFold(wanted, got) {
 		return fmt.Errorf("%w to %q, asked for %q", errSwitched, got, wanted)
 	}
 	return nil

@@ -21,14 +21,13 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-)
 
-// HeaderKey is the header that OpenSandbox's clients have their key in.
-const HeaderKey = "OPEN-SANDBOX-API-KEY"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/identity"
+)
 
 // callersOwn are headers that are between a client and the gateway. What runs in a sandbox could call the gateway with
 // them as its owner, so they are never handed on, whichever of them this caller has shown.
-var callersOwn = []string{HeaderKey, HeaderRouteToken, "Authorization", "Cookie"}
+var callersOwn = []string{identity.HeaderKey, identity.HeaderNamespace, HeaderRouteToken, "Authorization", "Cookie"}
 
 // originWide are headers of an answer that a browser applies to all that the gateway serves: to other people's sandboxes
 // below the same name. A cookie would not come back anyway.

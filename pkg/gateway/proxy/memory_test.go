@@ -42,14 +42,14 @@ func TestMemoryOfManyClients(t *testing.T) {
 		var pings sync.WaitGroup
 		for range clients {
 			pings.Go(func() {
-				answer, err := client.Do(w.request("GET", "/ping", ""))
+				response, err := client.Do(w.request("GET", "/ping", ""))
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				defer answer.Body.Close()
-				if body, err := io.ReadAll(answer.Body); string(body) != "pong" || err != nil {
-					t.Errorf("%s %q, %v", answer.Status, body, err)
+				defer response.Body.Close()
+				if body, err := io.ReadAll(response.Body); string(body) != "pong" || err != nil {
+					t.Errorf("%s %q, %v", response.Status, body, err)
 				}
 			})
 		}

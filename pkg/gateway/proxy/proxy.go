@@ -28,7 +28,6 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	"k8s.io/client-go/kubernetes"
@@ -36,16 +35,12 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/generated/clientset/versioned"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/answer"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/identity"
 )
 
 // rightsTTL is how long an answer about somebody's rights is taken to hold.
 const rightsTTL = 10 * time.Second
-
-// Caller is who a request is from.
-type Caller struct {
-	User      user.Info
-	Namespace string
-}
 
 // Config is what a Proxy needs.
 type Config struct {
@@ -55,12 +50,8 @@ type Config struct {
 	Lifecycle versioned.Interface
 	// Authorizer says who may open which ports; nil: SubjectAccessReviews.
 	Authorizer authorizer.Authorizer
-	// Authenticate lets a request through whose caller it knows, and answers any other.
+	// Authenticate lets a request through whose caller it knows (see package identity), and answers any other.
 	Authenticate func(http.Handler) http.Handler
-	// Caller is whom it has let through.
-	Caller func(context.Context) (Caller, bool)
-	// Refuse writes an error's answer.
-	Refuse func(http.ResponseWriter, *http.Request, error)
 	// PublicAddress is handed out instead of the host by which the gateway was reached; see ParsePublicAddress.
 	PublicAddress string
 	// KeyNamespace and KeyName are the Secret of the route tokens' key.
@@ -149,7 +140,7 @@ func (p *Proxy) Before(next http.Handler) http.Handler {
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	route, err := parseRoute(escapedPath(r))
 	if err != nil {
-		p.config.Refuse(w, r, err)
+		answer.Write(w, r, err)
 		return
 	}
 	token, shown := strings.CutPrefix(route.token, pathTokenMark)
@@ -162,7 +153,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := p.serveToken(w, r, route, token); err != nil {
-		p.config.Refuse(w, r, err)
+		answer.Write(w, r, err)
 	}
 }
 
@@ -172,19 +163,15 @@ func (p *Proxy) serveCaller(w http.ResponseWriter, r *http.Request) {
 		err = p.forCaller(w, r, route)
 	}
 	if err != nil {
-		p.config.Refuse(w, r, err)
+		answer.Write(w, r, err)
 	}
 }
 
 func (p *Proxy) forCaller(w http.ResponseWriter, r *http.Request, route route) error {
-	caller, ok := p.config.Caller(r.Context())
-	if !ok {
-		return errors.New("the request has passed without a caller")
-	}
 	if err := p.Ready(); err != nil {
-		return unavailable(err.Error())
+		return answer.Unavailable(err.Error(), nil)
 	}
-	sandbox, err := p.reachable(r.Context(), caller, route.id, verbOf(r.Method))
+	sandbox, err := p.reachable(r.Context(), identity.From(r.Context()), route.id, verbOf(r.Method))
 	if err != nil {
 		return err
 	}
@@ -192,7 +179,7 @@ func (p *Proxy) forCaller(w http.ResponseWriter, r *http.Request, route route) e
 }
 
 // reachable is a sandbox whose ports a caller may open. One that there is not looks like one that it may not.
-func (p *Proxy) reachable(ctx context.Context, caller Caller, id string, verb verbs) (*v1alpha1.Sandbox, error) {
+func (p *Proxy) reachable(ctx context.Context, caller *identity.Caller, id string, verb verbs) (*v1alpha1.Sandbox, error) {
 	sandbox := p.cluster.known(caller.Namespace, id)
 	may, err := p.mayReach(ctx, caller.User, caller.Namespace, podName(id, sandbox), verb)
 	if err != nil {
@@ -230,7 +217,7 @@ func (p *Proxy) serveToken(w http.ResponseWriter, r *http.Request, route route, 
 		return notFound(route.id, granted.namespace, verb)
 	}
 	if err := p.Ready(); err != nil {
-		return unavailable(err.Error())
+		return answer.Unavailable(err.Error(), nil)
 	}
 	sandbox := p.cluster.known(granted.namespace, route.id)
 	if sandbox == nil || sandbox.UID != granted.uid {
@@ -239,7 +226,7 @@ func (p *Proxy) serveToken(w http.ResponseWriter, r *http.Request, route route, 
 		}
 	}
 	if sandbox == nil || sandbox.UID != granted.uid {
-		return &Error{Status: http.StatusNotFound, Code: codeNotFound, Message: fmt.Sprintf("sandbox %q, which the route token is for, is gone", route.id)}
+		return answer.Errorf(http.StatusNotFound, answer.CodeSandboxNotFound, "sandbox %q, which the route token is for, is gone", route.id)
 	}
 	return p.into(w, r, route, sandbox)
 }
@@ -250,15 +237,15 @@ func (p *Proxy) into(w http.ResponseWriter, r *http.Request, route route, sandbo
 	if err != nil {
 		return err
 	}
-	p.forwarder.forward(w, r, route, pod, func(err error) {
-		p.config.Refuse(w, r, p.explain(sandbox, route.port, err))
+	p.forwarder.forward(w, r, route, pod, func(w http.ResponseWriter, err error) {
+		answer.Write(w, r, p.explain(sandbox, route.port, err))
 	})
 	return nil
 }
 
 // explain says why a Pod has not answered: most often because it has just been paused.
 func (p *Proxy) explain(sandbox *v1alpha1.Sandbox, port uint16, err error) error {
-	var refusal *Error
+	var refusal *answer.Error
 	if errors.As(err, &refusal) {
 		return refusal
 	}
@@ -276,41 +263,7 @@ func (p *Proxy) explain(sandbox *v1alpha1.Sandbox, port uint16, err error) error
 	return couldNotConnect(sandbox.Name, port, err)
 }
 
-// Endpoint is where a client finds a port of a sandbox.
-type Endpoint struct {
-	// Address goes behind a scheme and "://".
-	Address string
-	// Headers are to be sent with each request to it.
-	Headers map[string]string
-}
-
-// Endpoint answers for a sandbox that its caller may get. Where expires is set (seconds since 1970) the address has a route
-// token in it, with the rights that the caller has on the ports now.
-func (p *Proxy) Endpoint(ctx context.Context, caller Caller, sandbox *v1alpha1.Sandbox, reached Reached, port uint16, expires *uint64) (Endpoint, error) {
-	endpoint := Endpoint{Address: reached.address(p.public, sandbox.Name, port)}
-	if expires == nil {
-		return endpoint, nil
-	}
-	if err := checkExpires(*expires, p.config.Clock.Now()); err != nil {
-		return Endpoint{}, err
-	}
-	key, err := p.key.get()
-	if err != nil {
-		return Endpoint{}, err
-	}
-	rights, err := p.mayAny(ctx, caller.User, caller.Namespace, podName(sandbox.Name, sandbox))
-	if err != nil {
-		return Endpoint{}, err
-	}
-	if rights == 0 {
-		return Endpoint{}, notFound(sandbox.Name, caller.Namespace, verbGet)
-	}
-	token := grant{namespace: sandbox.Namespace, sandbox: sandbox.Name, uid: sandbox.UID, port: port, verbs: rights, expires: *expires}.sign(key)
-	endpoint.Address += "/" + pathTokenMark + token
-	return endpoint, nil
-}
-
-func notFound(id, namespace string, verb verbs) *Error {
-	return &Error{Status: http.StatusNotFound, Code: codeNotFound, Message: fmt.Sprintf(
-		"sandbox %q was not found in namespace %q, or you may not open its ports: that takes the verb %q on pods/proxy", id, namespace, verb.name())}
+func notFound(id, namespace string, verb verbs) *answer.Error {
+	return answer.Errorf(http.StatusNotFound, answer.CodeSandboxNotFound,
+		"sandbox %q was not found in namespace %q, or you may not open its ports: that takes the verb %q on pods/proxy", id, namespace, verb.name())
 }

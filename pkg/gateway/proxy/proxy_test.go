@@ -40,6 +40,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/answer"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/identity"
 )
 
 // echo answers with what it got.
@@ -54,31 +56,31 @@ func do(t *testing.T, r *http.Request) (*http.Response, string) {
 	t.Helper()
 	client := http.Client{Timeout: time.Minute, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	t.Cleanup(client.CloseIdleConnections)
-	answer, err := client.Do(r)
+	response, err := client.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return answer, string(body)
+	return response, string(body)
 }
 
 // mustRefuse has a request be answered by the gateway itself.
 func mustRefuse(t *testing.T, r *http.Request, status int, code, says string) {
 	t.Helper()
-	answer, body := do(t, r)
+	response, body := do(t, r)
 	var said struct{ Code, Message string }
 	if err := json.Unmarshal([]byte(body), &said); err != nil {
-		t.Errorf("%s %s: %s %q is no error of the gateway's: %v", r.Method, r.URL, answer.Status, body, err)
+		t.Errorf("%s %s: %s %q is no error of the gateway's: %v", r.Method, r.URL, response.Status, body, err)
 	}
-	if answer.StatusCode != status || said.Code != code || !strings.Contains(said.Message, says) {
-		t.Errorf("%s %s:\n got %s %q\nwant %d %s: …%s…", r.Method, r.URL, answer.Status, body, status, code, says)
+	if response.StatusCode != status || said.Code != code || !strings.Contains(said.Message, says) {
+		t.Errorf("%s %s:\n got %s %q\nwant %d %s: …%s…", r.Method, r.URL, response.Status, body, status, code, says)
 	}
-	if again := answer.Header.Get("Retry-After"); (status == http.StatusServiceUnavailable) != (again != "") {
-		t.Errorf("%s %s: %s with Retry-After %q", r.Method, r.URL, answer.Status, again)
+	if again := response.Header.Get("Retry-After"); (status == http.StatusServiceUnavailable) != (again != "") {
+		t.Errorf("%s %s: %s with Retry-After %q", r.Method, r.URL, response.Status, again)
 	}
 }
 
@@ -91,9 +93,9 @@ func TestEveryMethod(t *testing.T) {
 		if method == "HEAD" || method == "TRACE" {
 			body = ""
 		}
-		answer, got := do(t, w.request(method, "/x", body))
-		if answer.StatusCode != http.StatusOK || answer.Header.Get("X-Method") != method || got != body {
-			t.Errorf("%s: %s %v %q", method, answer.Status, answer.Header, got)
+		response, got := do(t, w.request(method, "/x", body))
+		if response.StatusCode != http.StatusOK || response.Header.Get("X-Method") != method || got != body {
+			t.Errorf("%s: %s %v %q", method, response.Status, response.Header, got)
 		}
 	}
 }
@@ -127,14 +129,14 @@ func TestThePathArrivesAsItCame(t *testing.T) {
 	} {
 		connection := w.raw()
 		fmt.Fprint(connection, w.head("GET", sent, "Connection: close"))
-		answer, err := http.ReadResponse(bufio.NewReader(connection), nil)
+		response, err := http.ReadResponse(bufio.NewReader(connection), nil)
 		if err != nil {
 			t.Errorf("%s: %v", sent, err)
 			continue
 		}
-		if got := answer.Header.Get("X-Uri"); answer.StatusCode != http.StatusOK || got != want {
-			body, _ := io.ReadAll(answer.Body)
-			t.Errorf("%s: %s\n got %s\nwant %s\n%s", sent, answer.Status, got, want, body)
+		if got := response.Header.Get("X-Uri"); response.StatusCode != http.StatusOK || got != want {
+			body, _ := io.ReadAll(response.Body)
+			t.Errorf("%s: %s\n got %s\nwant %s\n%s", sent, response.Status, got, want, body)
 		}
 	}
 }
@@ -144,12 +146,12 @@ func TestBadPaths(t *testing.T) {
 	w.sandbox("demo", nil)
 	w.serves(echo)
 	for path, code := range map[string]string{
-		"/v1/sandboxes/demo/proxy/0":                 codeInvalidPort,
-		"/v1/sandboxes/demo/proxy/65536/x":           codeInvalidPort,
-		"/sandboxes/demo/proxy/x":                    codeInvalidPort,
-		"/v1/sandboxes/demo/proxy/8080/../x":         codeInvalidParameter,
-		"/v1/sandboxes/demo/proxy/8080/%2e%2e/x":     codeInvalidParameter,
-		"/v1/sandboxes/demo/proxy/8080/x/..%2f..%2f": codeInvalidParameter,
+		"/v1/sandboxes/demo/proxy/0":                 answer.CodeInvalidPort,
+		"/v1/sandboxes/demo/proxy/65536/x":           answer.CodeInvalidPort,
+		"/sandboxes/demo/proxy/x":                    answer.CodeInvalidPort,
+		"/v1/sandboxes/demo/proxy/8080/../x":         answer.CodeInvalidParameter,
+		"/v1/sandboxes/demo/proxy/8080/%2e%2e/x":     answer.CodeInvalidParameter,
+		"/v1/sandboxes/demo/proxy/8080/x/..%2f..%2f": answer.CodeInvalidParameter,
 	} {
 		r := w.request("GET", "", "")
 		var err error
@@ -181,7 +183,7 @@ func TestRequestHeaders(t *testing.T) {
 		r.Header.Set(name, value)
 	}
 	do(t, r)
-	for _, gone := range []string{HeaderKey, HeaderRouteToken, "Authorization", "Cookie", "Proxy-Authorization", "Keep-Alive", "Te", "Connection", "X-Hop", "Proxy-Connection", "Forwarded", "Accept-Encoding-"} {
+	for _, gone := range []string{identity.HeaderKey, HeaderRouteToken, "Authorization", "Cookie", "Proxy-Authorization", "Keep-Alive", "Te", "Connection", "X-Hop", "Proxy-Connection", "Forwarded", "Accept-Encoding-"} {
 		if values := got.Header.Values(gone); len(values) > 0 {
 			t.Errorf("the sandbox gets %s: %v", gone, values)
 		}
@@ -231,20 +233,20 @@ func TestResponseHeaders(t *testing.T) {
 		"#x":                        "#x",
 		"":                          "",
 	} {
-		answer, _ := do(t, w.request("GET", "/x?to="+strings.NewReplacer("?", "%3F", "#", "%23", "&", "%26").Replace(to), ""))
-		if got := answer.Header.Get("Location"); got != want {
+		response, _ := do(t, w.request("GET", "/x?to="+strings.NewReplacer("?", "%3F", "#", "%23", "&", "%26").Replace(to), ""))
+		if got := response.Header.Get("Location"); got != want {
 			t.Errorf("Location %q became %q, want %q", to, got, want)
 		}
 		for _, name := range originWide {
-			if answer.Header.Get(name) != "" {
-				t.Errorf("the client gets %s: %q, which is for all that the gateway serves", name, answer.Header.Get(name))
+			if response.Header.Get(name) != "" {
+				t.Errorf("the client gets %s: %q, which is for all that the gateway serves", name, response.Header.Get(name))
 			}
 		}
-		if ids := answer.Header.Values("X-Request-Id"); len(ids) != 1 || ids[0] != "the-gateways" {
+		if ids := response.Header.Values("X-Request-Id"); len(ids) != 1 || ids[0] != "the-gateways" {
 			t.Errorf("X-Request-Id: %q", ids)
 		}
-		if answer.Header.Get("Etag") != `"1"` {
-			t.Errorf("Etag: %q", answer.Header.Get("Etag"))
+		if response.Header.Get("Etag") != `"1"` {
+			t.Errorf("Etag: %q", response.Header.Get("Etag"))
 		}
 	}
 }
@@ -269,11 +271,11 @@ func TestWebSocket(t *testing.T) {
 			}
 		}
 	})
-	header := http.Header{HeaderKey: {goodKey}, "Origin": {w.url}}
+	header := http.Header{identity.HeaderKey: {goodKey}, "Origin": {w.url}}
 	dialer := websocket.Dialer{Subprotocols: []string{"one", "two"}, HandshakeTimeout: time.Minute}
-	connection, answer, err := dialer.Dial(strings.Replace(w.url, "http", "ws", 1)+"/sandboxes/demo/proxy/8080/ws?x=y", header)
+	connection, response, err := dialer.Dial(strings.Replace(w.url, "http", "ws", 1)+"/sandboxes/demo/proxy/8080/ws?x=y", header)
 	if err != nil {
-		t.Fatalf("%v (%+v)", err, answer)
+		t.Fatalf("%v (%+v)", err, response)
 	}
 	defer connection.Close()
 	// A subprotocol is the program's choice: https://github.com/jupyterhub/jupyter-server-proxy/issues/442.
@@ -312,9 +314,9 @@ func upgrade(t *testing.T, w *world, early string) (*net.TCPConn, *bufio.Reader)
 	connection := w.raw()
 	fmt.Fprint(connection, w.head("GET", "/", "Connection: Upgrade", "Upgrade: raw")+early)
 	reader := bufio.NewReader(connection)
-	answer, err := http.ReadResponse(reader, nil)
-	if err != nil || answer.StatusCode != http.StatusSwitchingProtocols || answer.Header.Get("Upgrade") != "raw" {
-		t.Fatalf("upgrade: %+v, %v", answer, err)
+	response, err := http.ReadResponse(reader, nil)
+	if err != nil || response.StatusCode != http.StatusSwitchingProtocols || response.Header.Get("Upgrade") != "raw" {
+		t.Fatalf("upgrade: %+v, %v", response, err)
 	}
 	return connection, reader
 }
@@ -380,11 +382,11 @@ func TestUnaskedUpgrades(t *testing.T) {
 		_, err := io.ReadAll(switched(connection))
 		ended <- err
 	})
-	mustRefuse(t, w.request("GET", "/", ""), http.StatusBadGateway, codeConnectionFailed, "switched protocols")
+	mustRefuse(t, w.request("GET", "/", ""), http.StatusBadGateway, answer.CodeBackendConnectionFailed, "switched protocols")
 	r := w.request("GET", "/", "")
 	r.Header.Set("Connection", "Upgrade")
 	r.Header.Set("Upgrade", "websocket")
-	mustRefuse(t, r, http.StatusBadGateway, codeConnectionFailed, "switched protocols")
+	mustRefuse(t, r, http.StatusBadGateway, answer.CodeBackendConnectionFailed, "switched protocols")
 	for range 2 {
 		select {
 		case <-ended:
@@ -429,13 +431,13 @@ func TestHalfClosedRequests(t *testing.T) {
 			connection := w.raw()
 			fmt.Fprint(connection, c.request)
 			_ = connection.CloseWrite()
-			answer, err := http.ReadResponse(bufio.NewReader(connection), nil)
+			response, err := http.ReadResponse(bufio.NewReader(connection), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			body, err := io.ReadAll(answer.Body)
-			if answer.StatusCode != http.StatusOK || string(body) != c.want || err != nil {
-				t.Errorf("%s %q, %v; want %q", answer.Status, body, err, c.want)
+			body, err := io.ReadAll(response.Body)
+			if response.StatusCode != http.StatusOK || string(body) != c.want || err != nil {
+				t.Errorf("%s %q, %v; want %q", response.Status, body, err, c.want)
 			}
 		})
 	}
@@ -500,11 +502,11 @@ func TestServerSentEvents(t *testing.T) {
 				_ = http.NewResponseController(rw).Flush()
 			}
 		})
-		answer, err := http.DefaultClient.Do(w.request("GET", "/", ""))
+		response, err := http.DefaultClient.Do(w.request("GET", "/", ""))
 		if err != nil {
 			t.Fatal(err)
 		}
-		lines := bufio.NewReader(answer.Body)
+		lines := bufio.NewReader(response.Body)
 		for i := range 3 {
 			next <- fmt.Sprint(i) // the next is written only once this one has been read
 			line, err := lines.ReadString('\n')
@@ -514,7 +516,7 @@ func TestServerSentEvents(t *testing.T) {
 			_, _ = lines.ReadString('\n')
 		}
 		close(next)
-		answer.Body.Close()
+		response.Body.Close()
 	}
 }
 
@@ -534,12 +536,12 @@ func TestBothWaysAtOnce(t *testing.T) {
 	in, out := io.Pipe()
 	r := w.request("POST", "/", "")
 	r.Body = in
-	answer, err := http.DefaultClient.Do(r)
+	response, err := http.DefaultClient.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	lines := bufio.NewReader(answer.Body)
+	defer response.Body.Close()
+	lines := bufio.NewReader(response.Body)
 	for _, word := range []string{"one", "two"} {
 		fmt.Fprintln(out, word)
 		if line, err := lines.ReadString('\n'); line != "got "+word+"\n" || err != nil {
@@ -565,22 +567,57 @@ func TestExpectContinue(t *testing.T) {
 	})
 	connection := w.raw()
 	fmt.Fprint(connection, w.head("PUT", "/full", "Expect: 100-continue", "Content-Length: 1000000", "Connection: close"))
-	if answer, err := http.ReadResponse(bufio.NewReader(connection), nil); err != nil || answer.StatusCode != http.StatusInsufficientStorage {
-		t.Errorf("to a PUT that waits: %+v, %v", answer, err)
+	if response, err := http.ReadResponse(bufio.NewReader(connection), nil); err != nil || response.StatusCode != http.StatusInsufficientStorage {
+		t.Errorf("to a PUT that waits: %+v, %v", response, err)
 	}
 	connection = w.raw()
 	fmt.Fprint(connection, w.head("PUT", "/", "Expect: 100-continue", "Content-Length: 4", "Connection: close"))
 	reader := bufio.NewReader(connection)
-	if answer, err := http.ReadResponse(reader, nil); err != nil || answer.StatusCode != http.StatusContinue {
-		t.Fatalf("to a PUT that waits: %+v, %v", answer, err)
+	if response, err := http.ReadResponse(reader, nil); err != nil || response.StatusCode != http.StatusContinue {
+		t.Fatalf("to a PUT that waits: %+v, %v", response, err)
 	}
 	fmt.Fprint(connection, "body")
-	answer, err := http.ReadResponse(reader, nil)
+	response, err := http.ReadResponse(reader, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if body, _ := io.ReadAll(answer.Body); answer.StatusCode != http.StatusOK || string(body) != "body" {
-		t.Errorf("%s %q", answer.Status, body)
+	if body, _ := io.ReadAll(response.Body); response.StatusCode != http.StatusOK || string(body) != "body" {
+		t.Errorf("%s %q", response.Status, body)
+	}
+}
+
+// An answer that comes before the request has ended ends it: the rest of the body is not waited for, and nobody reads it at
+// the same time as the next request.
+func TestAnswersBeforeTheEndOfTheRequest(t *testing.T) {
+	w := newWorld(t)
+	w.sandbox("demo", nil)
+	w.speaks(func(connection *net.TCPConn) {
+		_, _ = http.ReadRequest(bufio.NewReader(connection))
+		fmt.Fprint(connection, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 7\r\n\r\nenough!")
+		_ = connection.CloseWrite()
+		_, _ = io.Copy(io.Discard, connection)
+	})
+	for i := range 100 {
+		connection := w.raw()
+		fmt.Fprint(connection, w.head("POST", "/", "Content-Length: 1000000")+strings.Repeat("x", i*100))
+		response, err := http.ReadResponse(bufio.NewReader(connection), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, err := io.ReadAll(response.Body); response.StatusCode != http.StatusRequestEntityTooLarge || string(body) != "enough!" || err != nil {
+			t.Fatalf("%s %q, %v", response.Status, body, err)
+		}
+		connection.Close()
+	}
+	client := http.Client{Timeout: time.Minute}
+	defer client.CloseIdleConnections()
+	for range 300 { // on one connection, as far as it is kept
+		response, err := client.Do(w.request("POST", "/", "a body that is sent while it is refused"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, response.Body)
+		response.Body.Close()
 	}
 }
 
@@ -597,15 +634,15 @@ func TestTrailersAndInterimResponses(t *testing.T) {
 	connection := w.raw()
 	fmt.Fprint(connection, w.head("GET", "/", "Connection: close", "TE: trailers"))
 	reader := bufio.NewReader(connection)
-	if answer, err := http.ReadResponse(reader, nil); err != nil || answer.StatusCode != http.StatusEarlyHints || answer.Header.Get("Link") == "" {
-		t.Fatalf("%+v, %v", answer, err)
+	if response, err := http.ReadResponse(reader, nil); err != nil || response.StatusCode != http.StatusEarlyHints || response.Header.Get("Link") == "" {
+		t.Fatalf("%+v, %v", response, err)
 	}
-	answer, err := http.ReadResponse(reader, nil)
+	response, err := http.ReadResponse(reader, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if body, _ := io.ReadAll(answer.Body); string(body) != "body" || answer.Trailer.Get("X-Sum") != "1" {
-		t.Errorf("%q, trailer %v", body, answer.Trailer)
+	if body, _ := io.ReadAll(response.Body); string(body) != "body" || response.Trailer.Get("X-Sum") != "1" {
+		t.Errorf("%q, trailer %v", body, response.Trailer)
 	}
 }
 
@@ -629,8 +666,8 @@ func TestConnectionsThatEndWhileIdle(t *testing.T) {
 	for i := range rounds {
 		method := []string{"GET", "POST", "PUT", "DELETE"}[i%4]
 		body := map[string]string{"POST": "x", "PUT": "x"}[method]
-		if answer, got := do(t, w.request(method, "/", body)); answer.StatusCode != http.StatusOK || got != "ok" {
-			t.Fatalf("request %d, %s: %s %q", i, method, answer.Status, got)
+		if response, got := do(t, w.request(method, "/", body)); response.StatusCode != http.StatusOK || got != "ok" {
+			t.Fatalf("request %d, %s: %s %q", i, method, response.Status, got)
 		}
 	}
 	if answered.Load() != rounds {
@@ -690,15 +727,15 @@ func TestLargeBodies(t *testing.T) {
 		if got != fmt.Sprintf("%d %s <nil>", size, want) {
 			t.Errorf("up, %s: %s, want %s", path, got, want)
 		}
-		answer, err := http.DefaultClient.Do(w.request("GET", path, ""))
+		response, err := http.DefaultClient.Do(w.request("GET", path, ""))
 		if err != nil {
 			t.Fatal(err)
 		}
 		sum := sha256.New()
-		if n, err := io.Copy(sum, answer.Body); n != size || err != nil || fmt.Sprintf("%x", sum.Sum(nil)) != want {
+		if n, err := io.Copy(sum, response.Body); n != size || err != nil || fmt.Sprintf("%x", sum.Sum(nil)) != want {
 			t.Errorf("down, %s: %d bytes, %x, %v; want %s", path, n, sum.Sum(nil), err, want)
 		}
-		answer.Body.Close()
+		response.Body.Close()
 	}
 }
 
@@ -710,12 +747,12 @@ func TestBrokenOffDownloads(t *testing.T) {
 		_, _ = http.ReadRequest(bufio.NewReader(connection))
 		fmt.Fprint(connection, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
 	})
-	answer, err := http.DefaultClient.Do(w.request("GET", "/", ""))
+	response, err := http.DefaultClient.Do(w.request("GET", "/", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	if body, err := io.ReadAll(answer.Body); err == nil {
+	defer response.Body.Close()
+	if body, err := io.ReadAll(response.Body); err == nil {
 		t.Errorf("%q is told to be everything", body)
 	}
 }
@@ -764,7 +801,7 @@ func TestStreamsEndWithThePod(t *testing.T) {
 	case <-time.After(25 * time.Second):
 		t.Fatal("25 s after its Pod was deleted a stream goes on")
 	}
-	mustRefuse(t, w.request("GET", "/", ""), http.StatusServiceUnavailable, codeNoAddress, "Running")
+	mustRefuse(t, w.request("GET", "/", ""), http.StatusServiceUnavailable, answer.CodePodIPNotAvailable, "Running")
 	if len(w.cluster.lives.uids) > 0 {
 		t.Errorf("kept: %v", w.cluster.lives.uids)
 	}
@@ -774,15 +811,15 @@ func TestStreamsEndWithThePod(t *testing.T) {
 func TestNothingListens(t *testing.T) {
 	w := newWorld(t)
 	sandbox := w.sandbox("demo", nil)
-	mustRefuse(t, w.request("GET", "/", ""), http.StatusBadGateway, codeConnectionFailed, "nothing listens on port 8080")
-	mustRefuse(t, w.request("POST", "/", "body"), http.StatusBadGateway, codeConnectionFailed, "nothing listens on port 8080")
+	mustRefuse(t, w.request("GET", "/", ""), http.StatusBadGateway, answer.CodeBackendConnectionFailed, "nothing listens on port 8080")
+	mustRefuse(t, w.request("POST", "/", "body"), http.StatusBadGateway, answer.CodeBackendConnectionFailed, "nothing listens on port 8080")
 	w.speaks(func(connection *net.TCPConn) { _, _ = connection.Read(make([]byte, 1)) })
-	mustRefuse(t, w.request("POST", "/", "body"), http.StatusBadGateway, codeConnectionFailed, "without an HTTP answer")
+	mustRefuse(t, w.request("POST", "/", "body"), http.StatusBadGateway, answer.CodeBackendConnectionFailed, "without an HTTP answer")
 	// It was paused while the request went out.
 	w.speaks(func(connection *net.TCPConn) {
 		w.set(sandbox, func(s *v1alpha1.SandboxStatus) { s.Phase = v1alpha1.SandboxPausing })
 	})
-	mustRefuse(t, w.request("GET", "/", ""), http.StatusServiceUnavailable, codeNoAddress, "Pausing")
+	mustRefuse(t, w.request("GET", "/", ""), http.StatusServiceUnavailable, answer.CodePodIPNotAvailable, "Pausing")
 }
 
 func TestStates(t *testing.T) {
@@ -791,15 +828,15 @@ func TestStates(t *testing.T) {
 	w.serves(echo)
 	for _, phase := range []v1alpha1.SandboxPhase{v1alpha1.SandboxPaused, v1alpha1.SandboxPausing, v1alpha1.SandboxResuming, v1alpha1.SandboxPending} {
 		w.set(sandbox, func(s *v1alpha1.SandboxStatus) { s.Phase = phase })
-		mustRefuse(t, w.request("GET", "/ping", ""), http.StatusServiceUnavailable, codeNoAddress, string(phase))
+		mustRefuse(t, w.request("GET", "/ping", ""), http.StatusServiceUnavailable, answer.CodePodIPNotAvailable, string(phase))
 	}
 	w.set(sandbox, func(s *v1alpha1.SandboxStatus) { s.Phase = v1alpha1.SandboxRunning })
-	if answer, body := do(t, w.request("GET", "/ping", "")); answer.StatusCode != http.StatusOK {
-		t.Errorf("%s %s", answer.Status, body)
+	if response, body := do(t, w.request("GET", "/ping", "")); response.StatusCode != http.StatusOK {
+		t.Errorf("%s %s", response.Status, body)
 	}
 	// Back as another Pod, which is not in the cache yet.
 	w.set(sandbox, func(s *v1alpha1.SandboxStatus) { s.PodUID = "the next" })
-	mustRefuse(t, w.request("GET", "/ping", ""), http.StatusServiceUnavailable, codeNoAddress, "not been seen")
+	mustRefuse(t, w.request("GET", "/ping", ""), http.StatusServiceUnavailable, answer.CodePodIPNotAvailable, "not been seen")
 }
 
 // Nobody gets anywhere but to programs of the sandbox's own Pod:
@@ -810,33 +847,33 @@ func TestOnlyThePodsOwnAddress(t *testing.T) {
 		status int
 		code   string
 	}{
-		"host network":       {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Spec.HostNetwork = true }, 403, codeInvalidState},
-		"the node's address": {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = nodeIP }, 403, codeInvalidState},
+		"host network":       {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Spec.HostNetwork = true }, 403, answer.CodeInvalidState},
+		"the node's address": {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = nodeIP }, 403, answer.CodeInvalidState},
 		"a node's other": {func(_ *v1alpha1.Sandbox, p *corev1.Pod) {
 			p.Status.HostIPs = append(p.Status.HostIPs, corev1.HostIP{IP: podIP})
-		}, 403, codeInvalidState},
-		"loopback":          {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = "127.0.0.1" }, 403, codeInvalidState},
-		"loopback, IPv6":    {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = "::1" }, 403, codeInvalidState},
-		"loopback, as IPv6": {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = "::ffff:127.0.0.1" }, 403, codeInvalidState},
-		"link-local":        {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = "169.254.169.254" }, 403, codeInvalidState},
-		"link-local, IPv6":  {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = "fe80::1" }, 403, codeInvalidState},
-		"unspecified":       {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = "0.0.0.0" }, 403, codeInvalidState},
-		"multicast":         {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = "224.0.0.1" }, 403, codeInvalidState},
-		"a name":            {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = "kubernetes.default.svc" }, 502, codeConnectionFailed},
-		"no address":        {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = "" }, 503, codeNoAddress},
-		"ended":             {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }, 502, codeConnectionFailed},
-		"failed":            {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, 502, codeConnectionFailed},
+		}, 403, answer.CodeInvalidState},
+		"loopback":          {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = "127.0.0.1" }, 403, answer.CodeInvalidState},
+		"loopback, IPv6":    {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = "::1" }, 403, answer.CodeInvalidState},
+		"loopback, as IPv6": {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = "::ffff:127.0.0.1" }, 403, answer.CodeInvalidState},
+		"link-local":        {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = "169.254.169.254" }, 403, answer.CodeInvalidState},
+		"link-local, IPv6":  {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = "fe80::1" }, 403, answer.CodeInvalidState},
+		"unspecified":       {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = "0.0.0.0" }, 403, answer.CodeInvalidState},
+		"multicast":         {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = "224.0.0.1" }, 403, answer.CodeInvalidState},
+		"a name":            {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = "kubernetes.default.svc" }, 502, answer.CodeBackendConnectionFailed},
+		"no address":        {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = "" }, 503, answer.CodePodIPNotAvailable},
+		"ended":             {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }, 502, answer.CodeBackendConnectionFailed},
+		"failed":            {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, 502, answer.CodeBackendConnectionFailed},
 		"ending": {func(_ *v1alpha1.Sandbox, p *corev1.Pod) {
 			p.DeletionTimestamp = &metav1.Time{Time: time.Now()}
 			p.Finalizers = []string{"x/y"}
-		}, 503, codeNoAddress},
-		"another sandbox's":    {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Labels[v1alpha1.LabelSandboxUID] = "another" }, 503, codeNoAddress},
-		"another Pod, by name": {func(s *v1alpha1.Sandbox, _ *corev1.Pod) { s.Status.PodUID = "another" }, 503, codeNoAddress},
-		"no Pod yet":           {func(s *v1alpha1.Sandbox, _ *corev1.Pod) { s.Status.PodUID = "" }, 503, codeNoAddress},
+		}, 503, answer.CodePodIPNotAvailable},
+		"another sandbox's":    {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Labels[v1alpha1.LabelSandboxUID] = "another" }, 503, answer.CodePodIPNotAvailable},
+		"another Pod, by name": {func(s *v1alpha1.Sandbox, _ *corev1.Pod) { s.Status.PodUID = "another" }, 503, answer.CodePodIPNotAvailable},
+		"no Pod yet":           {func(s *v1alpha1.Sandbox, _ *corev1.Pod) { s.Status.PodUID = "" }, 503, answer.CodePodIPNotAvailable},
 		"failed without a Pod": {func(s *v1alpha1.Sandbox, _ *corev1.Pod) {
 			s.Status = v1alpha1.SandboxStatus{Phase: v1alpha1.SandboxFailed}
-		}, 502, codeConnectionFailed},
-		"being deleted":     {func(s *v1alpha1.Sandbox, _ *corev1.Pod) { s.DeletionTimestamp = &metav1.Time{Time: time.Now()} }, 503, codeNoAddress},
+		}, 502, answer.CodeBackendConnectionFailed},
+		"being deleted":     {func(s *v1alpha1.Sandbox, _ *corev1.Pod) { s.DeletionTimestamp = &metav1.Time{Time: time.Now()} }, 503, answer.CodePodIPNotAvailable},
 		"its own":           {func(*v1alpha1.Sandbox, *corev1.Pod) {}, 0, ""},
 		"its own, IPv6":     {func(_ *v1alpha1.Sandbox, p *corev1.Pod) { p.Status.PodIP = "fd00:10::5" }, 0, ""},
 		"failed with a Pod": {func(s *v1alpha1.Sandbox, _ *corev1.Pod) { s.Status.Phase = v1alpha1.SandboxFailed }, 0, ""},
@@ -847,7 +884,7 @@ func TestOnlyThePodsOwnAddress(t *testing.T) {
 		slimmed, _ := slimPod(pod)
 		slim, _ := slimSandbox(sandbox)
 		got, err := target(slim.(*v1alpha1.Sandbox), slimmed.(*corev1.Pod))
-		var refusal *Error
+		var refusal *answer.Error
 		errors.As(err, &refusal)
 		switch {
 		case c.status == 0 && (err != nil || got == nil):

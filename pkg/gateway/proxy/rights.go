@@ -18,11 +18,12 @@ package proxy
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/answer"
 )
 
 // verbs is a set of the verbs that RBAC has for pods/proxy.
@@ -78,7 +79,7 @@ func (p *Proxy) mayReach(ctx context.Context, who user.Info, namespace, pod stri
 		return true, nil
 	}
 	if err != nil {
-		return false, unavailable(fmt.Sprintf("asking kube-apiserver whether you may open ports of the sandbox failed: %v", err))
+		return false, answer.Unavailable("kube-apiserver could not be asked whether you may open the ports of the sandbox", err)
 	}
 	return false, nil
 }

@@ -17,11 +17,12 @@ limitations under the License.
 package proxy
 
 import (
-	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/answer"
 )
 
 // route is what the path of a request below …/sandboxes/{id}/proxy/{port} says.
@@ -76,7 +77,7 @@ func parseRoute(escaped string) (route, error) {
 		return route{}, invalidPath("the sandbox's id %q is not well escaped", id)
 	}
 	digits, rest, more := strings.Cut(strings.TrimPrefix(after, "/"), "/")
-	if r.port, err = ParsePort(digits); err != nil {
+	if r.port, err = parsePort(digits); err != nil {
 		return route{}, err
 	}
 	r.base = strings.TrimSuffix(escaped, after) + "/" + digits
@@ -92,12 +93,11 @@ func parseRoute(escaped string) (route, error) {
 	return r, nil
 }
 
-// ParsePort reads the port of a path.
-func ParsePort(digits string) (uint16, error) {
+// parsePort reads the port of a path.
+func parsePort(digits string) (uint16, error) {
 	port, err := strconv.ParseUint(digits, 10, 16)
 	if err != nil || port == 0 {
-		return 0, &Error{Status: http.StatusBadRequest, Code: codeInvalidPort,
-			Message: fmt.Sprintf("port %q of the path must be a number from 1 to 65535", digits)}
+		return 0, answer.Errorf(http.StatusBadRequest, answer.CodeInvalidPort, "port: %q must be a number from 1 to 65535", digits)
 	}
 	return uint16(port), nil
 }
@@ -107,18 +107,18 @@ func ParsePort(digits string) (uint16, error) {
 func refuseDots(escaped string) error {
 	path, err := url.PathUnescape(escaped)
 	if err != nil {
-		return invalidPath("the path is not well escaped (%v)", err)
+		return invalidPath("is not well escaped (%v)", err)
 	}
 	for segment := range strings.FieldsFuncSeq(path, func(c rune) bool { return c == '/' || c == '\\' }) {
 		if segment == ".." {
-			return invalidPath("the path must not have .. in it: write the path that is meant")
+			return invalidPath("must not have .. in it: write the path that is meant")
 		}
 	}
 	return nil
 }
 
-func invalidPath(format string, args ...any) *Error {
-	return &Error{Status: http.StatusBadRequest, Code: codeInvalidParameter, Message: fmt.Sprintf(format, args...)}
+func invalidPath(format string, args ...any) *answer.Error {
+	return answer.InvalidParameter("path", format, args...)
 }
 
 // escapedPath is the path of a request as it came.

@@ -19,9 +19,11 @@ package proxy
 import (
 	"errors"
 	"net/http"
-	"net/http/httptest"
 	"testing"
 	"time"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/answer"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/inbound"
 )
 
 func TestRoute(t *testing.T) {
@@ -40,20 +42,20 @@ func TestRoute(t *testing.T) {
 		"/v1/sandboxes/demo/proxy/1/~route.x":            {route: route{base: "/v1/sandboxes/demo/proxy/1", id: "demo", port: 1, token: "~route.x", rest: "/"}},
 		"/v1/sandboxes/demo/proxy/1/~route.x/a%2F":       {route: route{base: "/v1/sandboxes/demo/proxy/1", id: "demo", port: 1, token: "~route.x", rest: "/a%2F"}},
 		"/v1/sandboxes/demo/proxy/1/~somebody/x":         {route: route{base: "/v1/sandboxes/demo/proxy/1", id: "demo", port: 1, rest: "/~somebody/x"}},
-		"/v1/sandboxes/demo/proxy/0":                     {code: codeInvalidPort},
-		"/v1/sandboxes/demo/proxy/65536":                 {code: codeInvalidPort},
-		"/v1/sandboxes/demo/proxy/-1/":                   {code: codeInvalidPort},
-		"/v1/sandboxes/demo/proxy/+80/":                  {code: codeInvalidPort},
-		"/v1/sandboxes/demo/proxy/http/":                 {code: codeInvalidPort},
-		"/v1/sandboxes/demo/proxy/99999999999999999999/": {code: codeInvalidPort},
-		"/v1/sandboxes/demo/proxy":                       {code: codeInvalidPort},
-		"/v1/sandboxes/demo/proxy/":                      {code: codeInvalidPort},
-		"/v1/sandboxes/demo/proxy/8080/..":               {code: codeInvalidParameter},
-		"/v1/sandboxes/demo/proxy/8080/a/../b":           {code: codeInvalidParameter},
-		"/v1/sandboxes/demo/proxy/8080/%2e%2E/b":         {code: codeInvalidParameter},
-		"/v1/sandboxes/demo/proxy/8080/..%2fb":           {code: codeInvalidParameter},
-		"/v1/sandboxes/demo/proxy/8080/a%5c..%5Cb":       {code: codeInvalidParameter},
-		"/v1/sandboxes/demo/proxy/8080/~route.x/../b":    {code: codeInvalidParameter},
+		"/v1/sandboxes/demo/proxy/0":                     {code: answer.CodeInvalidPort},
+		"/v1/sandboxes/demo/proxy/65536":                 {code: answer.CodeInvalidPort},
+		"/v1/sandboxes/demo/proxy/-1/":                   {code: answer.CodeInvalidPort},
+		"/v1/sandboxes/demo/proxy/+80/":                  {code: answer.CodeInvalidPort},
+		"/v1/sandboxes/demo/proxy/http/":                 {code: answer.CodeInvalidPort},
+		"/v1/sandboxes/demo/proxy/99999999999999999999/": {code: answer.CodeInvalidPort},
+		"/v1/sandboxes/demo/proxy":                       {code: answer.CodeInvalidPort},
+		"/v1/sandboxes/demo/proxy/":                      {code: answer.CodeInvalidPort},
+		"/v1/sandboxes/demo/proxy/8080/..":               {code: answer.CodeInvalidParameter},
+		"/v1/sandboxes/demo/proxy/8080/a/../b":           {code: answer.CodeInvalidParameter},
+		"/v1/sandboxes/demo/proxy/8080/%2e%2E/b":         {code: answer.CodeInvalidParameter},
+		"/v1/sandboxes/demo/proxy/8080/..%2fb":           {code: answer.CodeInvalidParameter},
+		"/v1/sandboxes/demo/proxy/8080/a%5c..%5Cb":       {code: answer.CodeInvalidParameter},
+		"/v1/sandboxes/demo/proxy/8080/~route.x/../b":    {code: answer.CodeInvalidParameter},
 		"/v1/sandboxes/demo":                             {not: true},
 		"/v1/sandboxes/demo/proxys/80":                   {not: true},
 		"/v1/sandboxes//proxy/80":                        {not: true},
@@ -69,7 +71,7 @@ func TestRoute(t *testing.T) {
 			continue
 		}
 		got, err := parseRoute(path)
-		var refusal *Error
+		var refusal *answer.Error
 		switch {
 		case want.code == "" && err != nil:
 			t.Errorf("%s: %v", path, err)
@@ -82,21 +84,19 @@ func TestRoute(t *testing.T) {
 }
 
 func TestEndpointAddress(t *testing.T) {
-	for _, c := range []struct{ target, host, public, want string }{
-		{"/v1/sandboxes/demo/endpoints/8080", "gw.example.com", "", "gw.example.com/v1/sandboxes/demo/proxy/44772"},
-		{"/sandboxes/demo/endpoints/8080", "10.0.0.1:30080", "", "10.0.0.1:30080/sandboxes/demo/proxy/44772"},
-		{"/v1/sandboxes/demo/endpoints/8080", "[fd00::1]:80", "", "[fd00::1]:80/v1/sandboxes/demo/proxy/44772"},
-		{"/v1/sandboxes/demo/endpoints/8080", "10.0.0.1", "sandboxes.example.com", "sandboxes.example.com/v1/sandboxes/demo/proxy/44772"},
-		{"/sandboxes/demo/endpoints/8080", "10.0.0.1", "https://example.com:8443/lifecycle/", "example.com:8443/lifecycle/sandboxes/demo/proxy/44772"},
+	for _, c := range []struct{ base, host, public, want string }{
+		{"/v1", "gw.example.com", "", "gw.example.com/v1/sandboxes/demo/proxy/44772"},
+		{"", "10.0.0.1:30080", "", "10.0.0.1:30080/sandboxes/demo/proxy/44772"},
+		{"/v1", "[fd00::1]:80", "", "[fd00::1]:80/v1/sandboxes/demo/proxy/44772"},
+		{"/v1", "10.0.0.1", "sandboxes.example.com", "sandboxes.example.com/v1/sandboxes/demo/proxy/44772"},
+		{"", "10.0.0.1", "https://example.com:8443/lifecycle/", "example.com:8443/lifecycle/sandboxes/demo/proxy/44772"},
 	} {
-		r := httptest.NewRequest(http.MethodGet, c.target, nil)
-		r.Host = c.host
 		public, err := ParsePublicAddress(c.public)
 		if err != nil {
 			t.Errorf("%s: %v", c.public, err)
 		}
-		if got := ReachedBy(r).address(public, "demo", 44772); got != c.want {
-			t.Errorf("%s of %s, public %q:\n got %s\nwant %s", c.target, c.host, c.public, got, c.want)
+		if got := address(inbound.Request{Host: c.host, Base: c.base}, public, "demo", 44772); got != c.want {
+			t.Errorf("%+v: got %s", c, got)
 		}
 	}
 	for _, bad := range []string{"http://", "/path", "https://user:password@example.com", "example.com?x", "example.com#x", "a b"} {

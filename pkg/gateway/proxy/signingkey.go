@@ -31,6 +31,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/answer"
 )
 
 const (
@@ -132,5 +134,5 @@ func (k *signingKey) get() ([]byte, error) {
 	if key := k.key.Load(); key != nil {
 		return *key, nil
 	}
-	return nil, unavailable(fmt.Sprintf("the key of route tokens is not there yet (Secret %s/%s)", k.namespace, k.name))
+	return nil, answer.Unavailable(fmt.Sprintf("the key of route tokens is not there yet (Secret %s/%s)", k.namespace, k.name), nil)
 }

@@ -24,10 +24,12 @@ import (
 	"net/http"
 	"net/netip"
 	"syscall"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/answer"
 )
 
 // target is the Pod that a request for a sandbox goes to, or why there is none.
@@ -113,7 +115,7 @@ func because(sandbox *v1alpha1.Sandbox) string {
 }
 
 // couldNotConnect says in a caller's words why a port does not answer.
-func couldNotConnect(name string, port uint16, err error) *Error {
+func couldNotConnect(name string, port uint16, err error) *answer.Error {
 	var timeout net.Error
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -126,17 +128,16 @@ func couldNotConnect(name string, port uint16, err error) *Error {
 	return unreachable(name, fmt.Sprintf("port %d of its Pod ended the connection without an HTTP answer", port))
 }
 
-func later(name, state, why string, seconds int) *Error {
-	return &Error{Status: http.StatusServiceUnavailable, Code: codeNoAddress, RetryAfter: seconds,
-		Message: fmt.Sprintf("sandbox %q cannot be reached, it is %s: %s", name, state, why)}
+func later(name, state, why string, seconds int) *answer.Error {
+	err := answer.Errorf(http.StatusServiceUnavailable, answer.CodePodIPNotAvailable, "sandbox %q cannot be reached, it is %s: %s", name, state, why)
+	err.RetryAfter = time.Duration(seconds) * time.Second
+	return err
 }
 
-func unreachable(name, why string) *Error {
-	return &Error{Status: http.StatusBadGateway, Code: codeConnectionFailed,
-		Message: fmt.Sprintf("could not connect to sandbox %q: %s", name, why)}
+func unreachable(name, why string) *answer.Error {
+	return answer.Errorf(http.StatusBadGateway, answer.CodeBackendConnectionFailed, "could not connect to sandbox %q: %s", name, why)
 }
 
-func refuse(name, why string) *Error {
-	return &Error{Status: http.StatusForbidden, Code: codeInvalidState,
-		Message: fmt.Sprintf("the ports of sandbox %q cannot be opened: %s", name, why)}
+func refuse(name, why string) *answer.Error {
+	return answer.Errorf(http.StatusForbidden, answer.CodeInvalidState, "the ports of sandbox %q cannot be opened: %s", name, why)
 }

@@ -21,12 +21,13 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
-	"fmt"
 	"net/http"
 	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/answer"
 )
 
 // A route token opens one port of one sandbox for whoever has it, until it expires. It names the sandbox by its UID, so
@@ -93,15 +94,15 @@ func verify(token, sandbox string, port uint16, key []byte, now time.Time) (gran
 	}
 	g.uid, g.namespace = types.UID(said[fixed:fixed+uid]), string(said[fixed+uid:])
 	if g.expires <= uint64(now.Unix()) {
-		return grant{}, &Error{Status: http.StatusUnauthorized, Code: codeInvalidKey,
-			Message: fmt.Sprintf("the route token expired at %s: ask for the endpoint again", time.Unix(int64(g.expires), 0).UTC().Format(time.RFC3339))}
+		return grant{}, answer.Errorf(http.StatusUnauthorized, answer.CodeInvalidKey,
+			"the route token expired at %s: ask for the endpoint again", time.Unix(int64(g.expires), 0).UTC().Format(time.RFC3339))
 	}
 	return g, nil
 }
 
-func invalidToken() *Error {
-	return &Error{Status: http.StatusUnauthorized, Code: codeInvalidKey,
-		Message: "the route token is not valid for this port of this sandbox: ask for the endpoint again"}
+func invalidToken() *answer.Error {
+	return answer.Errorf(http.StatusUnauthorized, answer.CodeInvalidKey,
+		"the route token is not valid for this port of this sandbox: ask for the endpoint again")
 }
 
 // isPathToken says whether a segment of a path is meant as a token, well or badly.

@@ -20,6 +20,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -34,19 +35,32 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/answer"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/httpapi"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/identity"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/inbound"
 )
 
-var someone = Caller{User: &user.DefaultInfo{Name: "someone"}, Namespace: tenant}
+// ask asks for the address of a port of the sandbox demo as one who may get it.
+func (w *world) ask(params httpapi.GetSandboxEndpointParams) (*httpapi.Endpoint, error) {
+	ctx := identity.With(context.Background(), &identity.Caller{User: &user.DefaultInfo{Name: "someone"}, Namespace: tenant, Lifecycle: w.lifecycle})
+	ctx = inbound.With(ctx, inbound.Request{Host: strings.TrimPrefix(w.url, "http://"), Base: "/v1"})
+	return w.Endpoints().GetSandboxEndpoint(ctx, params)
+}
 
-// endpoint asks for the address of port 8080 until some time, and returns it with the scheme.
-func (w *world) endpoint(sandbox *v1alpha1.Sandbox, within time.Duration) string {
+// within are the parameters for an address that needs no key for a while.
+func (w *world) within(d time.Duration) httpapi.GetSandboxEndpointParams {
+	return httpapi.GetSandboxEndpointParams{SandboxId: "demo", Port: 8080, Expires: httpapi.NewOptUint64(uint64(w.clock.Now().Add(d).Unix()))}
+}
+
+// endpoint is such an address, with the scheme.
+func (w *world) endpoint(within time.Duration) string {
 	w.t.Helper()
-	expires := uint64(w.clock.Now().Add(within).Unix())
-	endpoint, err := w.Endpoint(context.Background(), someone, sandbox, Reached{Host: strings.TrimPrefix(w.url, "http://"), Prefix: "/v1"}, 8080, &expires)
+	endpoint, err := w.ask(w.within(within))
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return "http://" + endpoint.Address
+	return "http://" + endpoint.Endpoint
 }
 
 func get(t *testing.T, method, url string) *http.Request {
@@ -68,7 +82,7 @@ func TestRouteTokens(t *testing.T) {
 		rw.Header().Set("Location", "/next")
 		echo(rw, r)
 	})
-	address := w.endpoint(sandbox, time.Hour)
+	address := w.endpoint(time.Hour)
 	base, token, ok := strings.Cut(address, "/"+pathTokenMark)
 	if !ok {
 		t.Fatalf("address %s has no token", address)
@@ -77,12 +91,12 @@ func TestRouteTokens(t *testing.T) {
 	// In the path, or in the header; without a key.
 	r := get(t, "GET", address+"/a%2Fb?c")
 	r.Header.Set("Referer", address+"/page")
-	answer, _ := do(t, r)
-	if answer.StatusCode != http.StatusOK || answer.Header.Get("X-Uri") != "/a%2Fb?c" {
-		t.Errorf("by the path: %s %v", answer.Status, answer.Header)
+	response, _ := do(t, r)
+	if response.StatusCode != http.StatusOK || response.Header.Get("X-Uri") != "/a%2Fb?c" {
+		t.Errorf("by the path: %s %v", response.Status, response.Header)
 	}
-	if want := strings.TrimPrefix(address, w.url) + "/next"; answer.Header.Get("Location") != want {
-		t.Errorf("a redirect loses the token: %s, want %s", answer.Header.Get("Location"), want)
+	if want := strings.TrimPrefix(address, w.url) + "/next"; response.Header.Get("Location") != want {
+		t.Errorf("a redirect loses the token: %s, want %s", response.Header.Get("Location"), want)
 	}
 	for name, values := range seen.Header {
 		if strings.Contains(strings.Join(values, " "), token) {
@@ -91,15 +105,15 @@ func TestRouteTokens(t *testing.T) {
 	}
 	r = get(t, "GET", base+"/a")
 	r.Header.Set(HeaderRouteToken, token)
-	if answer, body := do(t, r); answer.StatusCode != http.StatusOK || answer.Header.Get("X-Uri") != "/a" {
-		t.Errorf("by the header: %s %s", answer.Status, body)
+	if response, body := do(t, r); response.StatusCode != http.StatusOK || response.Header.Get("X-Uri") != "/a" {
+		t.Errorf("by the header: %s %s", response.Status, body)
 	}
-	if answer, _ := do(t, get(t, "GET", address)); answer.StatusCode != http.StatusOK || answer.Header.Get("X-Uri") != "/" {
-		t.Errorf("bare: %s %v", answer.Status, answer.Header)
+	if response, _ := do(t, get(t, "GET", address)); response.StatusCode != http.StatusOK || response.Header.Get("X-Uri") != "/" {
+		t.Errorf("bare: %s %v", response.Status, response.Header)
 	}
 
 	// Nothing else.
-	mustRefuse(t, get(t, "GET", base+"/a"), http.StatusUnauthorized, "MISSING_API_KEY", "")
+	mustRefuse(t, get(t, "GET", base+"/a"), http.StatusUnauthorized, answer.CodeMissingKey, "")
 	changed := []byte(token)
 	changed[len(changed)/2] ^= 1
 	for _, bad := range []string{
@@ -111,58 +125,85 @@ func TestRouteTokens(t *testing.T) {
 		strings.Replace(address, "/8080/", "/8081/", 1),
 		strings.Replace(address, "/demo/", "/other/", 1),
 	} {
-		mustRefuse(t, get(t, "GET", bad), http.StatusUnauthorized, codeInvalidKey, "not valid")
+		mustRefuse(t, get(t, "GET", bad), http.StatusUnauthorized, answer.CodeInvalidKey, "not valid")
 		r := get(t, "GET", bad)
-		r.Header.Set(HeaderKey, goodKey) // whoever shows a token is let in by it alone
-		mustRefuse(t, r, http.StatusUnauthorized, codeInvalidKey, "not valid")
+		r.Header.Set(identity.HeaderKey, goodKey) // whoever shows a token is let in by it alone
+		mustRefuse(t, r, http.StatusUnauthorized, answer.CodeInvalidKey, "not valid")
 	}
 
 	// Until it expires.
 	w.clock.SetTime(w.clock.Now().Add(time.Hour - 2*time.Second))
-	if answer, body := do(t, get(t, "GET", address)); answer.StatusCode != http.StatusOK {
-		t.Errorf("just before it expires: %s %s", answer.Status, body)
+	if response, body := do(t, get(t, "GET", address)); response.StatusCode != http.StatusOK {
+		t.Errorf("just before it expires: %s %s", response.Status, body)
 	}
 	w.clock.SetTime(w.clock.Now().Add(3 * time.Second))
-	mustRefuse(t, get(t, "GET", address), http.StatusUnauthorized, codeInvalidKey, "expired")
+	mustRefuse(t, get(t, "GET", address), http.StatusUnauthorized, answer.CodeInvalidKey, "expired")
 
 	// And for that sandbox: not for the next of its name.
-	again := w.endpoint(sandbox, time.Hour)
+	again := w.endpoint(time.Hour)
 	next := sandbox.DeepCopy()
 	next.UID = "the next"
 	sandboxes := w.lifecycle.LifecycleV1alpha1().Sandboxes(tenant)
 	if err := sandboxes.Delete(context.Background(), "demo", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	mustRefuse(t, get(t, "GET", again), http.StatusNotFound, codeNotFound, "gone")
+	mustRefuse(t, get(t, "GET", again), http.StatusNotFound, answer.CodeSandboxNotFound, "gone")
 	if _, err := sandboxes.Create(context.Background(), next, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	mustRefuse(t, get(t, "GET", again), http.StatusNotFound, codeNotFound, "gone")
+	mustRefuse(t, get(t, "GET", again), http.StatusNotFound, answer.CodeSandboxNotFound, "gone")
 }
 
 // A token is worth what its maker could do.
 func TestRouteTokensHaveTheirMakersRights(t *testing.T) {
 	w := newWorld(t)
-	sandbox := w.sandbox("demo", nil)
+	w.sandbox("demo", nil)
 	w.serves(echo)
 	w.allow(func(a authorizer.Attributes) (bool, error) { return a.GetVerb() == "get", nil })
-	address := w.endpoint(sandbox, time.Hour)
-	if answer, body := do(t, get(t, "GET", address)); answer.StatusCode != http.StatusOK {
-		t.Errorf("GET: %s %s", answer.Status, body)
+	address := w.endpoint(time.Hour)
+	if response, body := do(t, get(t, "GET", address)); response.StatusCode != http.StatusOK {
+		t.Errorf("GET: %s %s", response.Status, body)
 	}
 	for _, method := range []string{"POST", "PUT", "PATCH", "DELETE", "PROPFIND"} {
-		mustRefuse(t, get(t, method, address), http.StatusNotFound, codeNotFound, "pods/proxy")
+		mustRefuse(t, get(t, method, address), http.StatusNotFound, answer.CodeSandboxNotFound, "pods/proxy")
 	}
 	w.allow(func(authorizer.Attributes) (bool, error) { return false, nil })
-	expires := uint64(w.clock.Now().Add(time.Hour).Unix())
-	_, err := w.Endpoint(context.Background(), someone, sandbox, Reached{}, 8080, &expires)
-	var refusal *Error
-	if !errors.As(err, &refusal) || refusal.Status != http.StatusNotFound {
+	if _, err := w.ask(w.within(time.Hour)); answer.Of(err).Status != http.StatusNotFound {
 		t.Errorf("a token for nothing: %v", err)
 	}
-	// An address without a token is no secret.
-	if endpoint, err := w.Endpoint(context.Background(), someone, sandbox, Reached{Host: "gw"}, 18080, nil); err != nil || endpoint.Address != "gw/sandboxes/demo/proxy/18080" {
-		t.Errorf("%+v, %v", endpoint, err)
+}
+
+func TestEndpoints(t *testing.T) {
+	w := newWorld(t)
+	// It is told before there is a Pod, to whoever may get the sandbox: without a token an address opens nothing.
+	w.sandbox("demo", func(s *v1alpha1.Sandbox, p *corev1.Pod) {
+		s.Status, p.Name = v1alpha1.SandboxStatus{Phase: v1alpha1.SandboxPending}, ""
+	})
+	w.allow(func(authorizer.Attributes) (bool, error) { return false, nil })
+	for _, port := range []int32{1, 44772, 18080, 65535} {
+		for _, useServerProxy := range []bool{false, true} {
+			endpoint, err := w.ask(httpapi.GetSandboxEndpointParams{SandboxId: "demo", Port: port, UseServerProxy: httpapi.NewOptBool(useServerProxy)})
+			if want := fmt.Sprintf("%s/v1/sandboxes/demo/proxy/%d", strings.TrimPrefix(w.url, "http://"), port); err != nil || endpoint.Endpoint != want {
+				t.Errorf("%+v, %v, want %s", endpoint, err, want)
+			}
+		}
+	}
+	w.allow(nil)
+	proxied := w.within(time.Hour)
+	proxied.UseServerProxy = httpapi.NewOptBool(true)
+	for name, c := range map[string]struct {
+		params httpapi.GetSandboxEndpointParams
+		status int
+		code   string
+	}{
+		"unknown":                {httpapi.GetSandboxEndpointParams{SandboxId: "nope", Port: 1}, http.StatusNotFound, answer.CodeSandboxNotFound},
+		"expired":                {w.within(-time.Second), http.StatusBadRequest, answer.CodeInvalidExpiration},
+		"expires now":            {w.within(0), http.StatusBadRequest, answer.CodeInvalidExpiration},
+		"expires, by the server": {proxied, http.StatusBadRequest, answer.CodeInvalidParameter},
+	} {
+		if _, err := w.ask(c.params); answer.Of(err).Status != c.status || answer.Of(err).Code != c.code {
+			t.Errorf("%s: %v, want %d %s", name, err, c.status, c.code)
+		}
 	}
 }
 
@@ -180,22 +221,22 @@ func TestRights(t *testing.T) {
 	}
 	w.allow(func(a authorizer.Attributes) (bool, error) { return false, nil })
 	_, forbidden := do(t, w.request("GET", "/", ""))
-	mustRefuse(t, w.request("GET", "/", ""), http.StatusNotFound, codeNotFound, `"demo"`)
+	mustRefuse(t, w.request("GET", "/", ""), http.StatusNotFound, answer.CodeSandboxNotFound, `"demo"`)
 	unknown := w.request("GET", "/", "")
 	unknown.URL.Path = "/v1/sandboxes/nope/proxy/8080/"
 	for _, allowed := range []bool{false, true} {
 		w.allow(func(a authorizer.Attributes) (bool, error) { return allowed, nil })
-		mustRefuse(t, unknown, http.StatusNotFound, codeNotFound, `"nope"`)
+		mustRefuse(t, unknown, http.StatusNotFound, answer.CodeSandboxNotFound, `"nope"`)
 		if _, body := do(t, unknown); strings.ReplaceAll(body, "nope", "demo") != forbidden {
 			t.Errorf("an unknown one and a forbidden one differ:\n%s\n%s", body, forbidden)
 		}
 	}
 	w.allow(func(a authorizer.Attributes) (bool, error) { return false, errors.New("no answer") })
-	mustRefuse(t, w.request("GET", "/", ""), http.StatusServiceUnavailable, codeAPIError, "no answer")
+	mustRefuse(t, w.request("GET", "/", ""), http.StatusServiceUnavailable, answer.CodeUnavailable, "try again")
 	w.dialled = nil
 	r := w.request("GET", "/", "")
-	r.Header.Del(HeaderKey)
-	mustRefuse(t, r, http.StatusUnauthorized, "MISSING_API_KEY", "")
+	r.Header.Del(identity.HeaderKey)
+	mustRefuse(t, r, http.StatusUnauthorized, answer.CodeMissingKey, "")
 	if len(w.dialled) > 0 {
 		t.Errorf("dialled %v", w.dialled)
 	}
@@ -209,7 +250,7 @@ func TestASandboxThatIsJustCreated(t *testing.T) {
 	w.lifecycle.PrependReactor("get", "sandboxes", func(clienttesting.Action) (bool, runtime.Object, error) { return true, late, nil })
 	r := w.request("GET", "/ping", "")
 	r.URL.Path = "/v1/sandboxes/late/proxy/44772/ping"
-	mustRefuse(t, r, http.StatusServiceUnavailable, codeNoAddress, "Pending")
+	mustRefuse(t, r, http.StatusServiceUnavailable, answer.CodePodIPNotAvailable, "Pending")
 }
 
 // All replicas have one key, whichever of them made it.

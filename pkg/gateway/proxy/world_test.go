@@ -18,7 +18,6 @@ package proxy
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -41,6 +40,8 @@ import (
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/generated/clientset/versioned/fake"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/answer"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/identity"
 )
 
 const (
@@ -74,7 +75,7 @@ func newWorld(t *testing.T) *world {
 	var err error
 	w.Proxy, err = New(Config{
 		Kube: w.kube, Lifecycle: w.lifecycle, Authorizer: w, Clock: w.clock, Dial: w.dial,
-		Authenticate: authenticate, Caller: callerOf, Refuse: refuseRequest,
+		Authenticate: authenticate,
 		KeyNamespace: "sandbox-system", KeyName: "lifecycle-gateway-route-key",
 	})
 	if err != nil {
@@ -106,33 +107,15 @@ func withRequestID(next http.Handler) http.Handler {
 	})
 }
 
-type callerKey struct{}
-
 func authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get(HeaderKey) != goodKey {
-			refuseRequest(w, r, &Error{Status: http.StatusUnauthorized, Code: "MISSING_API_KEY", Message: "no key"})
+		if r.Header.Get(identity.HeaderKey) != goodKey {
+			answer.Write(w, r, answer.Errorf(http.StatusUnauthorized, answer.CodeMissingKey, "no key"))
 			return
 		}
-		who := Caller{User: &user.DefaultInfo{Name: "tenant-user", Groups: []string{"tenants"}}, Namespace: tenant}
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, who)))
+		next.ServeHTTP(w, r.WithContext(identity.With(r.Context(),
+			&identity.Caller{User: &user.DefaultInfo{Name: "tenant-user", Groups: []string{"tenants"}}, Namespace: tenant})))
 	})
-}
-
-func callerOf(ctx context.Context) (Caller, bool) {
-	caller, ok := ctx.Value(callerKey{}).(Caller)
-	return caller, ok
-}
-
-func refuseRequest(w http.ResponseWriter, _ *http.Request, err error) {
-	refusal := &Error{Status: http.StatusInternalServerError, Code: "?", Message: err.Error()}
-	errors.As(err, &refusal)
-	if refusal.RetryAfter > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(refusal.RetryAfter))
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(refusal.Status)
-	_ = json.NewEncoder(w).Encode(map[string]string{"code": refusal.Code, "message": refusal.Message})
 }
 
 // Authorize implements authorizer.Authorizer.
@@ -276,7 +259,7 @@ func (w *world) request(method, path string, body string) *http.Request {
 	if body != "" {
 		r, _ = http.NewRequest(method, r.URL.String(), strings.NewReader(body))
 	}
-	r.Header.Set(HeaderKey, goodKey)
+	r.Header.Set(identity.HeaderKey, goodKey)
 	return r
 }
 
@@ -296,7 +279,7 @@ func (w *world) raw() *net.TCPConn {
 // head is the beginning of a request on such a connection.
 func (w *world) head(method, path string, headers ...string) string {
 	u, _ := url.Parse(w.url)
-	lines := append([]string{fmt.Sprintf("%s /v1/sandboxes/demo/proxy/8080%s HTTP/1.1", method, path), "Host: " + u.Host, HeaderKey + ": " + goodKey}, headers...)
+	lines := append([]string{fmt.Sprintf("%s /v1/sandboxes/demo/proxy/8080%s HTTP/1.1", method, path), "Host: " + u.Host, identity.HeaderKey + ": " + goodKey}, headers...)
 	return strings.Join(lines, "\r\n") + "\r\n\r\n"
 }
 
