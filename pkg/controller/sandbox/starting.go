@@ -161,6 +161,7 @@ func (o *observed) takenBack(next *nextStatus) action {
 		return o.write(next, nil)
 	case next.SnapshotName == "":
 		const message = "no container of the sandbox has ever run, so there are no files to save: it is not started for as long as desiredState is Paused; resume it, or change the template and resume it"
+		next.Move = nil // there is nothing left to move
 		next.set(v1alpha1.ConditionReady, false, v1alpha1.ReasonNeverRan, message)
 		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonNeverRan, message)
 		return o.write(next, nil)

@@ -39,6 +39,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/validation"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/expiry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/sandboxsnapshot"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/move"
 	registry "github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/sandbox"
@@ -108,6 +109,8 @@ type storm struct {
 	gaveUp bool
 	// losses counts what may have cost files, told the losses that DataLost has told of.
 	losses, told int
+	// resumed is when a person has last asked for a resume that was taken.
+	resumed time.Time
 	// made is when the last Pod was made, asked that somebody has asked for something since.
 	made  time.Time
 	asked bool
@@ -186,6 +189,7 @@ func (s *storm) step() {
 		s.node, s.node, s.node, s.node, s.commit, s.commit, s.commit, s.write, s.write,
 		s.pause, s.pause, s.resume, s.resumeElsewhere, s.update, s.edit, s.editSource, s.makeBase,
 		s.deletePod, s.losePod, s.evict, s.move, s.move, s.editPolicy, s.restart, s.adopt, s.deleteSnapshot, s.sweep,
+		s.renew, s.expire, s.expire,
 	}
 	happenings[s.rand.IntN(len(happenings))]()
 	s.check()
@@ -255,6 +259,8 @@ func (s *storm) rests() {
 			s.node()
 			s.commit()
 			s.sweep()
+			s.inform()
+			s.expire()
 			s.inform()
 			s.visit()
 		}
@@ -717,6 +723,40 @@ func (s *storm) resumeFrom(request *lifecycle.SandboxResume) {
 		return registry.Resume(b, request, snapshot, s.now)
 	})
 	s.gaveUp = s.gaveUp || took && chooses
+	if took {
+		s.resumed = s.now
+	}
+}
+
+// renew sets another lifetime, which moves nothing else: the generation stays.
+func (s *storm) renew() {
+	edited := s.stored.sandbox.DeepCopy()
+	edited.Spec.ExpireTime, edited.Spec.ExpireAction = v1alpha1.ExpireAt(s.now.Add(time.Duration(1+s.rand.IntN(90))*time.Second)), v1alpha1.ExpireActionPause
+	before, after := &lifecycle.Sandbox{}, &lifecycle.Sandbox{}
+	s.convert(s.stored.sandbox, before)
+	s.convert(edited, after)
+	if errs := validation.ValidateSandboxUpdate(after, before, s.now); len(errs) > 0 {
+		s.fail("a renewal is refused: %v", errs)
+	}
+	s.store(edited)
+	s.note("renewed for %s", edited.Spec.ExpireTime.Sub(s.now))
+}
+
+// expire is the controller of lifetimes: it decides on what the informers show, and what it does holds for that alone.
+func (s *storm) expire() {
+	if deed, _ := expiry.Decide(s.shown.sandbox, s.now); deed != expiry.Pause {
+		return
+	}
+	if s.shown.sandbox.ResourceVersion != s.stored.sandbox.ResourceVersion {
+		s.note("it has expired, as it was before")
+		return
+	}
+	expire := s.stored.sandbox.Spec.ExpireTime
+	if !s.resumed.Before(expire.Time) {
+		s.fail("is paused for %s, and somebody wants it to run since %s", expire, s.resumed)
+	}
+	s.note("it has expired %s ago", s.now.Sub(expire.Time))
+	s.pause()
 }
 
 func (s *storm) update() {

@@ -67,6 +67,7 @@ func (w *world) step() {
 		w.write, w.write,
 		w.pause, w.pause, w.resume, w.resume, w.resumeElsewhere, w.update, w.edit,
 		w.deletePod, w.losePod, w.evict, w.move, w.move, w.editPolicy, w.end, w.restart, w.adopt, w.deleteSnapshot, w.sweepRegistry, w.away,
+		w.renew, w.expire, w.expire,
 	}
 	happenings[w.rand.IntN(len(happenings))]()
 	w.check()
@@ -81,6 +82,7 @@ func (w *world) settle() {
 		w.node()
 		w.commit()
 		w.sweepRegistry() // which has every image again
+		w.expire()
 		w.visit()
 		w.check()
 		if w.t.Failed() {

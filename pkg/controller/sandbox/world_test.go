@@ -33,6 +33,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/validation"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/commitjob"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/expiry"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/controller/naming"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/move"
 	registry "github.com/opensandbox-io/sandbox-apiserver/pkg/registry/lifecycle/sandbox"
@@ -232,6 +233,7 @@ func (w *world) commit() {
 		default:
 			attempt.Status.Phase, attempt.Status.SourcePodUID = v1alpha1.SnapshotCommitting, w.pod.UID
 			attempt.Status.Conditions = nil
+			w.ranOn = false // that was another's, and what has ended is not frozen
 			w.note("snapshot: %s commits", attempt.Name)
 		}
 		return
@@ -362,6 +364,23 @@ func (w *world) resume() {
 	w.verb("resume", func(s *lifecycle.Sandbox) (*lifecycle.Sandbox, *registry.Refusal) {
 		return registry.Resume(s, &lifecycle.SandboxResume{}, nil, w.now)
 	})
+}
+
+// renew sets another lifetime, and expire ends one.
+func (w *world) renew() {
+	w.sandbox = w.sandbox.DeepCopy()
+	w.sandbox.Spec.ExpireTime, w.sandbox.Spec.ExpireAction = v1alpha1.ExpireAt(w.now.Add(time.Duration(1+w.rand.IntN(90))*time.Second)), v1alpha1.ExpireActionPause
+	w.note("renewed for %s", w.sandbox.Spec.ExpireTime.Sub(w.now))
+}
+
+func (w *world) expire() {
+	if deed, _ := expiry.Decide(w.sandbox, w.now); deed == expiry.Pause {
+		w.note("it has expired")
+		w.pause()
+		if w.sandbox.Spec.DesiredState != v1alpha1.DesiredStatePaused && w.pausedReason() != v1alpha1.ReasonCanceling {
+			w.fail("it has expired, and runs on")
+		}
+	}
 }
 
 // resumeElsewhere goes back to an older snapshot, or to the template.

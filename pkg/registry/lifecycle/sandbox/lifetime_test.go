@@ -145,3 +145,38 @@ func TestWhoResumesWhatHasExpiredIsTold(t *testing.T) {
 		})
 	}
 }
+
+// TestAResumeAfterTheTimeCounts, also where it changes nothing else: who asks for a sandbox to run after it has expired, and
+// before anybody has paused it, is not to see it paused a moment later.
+func TestAResumeAfterTheTimeCounts(t *testing.T) {
+	now := time.Date(2026, time.December, 1, 12, 0, 0, 0, time.UTC)
+	for name, test := range map[string]struct {
+		phase  lifecycle.SandboxPhase
+		expire time.Duration // since now; zero: never
+		counts bool
+	}{
+		"runs, and has expired":           {lifecycle.SandboxRunning, -time.Second, true},
+		"starts, and has expired":         {lifecycle.SandboxPending, -time.Second, true},
+		"runs, and is still to expire":    {lifecycle.SandboxRunning, time.Second, false},
+		"runs, and never expires":         {lifecycle.SandboxRunning, 0, false},
+		"comes back, and never expires":   {lifecycle.SandboxResuming, 0, true},
+		"comes back, and is still to run": {lifecycle.SandboxResuming, time.Second, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sandbox := &lifecycle.Sandbox{
+				Spec:   lifecycle.SandboxSpec{DesiredState: lifecycle.DesiredStateRunning, ExpireAction: lifecycle.ExpireActionPause},
+				Status: lifecycle.SandboxStatus{Phase: test.phase},
+			}
+			if test.expire != 0 {
+				sandbox.Spec.ExpireTime = &metav1.Time{Time: now.Add(test.expire)}
+			}
+			next, refusal := Resume(sandbox, &lifecycle.SandboxResume{}, nil, now)
+			if refusal != nil {
+				t.Fatal(refusal.Cause.Message)
+			}
+			if asked := next.Status.LastRequestTime; (asked != nil) != test.counts || next.Status.Phase != test.phase || next.Spec.DesiredState != lifecycle.DesiredStateRunning {
+				t.Errorf("it counts as asked for at %s, and is %s, wanted %s", asked, next.Status.Phase, next.Spec.DesiredState)
+			}
+		})
+	}
+}

@@ -114,6 +114,15 @@ func Pause(sandbox *lifecycle.Sandbox, now time.Time) (*lifecycle.Sandbox, *Refu
 // Resume decides what a resume makes of the sandbox, like Pause. snapshot is the one that the
 // request names, nil where there is none of that name.
 func Resume(sandbox *lifecycle.Sandbox, request *lifecycle.SandboxResume, snapshot *lifecycle.SandboxSnapshot, now time.Time) (*lifecycle.Sandbox, *Refusal) {
+	next, refusal := resume(sandbox, request, snapshot, now)
+	if expire := sandbox.Spec.ExpireTime; next == sandbox && expire != nil && !expire.After(now) {
+		// Nobody has paused it yet. That this was asked for since is written down, or it would be paused all the same.
+		next = requestRunning(sandbox, now)
+	}
+	return next, refusal
+}
+
+func resume(sandbox *lifecycle.Sandbox, request *lifecycle.SandboxResume, snapshot *lifecycle.SandboxSnapshot, now time.Time) (*lifecycle.Sandbox, *Refusal) {
 	at := stateOf(sandbox)
 	switch at {
 	case stateDeleting:
