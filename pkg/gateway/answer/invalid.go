@@ -51,11 +51,19 @@ var ids = map[string]string{
 const patchMetadata = "patchSandboxMetadata"
 
 func invalid(path, message string, cause error) *Error {
-	code, ok := codes[strings.TrimSuffix(strings.FieldsFunc(path+".", func(r rune) bool { return r == '.' || r == '[' })[0], ".")]
+	code, ok := codes[outermost(path)]
 	if !ok {
 		code = CodeInvalidParameter
 	}
 	return &Error{Status: http.StatusBadRequest, Code: code, Message: path + ": " + message, Cause: cause}
+}
+
+// outermost is the field of the body, or the parameter, that a path begins with.
+func outermost(path string) string {
+	if end := strings.IndexAny(path, ".["); end >= 0 {
+		return path[:end]
+	}
+	return path
 }
 
 // ofParams says which parameter of the path, the query or the headers cannot be as it is.
@@ -187,6 +195,9 @@ func unvalidated(path string, err *validate.Error) (_, message string, cause err
 }
 
 func join(path, name string) string {
+	if name == "" {
+		name = `""`
+	}
 	if path == "" {
 		return name
 	}
