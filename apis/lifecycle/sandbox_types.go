@@ -195,6 +195,9 @@ type SandboxStatus struct {
 	// phase sums up the sandbox in one word for people; the conditions are the contract.
 	Phase SandboxPhase
 
+	// phaseTransitionTime is when the phase became what it is.
+	PhaseTransitionTime *metav1.Time
+
 	// conditions are Ready, Paused and, once files were lost, DataLost.
 	Conditions []metav1.Condition
 

@@ -1126,6 +1126,12 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxStatus(ref common.R
 							Enum:        []interface{}{"Failed", "Paused", "Pausing", "Pending", "Resuming", "Running"},
 						},
 					},
+					"phaseTransitionTime": {
+						SchemaProps: spec.SchemaProps{
+							Description: "phaseTransitionTime is when the phase became what it is. The server sets it with every change of the phase, whoever writes that.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
 					"conditions": {
 						VendorExtensible: spec.VendorExtensible{
 							Extensions: spec.Extensions{
@@ -1241,7 +1247,7 @@ func schema_sandbox_apiserver_apis_lifecycle_v1alpha1_SandboxStatus(ref common.R
 			},
 		},
 		Dependencies: []string{
-			v1alpha1.SandboxMove{}.OpenAPIModelName(), metav1.Condition{}.OpenAPIModelName(), metav1.MicroTime{}.OpenAPIModelName()},
+			v1alpha1.SandboxMove{}.OpenAPIModelName(), metav1.Condition{}.OpenAPIModelName(), metav1.MicroTime{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName()},
 	}
 }
 

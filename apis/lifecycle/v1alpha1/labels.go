@@ -54,6 +54,8 @@ const (
 	AnnotationContainers = LabelPrefix + "containers"
 	// AnnotationDisplayName is what people call a snapshot that was made over OpenSandbox's HTTP API. Its own name is its id.
 	AnnotationDisplayName = LabelPrefix + "display-name"
+	// AnnotationSecureAccess, on a Sandbox: "true" where its caller has asked over HTTP that a token be in the headers of its endpoints.
+	AnnotationSecureAccess = LabelPrefix + "secure-access"
 
 	// SandboxFinalizer keeps a sandbox until its Pod is gone and its commits have ended. Its snapshots go by themselves.
 	SandboxFinalizer = LabelPrefix + "sandbox"

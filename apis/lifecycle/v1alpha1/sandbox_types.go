@@ -218,6 +218,11 @@ type SandboxStatus struct {
 	// +optional
 	Phase SandboxPhase `json:"phase,omitempty"`
 
+	// phaseTransitionTime is when the phase became what it is. The server sets it with every change of the phase,
+	// whoever writes that.
+	// +optional
+	PhaseTransitionTime *metav1.Time `json:"phaseTransitionTime,omitempty"`
+
 	// conditions are Ready, Paused and, once files were lost, DataLost.
 	// +optional
 	// +listType=map

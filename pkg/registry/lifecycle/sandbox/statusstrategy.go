@@ -51,7 +51,7 @@ func (StatusStrategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 }
 
 // PrepareForUpdate keeps spec and metadata.
-func (StatusStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
+func (s StatusStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 	sandbox, oldSandbox := obj.(*lifecycle.Sandbox), old.(*lifecycle.Sandbox)
 	// Ownership of the status fields is part of the metadata and does change.
 	managedFields, uid := sandbox.ManagedFields, sandbox.UID
@@ -63,6 +63,7 @@ func (StatusStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Objec
 		sandbox.UID = uid
 	}
 	sandbox.Spec = *oldSandbox.Spec.DeepCopy()
+	s.stampPhase(sandbox, oldSandbox)
 }
 
 // ValidateUpdate checks a status update.

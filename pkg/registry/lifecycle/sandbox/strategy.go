@@ -81,6 +81,7 @@ func (s Strategy) PrepareForCreate(_ context.Context, obj runtime.Object) {
 	// The finalizer is there before the first Pod can be: no deletion can slip in between.
 	keepFinalizer(sandbox)
 	sandbox.Status = lifecycle.SandboxStatus{Phase: lifecycle.SandboxPending}
+	s.stampPhase(sandbox, &lifecycle.Sandbox{})
 	for _, condition := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionPaused} {
 		apimeta.SetStatusCondition(&sandbox.Status.Conditions, metav1.Condition{
 			Type:               condition,
@@ -146,6 +147,15 @@ func (s Strategy) WarningsOnUpdate(_ context.Context, obj, old runtime.Object) [
 		warnings = append(warnings, expiryWarnings(sandbox, s.clock.Now())...)
 	}
 	return warnings
+}
+
+// stampPhase records when the phase changed: here and not by whoever changes it, so that no writer forgets it or says
+// something else.
+func (s Strategy) stampPhase(sandbox, old *lifecycle.Sandbox) {
+	sandbox.Status.PhaseTransitionTime = old.Status.PhaseTransitionTime
+	if sandbox.Status.Phase != old.Status.Phase {
+		sandbox.Status.PhaseTransitionTime = &metav1.Time{Time: s.clock.Now().Truncate(time.Second)} // as it is stored
+	}
 }
 
 func keepFinalizer(sandbox *lifecycle.Sandbox) {

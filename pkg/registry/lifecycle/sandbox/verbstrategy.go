@@ -48,8 +48,9 @@ func NewResumeStrategy(strategy Strategy) VerbStrategy {
 }
 
 // PrepareForUpdate keeps the decided status, unlike an update by a user.
-func (VerbStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
+func (s VerbStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 	raiseGeneration(obj.(*lifecycle.Sandbox), old.(*lifecycle.Sandbox))
+	s.stampPhase(obj.(*lifecycle.Sandbox), old.(*lifecycle.Sandbox))
 }
 
 // ValidateUpdate checks the decided status. The spec is as it was but for the desired state: to
