@@ -33,6 +33,8 @@ import (
 	"k8s.io/component-base/featuregate"
 	logsapi "k8s.io/component-base/logs/api/v1"
 	"k8s.io/klog/v2"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/sandboxes"
 )
 
 // NewCommand makes the command. What goes wrong is returned as one sentence; the caller prints it.
@@ -106,9 +108,14 @@ func (o *Options) ConfigFor(cluster *rest.Config) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
+	execd, err := o.execd()
+	if err != nil {
+		return Config{}, err
+	}
 	return Config{
 		Cluster: cluster, Listen: o.Listen, MetricsListen: o.MetricsListen,
 		RouteKeyNamespace: routeNamespace, RouteKeyName: routeName, PublicAddress: o.PublicAddress,
+		Sandboxes:     sandboxes.Settings{Execd: execd, AllowedHostPaths: o.AllowedHostPaths},
 		KeysNamespace: namespace, KeysName: name, DefaultNamespace: o.DefaultNamespace, OpenAs: o.OpenAs,
 		MaxBody: o.MaxBody, RequestTimeout: o.RequestTimeout,
 		ShutdownDelay: o.ShutdownDelay, ShutdownGrace: o.ShutdownGrace,

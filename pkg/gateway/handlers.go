@@ -29,12 +29,14 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/identity"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/notoffered"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/proxy"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/sandboxes"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/snapshots"
 )
 
 // handlers has a method for each operation of the document: those of the rooms that are embedded here, and a 501 for what
 // none of them has.
 type handlers struct {
+	*sandboxRoutes
 	snapshotRoutes
 	diagnosticRoutes
 	metricsRoutes
@@ -45,6 +47,7 @@ type handlers struct {
 
 // Each room calls its handler as it likes.
 type (
+	sandboxRoutes    = sandboxes.Handler
 	snapshotRoutes   = snapshots.Handler
 	diagnosticRoutes = diagnostics.Handler
 	metricsRoutes    = clientmetrics.Handler

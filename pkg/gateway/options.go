@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -29,6 +30,7 @@ import (
 	"k8s.io/component-base/logs"
 	logsapi "k8s.io/component-base/logs/api/v1"
 
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/injection"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/proxy"
 )
 
@@ -53,6 +55,10 @@ type Options struct {
 	DefaultNamespace string
 	// OpenAs is the user that requests without a key or a token are let in as; empty: they are refused.
 	OpenAs string
+	// ExecdImage holds the execd that is put into sandboxes, and ExecdFlavor says whose that is; empty: its name does.
+	ExecdImage, ExecdFlavor string
+	// AllowedHostPaths are the folders of nodes that sandboxes may mount.
+	AllowedHostPaths []string
 	// MaxBody is how many bytes a request's body may have, beside those for a sandbox.
 	MaxBody int64
 	// RequestTimeout is how long a request may take, beside those for a sandbox.
@@ -73,6 +79,7 @@ func NewOptions() *Options {
 		KeysSecret:       "sandbox-system/lifecycle-gateway-keys",
 		RouteKeySecret:   "sandbox-system/lifecycle-gateway-route-key",
 		DefaultNamespace: "default",
+		ExecdImage:       "execd:dev",
 		MaxBody:          1 << 20,
 		RequestTimeout:   25 * time.Second,
 		ShutdownDelay:    5 * time.Second,
@@ -113,6 +120,13 @@ func (o *Options) Flags() cliflag.NamedFlagSets {
 	ports.StringVar(&o.RouteKeySecret, "route-key-secret", o.RouteKeySecret,
 		"NAMESPACE/NAME of the Secret with the key that route tokens are signed with, which all replicas share. It is made if it is missing; "+
 			"to end all tokens delete it.")
+	made := sections.FlagSet("sandboxes")
+	made.StringVar(&o.ExecdImage, "execd-image", o.ExecdImage,
+		"Image of the execd that is put into sandboxes: this project's, or OpenSandbox's own.")
+	made.StringVar(&o.ExecdFlavor, "execd-flavor", o.ExecdFlavor,
+		"Whose execd --execd-image holds: own or opensandbox. Empty: opensandbox where the image's name ends with opensandbox/execd, as OpenSandbox publishes it, else own.")
+	made.StringSliceVar(&o.AllowedHostPaths, "allowed-host-paths", o.AllowedHostPaths,
+		"Folders of the nodes that sandboxes may mount, with all below them. A link there leads wherever it points to: name only folders that no sandbox can write to. Empty: none.")
 
 	cluster := sections.FlagSet("cluster")
 	cluster.StringVar(&o.Kubeconfig, "kubeconfig", o.Kubeconfig,
@@ -151,6 +165,14 @@ func (o *Options) Validate() error {
 	if o.Logs.Verbosity > maxVerbosity {
 		wrong = append(wrong, fmt.Errorf("-v=%d would have the bodies of requests in the log, and so callers' tokens and passwords: it has to be %d at most", o.Logs.Verbosity, maxVerbosity))
 	}
+	if _, err := o.execd(); err != nil {
+		wrong = append(wrong, err)
+	}
+	for _, folder := range o.AllowedHostPaths {
+		if !filepath.IsAbs(folder) || filepath.Clean(folder) == "/" {
+			wrong = append(wrong, fmt.Errorf("--allowed-host-paths: %q has to be an absolute path, and not / itself", folder))
+		}
+	}
 	if o.MaxBody < 1<<10 {
 		wrong = append(wrong, errors.New("--max-body has to be 1024 at least"))
 	}
@@ -176,4 +198,18 @@ func secretName(flag, value string) (namespace, name string, err error) {
 		return "", "", fmt.Errorf("%s=%s is no NAMESPACE/NAME", flag, value)
 	}
 	return namespace, name, nil
+}
+
+func (o *Options) execd() (injection.Execd, error) {
+	flavor := injection.Flavor(o.ExecdFlavor)
+	named, err := injection.FlavorOf(o.ExecdImage)
+	switch {
+	case err != nil:
+		return injection.Execd{}, fmt.Errorf("--execd-image: %w", err)
+	case flavor == "":
+		flavor = named
+	case flavor != injection.Own && flavor != injection.OpenSandbox:
+		return injection.Execd{}, fmt.Errorf("--execd-flavor=%s is neither %s nor %s", flavor, injection.Own, injection.OpenSandbox)
+	}
+	return injection.Execd{Image: o.ExecdImage, Flavor: flavor}, nil
 }

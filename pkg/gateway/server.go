@@ -34,6 +34,7 @@ import (
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/answer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/identity"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/proxy"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/sandboxes"
 )
 
 // Config is what a Server needs.
@@ -50,6 +51,9 @@ type Config struct {
 	// RouteKeyNamespace and RouteKeyName are the Secret of the key that route tokens are signed with; PublicAddress is what
 	// addresses of ports begin with, empty: with the host that the client has named.
 	RouteKeyNamespace, RouteKeyName, PublicAddress string
+
+	// Sandboxes is how sandboxes are made.
+	Sandboxes sandboxes.Settings
 
 	MaxBody        int64
 	RequestTimeout time.Duration
@@ -88,7 +92,7 @@ func New(config Config) (*Server, error) {
 	s.runs = append(s.runs, ports.Run)
 	s.ready = append(s.ready, ports.Ready)
 
-	api, err := generated(handlers{portRoutes: ports.Endpoints()})
+	api, err := generated(handlers{sandboxRoutes: sandboxes.New(config.Sandboxes), portRoutes: ports.Endpoints()})
 	if err != nil {
 		return nil, fmt.Errorf("preparing the handlers of the API: %w", err)
 	}

@@ -20,9 +20,9 @@ package v1alpha1
 
 import (
 	lifecyclev1alpha1 "github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	types "k8s.io/apimachinery/pkg/types"
-	v1 "k8s.io/client-go/applyconfigurations/meta/v1"
+	metav1 "k8s.io/client-go/applyconfigurations/meta/v1"
 )
 
 // SandboxStatusApplyConfiguration represents a declarative configuration of the SandboxStatus type for use
@@ -32,8 +32,11 @@ import (
 type SandboxStatusApplyConfiguration struct {
 	// phase sums up the sandbox in one word for people; the conditions are the contract.
 	Phase *lifecyclev1alpha1.SandboxPhase `json:"phase,omitempty"`
+	// phaseTransitionTime is when the phase became what it is. The server sets it with every change of the phase,
+	// whoever writes that.
+	PhaseTransitionTime *v1.Time `json:"phaseTransitionTime,omitempty"`
 	// conditions are Ready, Paused and, once files were lost, DataLost.
-	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
+	Conditions []metav1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// observedGeneration is the generation of the spec that the controller saw last.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
 	// podName is the name of the sandbox's Pod, written before the Pod is created and cleared
@@ -65,10 +68,10 @@ type SandboxStatusApplyConfiguration struct {
 	// retryTime is when the next Pod may be created at the earliest; while the Pod runs and a pause
 	// of it has failed, when the next attempt may begin. Another pause or resume, and an edit of the
 	// spec but of its lifetime, end the wait.
-	RetryTime *metav1.MicroTime `json:"retryTime,omitempty"`
+	RetryTime *v1.MicroTime `json:"retryTime,omitempty"`
 	// lastRequestTime is when a pause or resume, or an update of desiredState, last asked for work, to
 	// the microsecond.
-	LastRequestTime *metav1.MicroTime `json:"lastRequestTime,omitempty"`
+	LastRequestTime *v1.MicroTime `json:"lastRequestTime,omitempty"`
 	// move says that the sandbox's Pod is to be saved and brought back elsewhere, though desiredState is Running. It
 	// stays until a container of the next Pod has run, or there is nothing left to move.
 	Move *SandboxMoveApplyConfiguration `json:"move,omitempty"`
@@ -88,10 +91,18 @@ func (b *SandboxStatusApplyConfiguration) WithPhase(value lifecyclev1alpha1.Sand
 	return b
 }
 
+// WithPhaseTransitionTime sets the PhaseTransitionTime field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the PhaseTransitionTime field is set to the value of the last call.
+func (b *SandboxStatusApplyConfiguration) WithPhaseTransitionTime(value v1.Time) *SandboxStatusApplyConfiguration {
+	b.PhaseTransitionTime = &value
+	return b
+}
+
 // WithConditions adds the given value to the Conditions field in the declarative configuration
 // and returns the receiver, so that objects can be build by chaining "With" function invocations.
 // If called multiple times, values provided by each call will be appended to the Conditions field.
-func (b *SandboxStatusApplyConfiguration) WithConditions(values ...*v1.ConditionApplyConfiguration) *SandboxStatusApplyConfiguration {
+func (b *SandboxStatusApplyConfiguration) WithConditions(values ...*metav1.ConditionApplyConfiguration) *SandboxStatusApplyConfiguration {
 	for i := range values {
 		if values[i] == nil {
 			panic("nil value passed to WithConditions")
@@ -184,7 +195,7 @@ func (b *SandboxStatusApplyConfiguration) WithFailedPods(value int32) *SandboxSt
 // WithRetryTime sets the RetryTime field in the declarative configuration to the given value
 // and returns the receiver, so that objects can be built by chaining "With" function invocations.
 // If called multiple times, the RetryTime field is set to the value of the last call.
-func (b *SandboxStatusApplyConfiguration) WithRetryTime(value metav1.MicroTime) *SandboxStatusApplyConfiguration {
+func (b *SandboxStatusApplyConfiguration) WithRetryTime(value v1.MicroTime) *SandboxStatusApplyConfiguration {
 	b.RetryTime = &value
 	return b
 }
@@ -192,7 +203,7 @@ func (b *SandboxStatusApplyConfiguration) WithRetryTime(value metav1.MicroTime) 
 // WithLastRequestTime sets the LastRequestTime field in the declarative configuration to the given value
 // and returns the receiver, so that objects can be built by chaining "With" function invocations.
 // If called multiple times, the LastRequestTime field is set to the value of the last call.
-func (b *SandboxStatusApplyConfiguration) WithLastRequestTime(value metav1.MicroTime) *SandboxStatusApplyConfiguration {
+func (b *SandboxStatusApplyConfiguration) WithLastRequestTime(value v1.MicroTime) *SandboxStatusApplyConfiguration {
 	b.LastRequestTime = &value
 	return b
 }
