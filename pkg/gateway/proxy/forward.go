@@ -44,6 +44,8 @@ const (
 	idleConnections, idleTime = 32, 1500 * time.Millisecond
 	// copyBuffer is what is moved at a time.
 	copyBuffer = 32 << 10
+	// transportBuffer is what is read of an answer at a time until its body is; copyBuffer is no less.
+	transportBuffer = 4 << 10
 )
 
 // DialFunc connects to a Pod.
@@ -63,6 +65,7 @@ func newForwarder(c *cluster, dial DialFunc) *forwarder {
 	f.again = &http.Transport{
 		DialContext: f.connect, MaxIdleConnsPerHost: idleConnections, MaxIdleConns: 16 * idleConnections, IdleConnTimeout: idleTime,
 		DisableCompression: true, ExpectContinueTimeout: time.Second, MaxResponseHeaderBytes: 1 << 20,
+		ReadBufferSize: transportBuffer,
 	}
 	f.once = f.again.Clone()
 	f.once.DisableKeepAlives = true
@@ -126,6 +129,8 @@ func (f *forwarder) forward(w http.ResponseWriter, r *http.Request, route route,
 	if err != nil {
 		remote = r.RemoteAddr
 	}
+	var connection net.Conn
+	r = connectionOf(r, &connection)
 	proxy := httputil.ReverseProxy{
 		Transport: f, FlushInterval: -1, BufferPool: &buffers, ErrorLog: errorLog,
 		Rewrite: func(p *httputil.ProxyRequest) {
@@ -144,6 +149,7 @@ func (f *forwarder) forward(w http.ResponseWriter, r *http.Request, route route,
 				return err
 			}
 			setResponseHeaders(response.Header, w.Header(), r.Host, route)
+			splice(response, connection, client)
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {

@@ -597,7 +597,7 @@ func TestAnswersBeforeTheEndOfTheRequest(t *testing.T) {
 		_ = connection.CloseWrite()
 		_, _ = io.Copy(io.Discard, connection)
 	})
-	for i := range 100 {
+	for i := range 20 {
 		connection := w.raw()
 		fmt.Fprint(connection, w.head("POST", "/", "Content-Length: 1000000")+strings.Repeat("x", i*100))
 		response, err := http.ReadResponse(bufio.NewReader(connection), nil)
@@ -739,21 +739,62 @@ func TestLargeBodies(t *testing.T) {
 	}
 }
 
+// What has come with the headers, and what the kernel moves after it, are one body, wherever in a buffer that begins.
+func TestWhereALargeBodyBegins(t *testing.T) {
+	w := newWorld(t)
+	w.sandbox("demo", nil)
+	body := make([]byte, spliceFrom+5)
+	_, _ = rand.NewChaCha8([32]byte{2}).Read(body)
+	w.speaks(func(connection *net.TCPConn) {
+		reader := bufio.NewReader(connection)
+		for {
+			r, err := http.ReadRequest(reader)
+			if err != nil {
+				return
+			}
+			var padding, apart int
+			_, _ = fmt.Sscanf(r.URL.Path, "/%d/%d", &padding, &apart)
+			head := fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\nX-Padding: %s\r\n\r\n", len(body), strings.Repeat("x", padding))
+			_, _ = connection.Write(append([]byte(head), body[:apart]...))
+			if apart < transportBuffer {
+				time.Sleep(time.Millisecond) // so that it is likely read by itself
+			}
+			_, _ = connection.Write(body[apart:])
+		}
+	})
+	for _, padding := range []int{0, 1, 1000, 3900, 4000, 4020, 4040, 5000, 9000} {
+		for _, apart := range []int{0, 1, 100, len(body)} {
+			response, got := do(t, w.request("GET", fmt.Sprintf("/%d/%d", padding, apart), ""))
+			if response.StatusCode != http.StatusOK || got != string(body) {
+				t.Errorf("%d bytes of padding, %d bytes of the body with the headers: %s, %d bytes", padding, apart, response.Status, len(got))
+			}
+		}
+	}
+}
+
 // A download that the sandbox breaks off is not called whole.
 func TestBrokenOffDownloads(t *testing.T) {
 	w := newWorld(t)
 	w.sandbox("demo", nil)
-	w.speaks(func(connection *net.TCPConn) {
-		_, _ = http.ReadRequest(bufio.NewReader(connection))
-		fmt.Fprint(connection, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
-	})
-	response, err := http.DefaultClient.Do(w.request("GET", "/", ""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	if body, err := io.ReadAll(response.Body); err == nil {
-		t.Errorf("%q is told to be everything", body)
+	for name, begun := range map[string]string{
+		"chunked":           "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+		"of a known length": "Content-Length: 8\r\n\r\nhalf",
+		"large":             fmt.Sprintf("Content-Length: %d\r\n\r\n%s", 4*spliceFrom, strings.Repeat("half", spliceFrom/2)),
+	} {
+		w.speaks(func(connection *net.TCPConn) {
+			_, _ = http.ReadRequest(bufio.NewReader(connection))
+			fmt.Fprint(connection, "HTTP/1.1 200 OK\r\n"+begun)
+			_ = connection.CloseWrite()
+			_, _ = io.Copy(io.Discard, connection)
+		})
+		response, err := http.DefaultClient.Do(w.request("POST", "/", ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, err := io.ReadAll(response.Body); err == nil || len(body)%4 != 0 || len(body) == 0 {
+			t.Errorf("%s: %d bytes are told to be everything: %v", name, len(body), err)
+		}
+		response.Body.Close()
 	}
 }
 
