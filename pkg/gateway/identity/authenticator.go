@@ -18,9 +18,11 @@ package identity
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -33,6 +35,7 @@ import (
 	"k8s.io/apiserver/plugin/pkg/authenticator/token/webhook"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/utils/lru"
 
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/answer"
 )
@@ -49,6 +52,8 @@ const (
 	knownTTL, unknownTTL = 10 * time.Second, 10 * time.Second
 	// reviewTimeout is for how long a TokenReview may be waited for.
 	reviewTimeout = 10 * time.Second
+	// keptCallers is of how many tokens the clients are kept.
+	keptCallers = 1000
 )
 
 // Config is what an Authenticator needs.
@@ -69,7 +74,8 @@ type Authenticator struct {
 	clients          *clients
 	keys             *keys // nil: there are none
 	tokens           authenticator.Token
-	open             *Caller // nil: closed
+	callers          *lru.Cache // of tokens, by tokenKey
+	open             *Caller    // nil: closed
 }
 
 // New returns an Authenticator that works once it runs.
@@ -82,7 +88,7 @@ func New(config Config) (*Authenticator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preparing the gateway's client of Kubernetes: %w", err)
 	}
-	a := &Authenticator{defaultNamespace: config.DefaultNamespace, clients: clients}
+	a := &Authenticator{defaultNamespace: config.DefaultNamespace, clients: clients, callers: lru.New(keptCallers)}
 	if config.KeysName != "" {
 		if a.keys, err = newKeys(own, clients, config.KeysNamespace, config.KeysName, config.DefaultNamespace); err != nil {
 			return nil, err
@@ -191,7 +197,27 @@ func (a *Authenticator) byToken(ctx context.Context, token, namespace string) (*
 		return nil, answer.Errorf(http.StatusUnauthorized, answer.CodeInvalidKey,
 			"Authorization: the token is none of this cluster's, or has expired")
 	}
-	return a.clients.presenting(token, response.User, namespace)
+	return a.presenting(token, response.User, namespace)
+}
+
+// presenting returns the caller of a token; the same for as long as the token is the same user's: a client of Kubernetes is
+// some hundred objects.
+func (a *Authenticator) presenting(token string, who user.Info, namespace string) (*Caller, error) {
+	key := tokenKey{sha256.Sum256([]byte(token)), namespace}
+	if kept, ok := a.callers.Get(key); ok && reflect.DeepEqual(kept.(*Caller).User, who) {
+		return kept.(*Caller), nil
+	}
+	caller, err := a.clients.presenting(token, who, namespace)
+	if err != nil {
+		return nil, err
+	}
+	a.callers.Add(key, caller)
+	return caller, nil
+}
+
+type tokenKey struct {
+	sum       [sha256.Size]byte
+	namespace string
 }
 
 // Middleware lets requests through whose caller is known, and has From know it. Behind it there are no credentials.

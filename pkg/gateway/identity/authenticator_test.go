@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -31,6 +32,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/textlogger"
 
@@ -185,6 +187,24 @@ func TestTheCallersClientsAskAsTheCaller(t *testing.T) {
 	}
 }
 
+// TestAKeysUserHasTheGroupsOfEverybody: rights are asked by groups, and kube-apiserver adds these to whom it is asked as.
+func TestAKeysUserHasTheGroupsOfEverybody(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		groups, want []string
+	}{
+		{"a", nil, []string{"system:authenticated"}},
+		{"a", []string{"b"}, []string{"b", "system:authenticated"}},
+		{"a", []string{"system:authenticated"}, []string{"system:authenticated"}},
+		{"system:serviceaccount:n:a", nil, []string{"system:serviceaccounts", "system:serviceaccounts:n", "system:authenticated"}},
+		{"system:serviceaccount:n:a", []string{"b"}, []string{"b", "system:authenticated"}},
+	} {
+		if got := impersonated(&user.DefaultInfo{Name: c.name, Groups: c.groups}); got.GetName() != c.name || !slices.Equal(got.GetGroups(), c.want) {
+			t.Errorf("%s %v: %+v, want %v", c.name, c.groups, got, c.want)
+		}
+	}
+}
+
 // TestKeysComeAndGo: a new one lets in, a removed one does not, and one that is changed is somebody else's; nothing is
 // started anew.
 func TestKeysComeAndGo(t *testing.T) {
@@ -233,10 +253,21 @@ func TestTokensAreAskedAboutOnce(t *testing.T) {
 		t.Errorf("while kube-apiserver is away: %v", err)
 	}
 	cluster.Down(false)
+	var first *Caller
 	for range 50 {
-		if _, err := a.Authenticate(request("Authorization", "Bearer token-t")); err != nil {
+		caller, err := a.Authenticate(request("Authorization", "Bearer token-t"))
+		if err != nil {
 			t.Fatal(err)
 		}
+		if first == nil {
+			first = caller
+		}
+		if caller != first {
+			t.Fatal("each request of one token has clients of its own")
+		}
+	}
+	if other, err := a.Authenticate(request("Authorization", "Bearer token-t", HeaderNamespace, "other")); err != nil || other == first {
+		t.Errorf("another namespace: %+v, %v", other, err)
 	}
 	if n := cluster.Reviews(); n != 1 {
 		t.Errorf("%d reviews for 50 requests", n)

@@ -21,7 +21,9 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -80,7 +82,20 @@ func newClients(config *rest.Config) (*clients, error) {
 // impersonating returns a caller whose clients act as a user by the gateway's right to.
 func (c *clients) impersonating(who user.Info, namespace string) (*Caller, error) {
 	as := transport.ImpersonationConfig{UserName: who.GetName(), Groups: who.GetGroups()}
-	return c.caller(who, namespace, transport.NewImpersonatingRoundTripper(as, c.own))
+	return c.caller(impersonated(who), namespace, transport.NewImpersonatingRoundTripper(as, c.own))
+}
+
+// impersonated is the user that kube-apiserver makes of one that is impersonated, by what it adds to its groups
+// (k8s.io/apiserver/pkg/endpoints/filters/impersonation): whoever asks for the user's rights has to ask for theirs, too.
+func impersonated(who user.Info) user.Info {
+	groups := slices.Clone(who.GetGroups())
+	if namespace, _, err := serviceaccount.SplitUsername(who.GetName()); err == nil && len(groups) == 0 {
+		groups = serviceaccount.MakeGroupNames(namespace)
+	}
+	if who.GetName() != user.Anonymous && !slices.Contains(groups, user.AllAuthenticated) {
+		groups = append(groups, user.AllAuthenticated)
+	}
+	return &user.DefaultInfo{Name: who.GetName(), Groups: groups}
 }
 
 // presenting returns a caller whose clients show its own token.
