@@ -26,7 +26,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/pflag"
+
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/contents"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/metrics"
 )
 
@@ -193,6 +196,29 @@ func metricsOfTheCode(t *testing.T) map[string]bool {
 	}
 	delete(there, "sandbox_bases") // a repository
 	return there
+}
+
+// TestInstallPageListsTheGatewaysFlags: each with the default that it has.
+func TestInstallPageListsTheGatewaysFlags(t *testing.T) {
+	page, err := os.ReadFile("install.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sections := gateway.NewOptions().Flags()
+	for name, flags := range sections.FlagSets {
+		if name == "logs" {
+			continue
+		}
+		flags.VisitAll(func(f *pflag.Flag) {
+			row := regexp.MustCompile("(?m)^\\| `--" + f.Name + "` \\| (.*?) \\|").FindStringSubmatch(string(page))
+			switch {
+			case row == nil:
+				t.Errorf("install.md does not list --%s", f.Name)
+			case f.DefValue != "" && f.DefValue != "[]" && row[1] != "`"+f.DefValue+"`":
+				t.Errorf("install.md says that --%s is %s by default, and not `%s`", f.Name, row[1], f.DefValue)
+			}
+		})
+	}
 }
 
 // TestLinksLead follows every link of a page to a file, and to a heading of it.
