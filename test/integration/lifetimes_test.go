@@ -126,6 +126,8 @@ func latest(a, b time.Time) time.Time {
 	return b
 }
 
+// TestLifetimesOverTheWire: what is no time in the future is refused. Elsewhere a negative one was stored as the year 1, and a huge
+// one as it was (sandbox0-ai/sandbox0#513).
 func TestLifetimesOverTheWire(t *testing.T) {
 	f := newFixture(t)
 	for name, test := range map[string]struct {
@@ -323,7 +325,8 @@ func TestWhatIsBeingDeletedIsNotRenewed(t *testing.T) {
 }
 
 // TestAThousandRenewalsInTheLastMoment: a sandbox whose renewal was answered 200 is there, and as it was; all others have
-// expired.
+// expired. Elsewhere one was answered, and the sandbox went all the same (kvcache-ai/AgentENV#165, and so does Kubernetes by its
+// own words with Jobs: kubernetes/kubernetes#66840), or was never looked at again (opensandbox-group/OpenSandbox#1200).
 func TestAThousandRenewalsInTheLastMoment(t *testing.T) {
 	f := newFixture(t)
 	f.expiring()
@@ -409,7 +412,8 @@ func inParallel(n int, do func(i int)) {
 	all.Wait()
 }
 
-// TestExpiryPausesAsTheVerbDoes, whatever the sandbox is then, and not what was resumed after it.
+// TestExpiryPausesAsTheVerbDoes, whatever the sandbox is then, and not what was resumed after it: elsewhere what was brought
+// back after its time was taken for expired before it ran (cubeplexai/cubeplex#538).
 func TestExpiryPausesAsTheVerbDoes(t *testing.T) {
 	f := newFixture(t)
 	at := v1alpha1.ExpireAt(time.Now().Add(3 * time.Second)).Time
@@ -484,7 +488,8 @@ func TestExpiryPausesAsTheVerbDoes(t *testing.T) {
 	})
 }
 
-// TestWhatExpiresWhileNobodyLeads goes when somebody does, and what was renewed meanwhile stays.
+// TestWhatExpiresWhileNobodyLeads goes when somebody does, and what was renewed meanwhile stays: elsewhere times were lost
+// with the process (e2b-dev/infra#3194), or taken from before the renewals (opensandbox-group/OpenSandbox#1200).
 func TestWhatExpiresWhileNobodyLeads(t *testing.T) {
 	f := newFixture(t)
 	_, stop := f.expiring()
@@ -518,5 +523,26 @@ func TestWhatExpiresWhileNobodyLeads(t *testing.T) {
 	}
 	if !slices.Contains(reasons, v1alpha1.EventExpired) {
 		t.Errorf("told is %q", reasons)
+	}
+}
+
+// TestAnotherOfTheNameHasATimeOfItsOwn: the time of a sandbox that is gone is nobody's.
+func TestAnotherOfTheNameHasATimeOfItsOwn(t *testing.T) {
+	f := newFixture(t)
+	f.expiring()
+	at := time.Now().Add(2 * time.Second)
+	for _, name := range []string{"later", "never"} {
+		f.create(sandbox(name, expires(at, v1alpha1.ExpireActionDelete)))
+		f.must(f.sandboxes.Delete(t.Context(), name, metav1.DeleteOptions{}))
+		f.patch(f.path("/"+name), asMergePatch, `{"metadata":{"finalizers":null}}`)
+		f.becomes(name, "gone", func(s *v1alpha1.Sandbox) bool { return s.Name == "" })
+	}
+	f.create(sandbox("later", expires(at.Add(time.Hour), v1alpha1.ExpireActionDelete)))
+	f.create(sandbox("never"))
+	f.passed(at)
+	for _, name := range []string{"later", "never"} {
+		if deleted(f.get(name)) {
+			t.Errorf("%s has gone at the time of another", name)
+		}
 	}
 }
