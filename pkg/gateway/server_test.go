@@ -289,7 +289,9 @@ func TestFlags(t *testing.T) {
 		{"--max-body=1", "--max-body"},
 		{"--request-timeout=1ms", "--request-timeout"},
 		{"--shutdown-delay=-1s", "--shutdown-delay"},
+		{"--v=7 --vmodule=keys=5", ""},
 		{"--v=8", "tokens"},
+		{"--vmodule=request=10", "tokens"},
 	} {
 		o := NewOptions()
 		flags := pflag.NewFlagSet("", pflag.ContinueOnError)
