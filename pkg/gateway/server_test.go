@@ -253,7 +253,7 @@ func TestAGatewayWithoutKeysDoesNotStart(t *testing.T) {
 	go func() { ended <- s.Serve(t.Context(), listener) }()
 	client := &http.Client{Transport: contract.Transport(t, nil)}
 	for _, path := range []string{"/readyz", "/v1/sandboxes"} {
-		r, _ := http.NewRequestWithContext(t.Context(), "GET", "http://"+listener.Addr().String()+path, http.NoBody)
+		r, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+listener.Addr().String()+path, http.NoBody)
 		r.Header.Set("OPEN-SANDBOX-API-KEY", "a")
 		response, err := client.Do(r)
 		if err != nil {

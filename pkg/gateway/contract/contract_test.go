@@ -68,7 +68,7 @@ func TestCheck(t *testing.T) {
 		})
 	}
 	r := httptest.NewRequestWithContext(t.Context(), "GET", "/nothing", http.NoBody)
-	if Check(r, &http.Response{StatusCode: 404, Header: http.Header{"Content-Type": {"application/json"}}}, []byte(known)) == nil {
+	if Check(r, &http.Response{StatusCode: http.StatusNotFound, Header: http.Header{"Content-Type": {"application/json"}}}, []byte(known)) == nil {
 		t.Error("an answer without X-Request-ID passes")
 	}
 }
