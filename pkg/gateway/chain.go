@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -65,7 +66,6 @@ func validRequestID(id string) bool {
 func recovered(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		watched := &begun{ResponseWriter: w}
-		//nolint:contextcheck // The request has it.
 		defer func() {
 			reason := recover()
 			if reason == nil {
@@ -114,12 +114,30 @@ func bounded(next http.Handler, maxBody int64, timeout time.Duration) http.Handl
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), timeout)
 		defer cancel()
-		// A body that does not come is not waited for, either.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(timeout))
 		r = r.WithContext(ctx)
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		if r.Body != nil && r.Body != http.NoBody {
+			// A body that does not come is not waited for, either.
+			connection := http.NewResponseController(w)
+			_ = connection.SetReadDeadline(time.Now().Add(timeout))
+			r.Body = &timely{ReadCloser: http.MaxBytesReader(w, r.Body, maxBody), connection: connection}
+		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// timely is a body whose connection has a deadline until it is read. Beyond that the server reads on, to see whether the client is
+// still there, and takes a deadline that passes for the client's end: of this request, and of every later one of the connection.
+type timely struct {
+	io.ReadCloser
+	connection *http.ResponseController
+}
+
+func (b *timely) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		_ = b.connection.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 // unprefixed leads requests below /v1 to the document's paths. What else it mends is what clients leave out, or call

@@ -163,6 +163,16 @@ func (h *aggregating) leave() {
 	serving.Close()
 }
 
+// hang has connections accepted, and nothing answered.
+func (h *aggregating) hang() (end func()) {
+	h.t.Helper()
+	listener, err := net.Listen("tcp", h.address)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return func() { _ = listener.Close() }
+}
+
 // without says whether our server is away behind it.
 func (h *aggregating) without(ours bool) {
 	h.mutex.Lock()

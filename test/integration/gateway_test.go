@@ -52,8 +52,8 @@ type gatewayFixture struct {
 	url, key string
 }
 
-// newGateway starts a gateway before a kube-apiserver that has our server behind it.
-func newGateway(t *testing.T) *gatewayFixture {
+// newGateway starts a gateway before a kube-apiserver that has our server behind it. Changes are made to its settings.
+func newGateway(t *testing.T, changes ...func(*httpgateway.Config)) *gatewayFixture {
 	t.Helper()
 	f := newFixture(t)
 	g := &gatewayFixture{fixture: f, host: newAggregating(t, shared), key: "the key of " + f.namespace}
@@ -62,6 +62,9 @@ func newGateway(t *testing.T) *gatewayFixture {
 	config, err := httpgateway.NewOptions().ConfigFor(g.host.as(gateway))
 	f.must(err)
 	config.MetricsListen, config.ShutdownDelay, config.ShutdownGrace = "", 0, time.Second
+	for _, change := range changes {
+		change(&config)
+	}
 	server, err := httpgateway.New(config)
 	f.must(err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
