@@ -83,6 +83,8 @@ func (g *gatewayFixture) event(kind, name string, uid any, reason string, at tim
 	g.host.put(g.T, "events", event)
 }
 
+// TestDiagnosticsOverHTTP: among others that a log of bytes that are no text is told all the same, where others' whole answers could not
+// be read (https://github.com/VictoriaMetrics/VictoriaLogs/issues/1780).
 func TestDiagnosticsOverHTTP(t *testing.T) {
 	g := newGateway(t)
 	const path = "/v1/sandboxes/demo/diagnostics/"

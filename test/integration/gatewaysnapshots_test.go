@@ -19,7 +19,10 @@ package integration
 import (
 	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -119,6 +122,11 @@ func (g *gatewayFixture) letGo(name string) {
 	g.must(err)
 }
 
+// TestListsOfSnapshotsOverHTTP: what a list shows is what it was asked for and counts that alone, and its pages are the list, though all
+// of it was made within a second or two. Others' have counted what a filter leaves out
+// (https://github.com/CityOfDetroit/bloom/issues/151), filtered by a state that was not the one they then showed
+// (https://github.com/opensandbox-group/OpenSandbox/pull/1846), and lost what was made at one time
+// (https://github.com/openkruise/agents/pull/563).
 func TestListsOfSnapshotsOverHTTP(t *testing.T) {
 	g := newGateway(t)
 	var all []string
@@ -164,6 +172,12 @@ func TestListsOfSnapshotsOverHTTP(t *testing.T) {
 	} {
 		if got := g.listed(test.query); len(got.Items) != test.items || got.Pagination.TotalItems != test.items {
 			t.Errorf("%s: %d of %+v, want %d", test.query, len(got.Items), got.Pagination, test.items)
+		} else if wanted, _ := url.ParseQuery(strings.TrimPrefix(test.query, "?")); wanted.Has("state") {
+			for _, s := range got.Items {
+				if !slices.ContainsFunc(wanted["state"], func(state string) bool { return strings.EqualFold(state, s.Status.State) }) {
+					t.Errorf("%s has one that is %s", test.query, s.Status.State)
+				}
+			}
 		}
 	}
 
@@ -199,4 +213,62 @@ func TestListsOfSnapshotsOverHTTP(t *testing.T) {
 			t.Errorf("%s is in no list", id)
 		}
 	}
+}
+
+// TestAListOfManySnapshots: none ends where a page of the API below it does.
+// https://github.com/miracle2k/k8s-snapshots/pull/51, https://github.com/e2b-dev/dashboard/pull/117
+func TestAListOfManySnapshots(t *testing.T) {
+	g := newGateway(t)
+	const many = 520 // a little more than are read at a time
+	var all sync.WaitGroup
+	turns := make(chan struct{}, 16)
+	for i := range many {
+		turns <- struct{}{}
+		all.Go(func() {
+			defer func() { <-turns }()
+			_, err := g.snapshots.Create(t.Context(), &v1alpha1.SandboxSnapshot{
+				ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("s-%d", i)}, Spec: v1alpha1.SandboxSnapshotSpec{SandboxName: "demo"},
+			}, metav1.CreateOptions{})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	seen := map[string]bool{}
+	for page := 1; ; page++ {
+		got := g.listed(fmt.Sprintf("?sandboxId=demo&page=%d&pageSize=200", page))
+		if got.Pagination.TotalItems != many || got.Pagination.TotalPages != 3 {
+			t.Errorf("page %d: %+v", page, got.Pagination)
+		}
+		for _, s := range got.Items {
+			seen[s.ID] = true
+		}
+		if !got.Pagination.HasNextPage {
+			break
+		}
+	}
+	if len(seen) != many {
+		t.Errorf("%d of %d are on the pages", len(seen), many)
+	}
+}
+
+// TestASnapshotThatFailedIsDeleted: others' are there for ever (https://github.com/daytonaio/daytona/issues/5076).
+func TestASnapshotThatFailedIsDeleted(t *testing.T) {
+	g := newGateway(t)
+	g.create(sandbox("demo"))
+	g.asRunning("demo")
+	s := g.snapshot(g.is(g.asks(http.MethodPost, "/v1/sandboxes/demo/snapshots", ""), 202, ""))
+	g.asCommitted(s.ID, func(status *v1alpha1.SandboxSnapshotStatus) {
+		status.Phase = v1alpha1.SnapshotFailed
+		status.Conditions = []metav1.Condition{{
+			Type: v1alpha1.ConditionFailed, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonRegistryDenied, Message: "quota exceeded: free some", LastTransitionTime: metav1.Now(),
+		}}
+	})
+	if s = g.snapshot(g.is(g.asks(http.MethodGet, "/v1/snapshots/"+s.ID, ""), 200, "")); s.Status.State != "Failed" || s.Status.Reason != "RegistryDenied" || s.Status.Message != "quota exceeded: free some" {
+		t.Errorf("%+v", s.Status)
+	}
+	g.is(g.asks(http.MethodDelete, "/v1/snapshots/"+s.ID, ""), 204, "")
+	g.letGo(s.ID)
+	g.is(g.asks(http.MethodGet, "/v1/snapshots/"+s.ID, ""), 404, "SNAPSHOT::NOT_FOUND")
 }
