@@ -59,6 +59,7 @@ func newProcesses(orphans bool) *processes {
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, syscall.SIGCHLD)
 	go func() {
+		t.reap()
 		for range children {
 			t.reap()
 		}

@@ -87,6 +87,21 @@ func TestSignalsReachTheEntrypointAndItsGroup(t *testing.T) {
 	}
 }
 
+// Who reads from a terminal and is not in its foreground is stopped.
+func TestTheEntrypointHasTheTerminal(t *testing.T) {
+	script, err := exec.LookPath("script")
+	if err != nil {
+		t.Skip(err)
+	}
+	cmd := exec.Command(script, "-qec", fmt.Sprintf(`'%s' run --port %d -- sh -c 'read x && echo got $x; exit 5'`, os.Args[0], freePort(t)), "/dev/null")
+	cmd.Env = append(os.Environ(), asProgram+"=1")
+	cmd.Stdin = strings.NewReader("hello\n")
+	output, _ := cmd.CombinedOutput()
+	if !strings.Contains(string(output), "got hello") || cmd.ProcessState.ExitCode() != 5 {
+		t.Errorf("%v: %q", cmd.ProcessState, output)
+	}
+}
+
 func TestCommandsAreToldThatTheContainerEnds(t *testing.T) {
 	dir := t.TempDir()
 	p := started(t, nil, "sh", "-c", "trap 'sleep 1; exit 0' TERM; while :; do sleep 0.1; done")

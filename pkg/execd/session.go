@@ -125,6 +125,8 @@ func (d *daemon) runInSession(w http.ResponseWriter, r *http.Request) error {
 		l.extra = append(l.extra, state.write)
 		if exports != "" {
 			l.env = []string{"PWD=" + l.directory}
+			// The exports name the last command's place.
+			exports += "\nPWD=" + quote(l.directory)
 		}
 		err = l.script(sessionScript(exports, t.Command))
 	}
@@ -147,13 +149,15 @@ func sessionScript(exports, command string) string {
 	return `__execd_state() { printf '%s\0' "$PWD" >&3; export -p >&3; printf '\0' >&3; }
 trap __execd_state EXIT
 ` + exports + `
-eval '` + strings.ReplaceAll(command, `'`, `'\''`) + `
-'
+eval ` + quote(command+"\n") + `
 __execd_code=$?
 __execd_state
 exit "$__execd_code"
 `
 }
+
+// quote makes one word of any text.
+func quote(text string) string { return `'` + strings.ReplaceAll(text, `'`, `'\''`) + `'` }
 
 // savedState reads the last that __execd_state wrote whole: a shell may be killed while it writes.
 func savedState(saved []byte) (directory, exports string, complete bool) {

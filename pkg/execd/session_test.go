@@ -68,7 +68,7 @@ func testSession(t *testing.T) {
 		code   string
 	}{
 		{fields{"command": "pwd; echo $OF_THE_CONTAINER"}, []string{dir, "1"}, "0"},
-		{fields{"command": "pwd", "cwd": "/var"}, []string{"/var"}, "0"},
+		{fields{"command": "pwd; echo $PWD", "cwd": "/var"}, []string{"/var", "/var"}, "0"},
 		{fields{"command": "pwd"}, []string{dir}, "0"},
 		{fields{"command": "export A=\"1'\n\\\"2 \\$x\" B=x; unset OF_THE_CONTAINER; cd /usr"}, nil, "0"},
 		{fields{"command": `printf '%s\n' "$A" "$B" "${OF_THE_CONTAINER-unset}"; pwd`}, []string{"1'", `"2 $x`, "x", "unset", "/usr"}, "0"},
