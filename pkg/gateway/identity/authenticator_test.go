@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -313,4 +314,29 @@ func (b *lockedBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buffer.String()
+}
+
+// TestReadyMeansThatTheKeysAreKnown: an informer has its list a moment before its handlers have seen it, and a gateway that looks
+// at its keys in between does not start.
+func TestReadyMeansThatTheKeysAreKnown(t *testing.T) {
+	cluster := clustertest.New(t, nil)
+	cluster.Keys(map[string]string{"a": entryOf("key-a", `"user": "a"`)})
+	for range 100 {
+		a, err := New(Config{Config: cluster.Config(), KeysNamespace: "sandbox-system", KeysName: "keys", DefaultNamespace: "default"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		var running sync.WaitGroup
+		running.Go(func() { a.Run(ctx) })
+		for a.Ready() != nil && ctx.Err() == nil {
+			runtime.Gosched()
+		}
+		err = a.NeedKeys()
+		cancel()
+		running.Wait()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }

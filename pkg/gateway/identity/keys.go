@@ -40,6 +40,7 @@ import (
 // keys are those of a Secret, as it is now.
 type keys struct {
 	informer         cache.SharedIndexInformer
+	updated          cache.ResourceEventHandlerRegistration
 	namespace, name  string
 	defaultNamespace string
 	clients          *clients
@@ -63,7 +64,8 @@ func newKeys(kube kubernetes.Interface, clients *clients, namespace, name, defau
 	k.informer = coreinformers.NewFilteredSecretInformer(kube, namespace, 0, cache.Indexers{}, func(o *metav1.ListOptions) {
 		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()
 	})
-	_, err := k.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	var err error
+	k.updated, err = k.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(object any) { k.update(object) },
 		UpdateFunc: func(_, object any) { k.update(object) },
 		DeleteFunc: func(any) { k.update(nil) },
@@ -76,8 +78,9 @@ func newKeys(kube kubernetes.Interface, clients *clients, namespace, name, defau
 
 func (k *keys) run(ctx context.Context) { k.informer.RunWithContext(ctx) }
 
-// synced is whether the Secret has been read, or is known not to be there.
-func (k *keys) synced() bool { return k.informer.HasSynced() }
+// synced is whether the keys are those of the Secret, or it is known not to be there. That the informer has read it would not
+// do: its handlers are told a moment later.
+func (k *keys) synced() bool { return k.updated.HasSynced() }
 
 // update takes over what the Secret has now.
 func (k *keys) update(object any) {
