@@ -66,6 +66,7 @@ func validRequestID(id string) bool {
 func recovered(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		watched := &begun{ResponseWriter: w}
+		//nolint:contextcheck // The request has it.
 		defer func() {
 			reason := recover()
 			if reason == nil {

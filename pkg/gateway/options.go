@@ -162,8 +162,11 @@ func (o *Options) Validate() error {
 	if strings.HasPrefix(o.OpenAs, "system:") {
 		wrong = append(wrong, fmt.Errorf("--open-as=%s is a user of Kubernetes' own: name one that is for this alone, and give it rights in one namespace", o.OpenAs))
 	}
-	if o.Logs.Verbosity > maxVerbosity {
-		wrong = append(wrong, fmt.Errorf("-v=%d would have the bodies of requests in the log, and so callers' tokens and passwords: it has to be %d at most", o.Logs.Verbosity, maxVerbosity))
+	for _, one := range append(logsapi.VModuleConfiguration{{FilePattern: "*", Verbosity: o.Logs.Verbosity}}, o.Logs.VModule...) {
+		if one.Verbosity > maxVerbosity {
+			wrong = append(wrong, fmt.Errorf("-v or --vmodule of %d would have the bodies of requests in the log, and so callers' tokens and passwords: it has to be %d at most",
+				one.Verbosity, maxVerbosity))
+		}
 	}
 	if _, err := o.execd(); err != nil {
 		wrong = append(wrong, err)

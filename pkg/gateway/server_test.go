@@ -29,6 +29,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/spf13/pflag"
 	"k8s.io/client-go/rest"
 
@@ -252,7 +253,7 @@ func TestAGatewayWithoutKeysDoesNotStart(t *testing.T) {
 	go func() { ended <- s.Serve(t.Context(), listener) }()
 	client := &http.Client{Transport: contract.Transport(t, nil)}
 	for _, path := range []string{"/readyz", "/v1/sandboxes"} {
-		r, _ := http.NewRequestWithContext(t.Context(), "GET", "http://"+listener.Addr().String()+path, http.NoBody)
+		r, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+listener.Addr().String()+path, http.NoBody)
 		r.Header.Set("OPEN-SANDBOX-API-KEY", "a")
 		response, err := client.Do(r)
 		if err != nil {
@@ -288,7 +289,9 @@ func TestFlags(t *testing.T) {
 		{"--max-body=1", "--max-body"},
 		{"--request-timeout=1ms", "--request-timeout"},
 		{"--shutdown-delay=-1s", "--shutdown-delay"},
+		{"--v=7 --vmodule=keys=5", ""},
 		{"--v=8", "tokens"},
+		{"--vmodule=request=10", "tokens"},
 	} {
 		o := NewOptions()
 		flags := pflag.NewFlagSet("", pflag.ContinueOnError)
@@ -317,5 +320,40 @@ func TestHelp(t *testing.T) {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("--help does not have %q:\n%s", want, out.String())
 		}
+	}
+}
+
+// TestEveryRouteOfTheDocumentIsServed, below /v1 and at the root; and /openapi.json is the document.
+func TestEveryRouteOfTheDocumentIsServed(t *testing.T) {
+	s := newServer(t, nil, func(c *Config) {
+		c.Cluster = &rest.Config{Host: "http://cluster.invalid", Transport: &plenty{}}
+	})
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/openapi.json", http.NoBody))
+	served, err := openapi3.NewLoader().LoadFromData(w.Body.Bytes())
+	if err != nil || served.OpenAPI != "3.1.0" {
+		t.Fatalf("%s: %v", w.Body, err)
+	}
+	routes := 0
+	for path, item := range served.Paths.Map() {
+		if strings.Contains(path, "/proxy/") {
+			continue
+		}
+		for method := range item.Operations() {
+			for _, base := range []string{"", "/v1"} {
+				routes++
+				target := base + strings.NewReplacer("{port}", "80", "{", "", "}", "").Replace(strings.ToLower(path))
+				r := httptest.NewRequestWithContext(t.Context(), method, target, strings.NewReader("{}"))
+				r.Header.Set("Content-Type", "application/json")
+				w := httptest.NewRecorder()
+				contract.Handler(t, s.Handler()).ServeHTTP(w, r)
+				if strings.Contains(w.Body.String(), "GENERAL::") && w.Code != http.StatusServiceUnavailable {
+					t.Errorf("%s %s: %d %s", method, target, w.Code, w.Body)
+				}
+			}
+		}
+	}
+	if routes < 60 {
+		t.Errorf("the document has %d routes", routes/2)
 	}
 }

@@ -129,8 +129,8 @@ func ofRequest(err *ogenerrors.DecodeRequestError) *Error {
 // syntax is what is wrong with a text as JSON; empty: nothing is.
 func syntax(body []byte) string {
 	decoder := json.NewDecoder(bytes.NewReader(body))
-	var any json.RawMessage
-	err := decoder.Decode(&any)
+	var value json.RawMessage
+	err := decoder.Decode(&value)
 	var where *json.SyntaxError
 	switch {
 	case errors.As(err, &where):
@@ -239,6 +239,7 @@ func leaf(err error) string {
 
 // own is what an error adds to the one that it wraps.
 func own(err error) string {
+	//nolint:errorlint // What is asked is what this very error says, and none that it wraps.
 	if formatter, ok := err.(faster.Formatter); ok {
 		var said printer
 		_ = formatter.FormatError(&said)

@@ -19,7 +19,6 @@ package contract
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -137,7 +136,7 @@ func Check(r *http.Request, response *http.Response, body []byte) error {
 	if response.StatusCode < 300 && route.Operation.Responses.Status(response.StatusCode) == nil {
 		return errors.New("the document has no such status for this route")
 	}
-	return openapi3filter.ValidateResponse(context.Background(), input)
+	return openapi3filter.ValidateResponse(r.Context(), input)
 }
 
 // checkError has no mercy with a third field, or an empty one.
@@ -167,7 +166,7 @@ func find(r *http.Request) (*routers.Route, error) {
 		return nil, err
 	}
 	// The document's servers are paths: a router compares them with those of URLs that have no host.
-	bare := r.Clone(context.Background())
+	bare := r.Clone(r.Context())
 	bare.URL.Scheme, bare.URL.Host = "", ""
 	route, _, err := all.FindRoute(bare)
 	return route, err

@@ -21,6 +21,10 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"github.com/getkin/kin-openapi/openapi3"
+
+	document "github.com/opensandbox-io/sandbox-apiserver/apis/http"
 )
 
 // TestCheck: what is as the document says passes, and nothing else.
@@ -64,7 +68,21 @@ func TestCheck(t *testing.T) {
 		})
 	}
 	r := httptest.NewRequestWithContext(t.Context(), "GET", "/nothing", http.NoBody)
-	if Check(r, &http.Response{StatusCode: 404, Header: http.Header{"Content-Type": {"application/json"}}}, []byte(known)) == nil {
+	if Check(r, &http.Response{StatusCode: http.StatusNotFound, Header: http.Header{"Content-Type": {"application/json"}}}, []byte(known)) == nil {
 		t.Error("an answer without X-Request-ID passes")
+	}
+}
+
+// TestTheDocumentIsOne: OpenAPI 3.1, and valid.
+func TestTheDocumentIsOne(t *testing.T) {
+	loaded, err := openapi3.NewLoader().LoadFromData(document.Document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !loaded.IsOpenAPI31OrLater() || loaded.OpenAPI != "3.1.0" {
+		t.Errorf("it is OpenAPI %s", loaded.OpenAPI)
+	}
+	if err := loaded.Validate(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

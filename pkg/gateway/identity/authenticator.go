@@ -220,7 +220,7 @@ type tokenKey struct {
 	namespace string
 }
 
-// Middleware lets requests through whose caller is known, and has From know it. Behind it there are no credentials.
+// Middleware lets requests through whose caller is known, and has From know it.
 func (a *Authenticator) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		caller, err := a.Authenticate(r)
