@@ -177,11 +177,11 @@ func TestATimeoutEndsAllThatACommandHasStarted(t *testing.T) {
 	c := here(t)
 	file := filepath.Join(t.TempDir(), "pid")
 	begin := time.Now()
-	got := c.run(fields{"command": fmt.Sprintf("trap '' TERM; (sh -c 'trap \"\" TERM; echo $$ >%s; sleep 1000; sleep 1000'; true) | cat; echo late", file), "timeout": 500})
+	got := c.run(fields{"command": fmt.Sprintf("trap '' TERM; (sh -c 'trap \"\" TERM; echo $$ >%s; sleep 1000; sleep 1000'; true) | cat; echo late", file), "timeout": 2000})
 	if took := time.Since(begin); took > 20*time.Second {
 		t.Errorf("it took %v", took)
 	}
-	if got.code() != "137" || len(got.stdout) > 0 || !strings.Contains(strings.Join(got.failure.Traceback, ""), "timeout of 500 ms") {
+	if got.code() != "137" || len(got.stdout) > 0 || !strings.Contains(strings.Join(got.failure.Traceback, ""), "timeout of 2000 ms") {
 		t.Errorf("got %+v %+v, want code 137 and why", got, got.failure)
 	}
 	gone(t, file)
@@ -190,7 +190,7 @@ func TestATimeoutEndsAllThatACommandHasStarted(t *testing.T) {
 		Code  int `json:"exit_code"`
 	}
 	c.get("/command/status/"+got.id, &status)
-	if status.Code != 137 || !strings.Contains(status.Error, "timeout of 500 ms") {
+	if status.Code != 137 || !strings.Contains(status.Error, "timeout of 2000 ms") {
 		t.Errorf("its status: %+v", status)
 	}
 	if got := c.run(fields{"command": "echo in time", "timeout": 1 << 62}); got.code() != "0" {
@@ -243,7 +243,7 @@ func TestACommandOutlivesItsClientUntilItIsInterrupted(t *testing.T) {
 	c := here(t)
 	dir := t.TempDir()
 	ctx, leave := context.WithCancel(t.Context())
-	request, err := http.NewRequestWithContext(ctx, "POST", c.base+"/command", strings.NewReader(fmt.Sprintf(
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+"/command", strings.NewReader(fmt.Sprintf(
 		`{"command":"cd %s; trap 'echo bye >told; exit 5' TERM; (trap '' TERM; sh -c 'echo $PPID' >stubborn; while :; do sleep 0.1; done) & while :; do echo output; echo x >>written; sleep 0.02; done"}`, dir)))
 	if err != nil {
 		t.Fatal(err)
@@ -403,8 +403,10 @@ func TestLargeOutputsTakeNoMemory(t *testing.T) {
 		t.Errorf("%d bytes of %d came down", got, size)
 	}
 	answer.Body.Close()
-	if peak := mostMemory(t, p.cmd.Process.Pid); peak > 64 {
-		t.Errorf("execd had %d MiB of memory, want at most 64", peak)
+	peak := mostMemory(t, p.cmd.Process.Pid)
+	t.Logf("execd had at most %d MiB of memory", peak)
+	if peak > 64 {
+		t.Error("want at most 64")
 	}
 }
 

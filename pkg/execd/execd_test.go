@@ -30,7 +30,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -304,5 +303,3 @@ func mostMemory(t *testing.T, pid int) int {
 	}
 	return kib >> 10
 }
-
-func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }

@@ -103,7 +103,7 @@ func (m *metrics) read() sample {
 // cgroup reads a number of the container's cgroup: a file of v2, or of v1; of a file with several a field by its name.
 func (m *metrics) cgroup(v2, v1, name string) (float64, bool) {
 	for _, file := range []string{v2, v1} {
-		content, err := os.ReadFile(filepath.Join(m.root, "sys/fs/cgroup", file))
+		content, err := os.ReadFile(filepath.Join(m.root, "sys", "fs", "cgroup", file))
 		if err != nil {
 			continue
 		}
@@ -140,7 +140,7 @@ func (m *metrics) processorTime() time.Duration {
 
 // processors are those of the limit, or those of the machine that may be used.
 func (m *metrics) processors() float64 {
-	content, err := os.ReadFile(filepath.Join(m.root, "sys/fs/cgroup/cpu.max"))
+	content, err := os.ReadFile(filepath.Join(m.root, "sys", "fs", "cgroup", "cpu.max"))
 	if fields := strings.Fields(string(content)); err == nil && len(fields) == 2 {
 		quota, errQuota := strconv.ParseFloat(fields[0], 64)
 		period, errPeriod := strconv.ParseFloat(fields[1], 64)
@@ -178,7 +178,7 @@ func (m *metrics) memory() (total, used float64) {
 
 // machineMemory returns bytes.
 func (m *metrics) machineMemory() (total, free float64) {
-	file, err := os.Open(filepath.Join(m.root, "proc/meminfo"))
+	file, err := os.Open(filepath.Join(m.root, "proc", "meminfo"))
 	if err != nil {
 		return 0, 0
 	}

@@ -98,7 +98,7 @@ func startEntrypoint(table *processes, argv []string) (*process, int, error) {
 	case errors.Is(err, syscall.ENOENT):
 		return nil, codeNotFound, fmt.Errorf("the entrypoint %s is there, but not the interpreter or loader that it names", path)
 	case errors.Is(err, syscall.ENOEXEC):
-		return nil, codeNotExecutable, fmt.Errorf("the entrypoint %s is no program for this machine, nor a script that begins with #!", path)
+		return nil, codeNotExecutable, fmt.Errorf("the entrypoint %s is no program for this machine, and no script: those begin with #! and their interpreter", path)
 	default:
 		return nil, codeNotExecutable, fmt.Errorf("start the entrypoint %s: %w", path, err)
 	}

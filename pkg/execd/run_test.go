@@ -104,8 +104,8 @@ func TestTheEntrypointHasTheTerminal(t *testing.T) {
 
 func TestCommandsAreToldThatTheContainerEnds(t *testing.T) {
 	dir := t.TempDir()
-	p := started(t, nil, "sh", "-c", "trap 'sleep 1; exit 0' TERM; while :; do sleep 0.1; done")
 	told := filepath.Join(dir, "told")
+	p := started(t, nil, "sh", "-c", fmt.Sprintf("trap 'while ! [ -e %s ]; do sleep 0.1; done; exit 0' TERM; while :; do sleep 0.1; done", told))
 	p.run(map[string]any{"command": fmt.Sprintf("trap ': >%s' TERM; : >%s/ready; sleep 1000", told, dir), "background": true})
 	eventually(t, "the command runs", func() (bool, string) {
 		_, err := os.Stat(filepath.Join(dir, "ready"))

@@ -53,7 +53,7 @@ func TestABrowserInTheSandboxIsRefused(t *testing.T) {
 		{"10.0.0.6:1", "Origin", "https://example.com", 200}, // the SDK in a page, through the gateway
 		{"127.0.0.1:1", "User-Agent", "curl", 200},
 	} {
-		r := httptest.NewRequest("GET", "/ping", nil)
+		r := httptest.NewRequest(http.MethodGet, "/ping", nil)
 		r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, net.Addr(&net.TCPAddr{IP: net.IPv4(10, 0, 0, 5), Port: DefaultPort})))
 		r.RemoteAddr = test.remote
 		r.Header.Set(test.header, test.value)

@@ -92,10 +92,10 @@ func testSession(t *testing.T) {
 	}
 
 	ended := make(chan outcome)
-	answer := c.open("POST", path, fields{"command": "(echo begun; exec sleep 1000); sleep 1000"})
-	defer answer.Body.Close()
+	answer := c.open("POST", path, fields{"command": "(echo begun; exec sleep 1000); sleep 1000"}) //nolint:bodyclose // by who reads it
 	begun := make(chan struct{})
 	go func() {
+		defer answer.Body.Close()
 		ended <- events(t, answer.Body, func(e event) bool {
 			if e.Type == "stdout" {
 				close(begun)

@@ -147,7 +147,7 @@ func (t *target) receive(content io.Reader) error {
 		}
 		return t.overwrite(content)
 	}
-	defer os.Remove(part.Name())
+	defer func() { _ = os.Remove(part.Name()) }() // it is not there any more where all went well
 	defer part.Close()
 	if _, err := io.Copy(part, content); err != nil {
 		return received(err)
@@ -201,8 +201,7 @@ func besides(path string, existing fs.FileInfo) (*os.File, error) {
 	}
 	if err != nil {
 		part.Close()
-		os.Remove(part.Name())
-		return nil, err
+		return nil, errors.Join(err, os.Remove(part.Name()))
 	}
 	return part, nil
 }
