@@ -92,6 +92,7 @@ func New(config Config) (*Server, error) {
 	s.runs = append(s.runs, ports.Run)
 	s.ready = append(s.ready, ports.Ready)
 
+	config.Sandboxes.Seen = ports.Seen
 	api, err := generated(handlers{sandboxRoutes: sandboxes.New(config.Sandboxes), portRoutes: ports.Endpoints()})
 	if err != nil {
 		return nil, fmt.Errorf("preparing the handlers of the API: %w", err)

@@ -81,19 +81,15 @@ func newCluster(kube kubernetes.Interface, lifecycle versioned.Interface) (*clus
 	return c, errors.Join(err, c.sandboxes.SetTransform(slimSandbox), c.pods.SetTransform(slimPod))
 }
 
-// slimSandbox keeps of a sandbox what is read here: templates are most of it.
+// slimSandbox keeps of a sandbox what is read here, and by those who go by Seen: templates are most of it.
 func slimSandbox(object any) (any, error) {
 	full, ok := object.(*v1alpha1.Sandbox)
 	if !ok {
 		return object, nil
 	}
 	slim := &v1alpha1.Sandbox{ObjectMeta: slimMeta(full.ObjectMeta)}
-	slim.Status = v1alpha1.SandboxStatus{Phase: full.Status.Phase, PodName: full.Status.PodName, PodUID: full.Status.PodUID}
-	for _, condition := range full.Status.Conditions {
-		if condition.Type == v1alpha1.ConditionReady {
-			slim.Status.Conditions = append(slim.Status.Conditions, condition)
-		}
-	}
+	slim.Spec.DesiredState = full.Spec.DesiredState
+	slim.Status = v1alpha1.SandboxStatus{Phase: full.Status.Phase, PodName: full.Status.PodName, PodUID: full.Status.PodUID, Conditions: full.Status.Conditions}
 	return slim, nil
 }
 
