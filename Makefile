@@ -134,7 +134,7 @@ e2e-nodes: $(CLUSTER) ## Of the end-to-end tests those that want a second node: 
 	NODES=2 E2E_FLAGS="-run ^TestTwoNodes $(E2E_FLAGS)" hack/e2e.sh
 
 .PHONY: bench
-bench: bench-commit bench-verbs bench-drain bench-scale bench-store bench-watch ## Measure: all benchmarks, their numbers in .bench
+bench: bench-commit bench-verbs bench-drain bench-gateway bench-scale bench-store bench-watch ## Measure: all benchmarks, their numbers in .bench
 
 # The commit whose programs are measured beside this checkout's: make bench-commit BASELINE=v1.0
 BASELINE ?=
@@ -151,6 +151,10 @@ bench-verbs: $(CLUSTER) ## Measure a pause and a resume on the local cluster bes
 .PHONY: bench-drain
 bench-drain: $(CLUSTER) ## Measure the drain of a node with 20 sandboxes beside pausing and resuming them by hand; starts a local cluster of two nodes, unless one is up already (needs root)
 	@hack/bench-drain.sh
+
+.PHONY: bench-gateway
+bench-gateway: $(CLUSTER) ## Measure what lifecycle-gateway adds to a pause, and to requests and downloads of a sandbox, on the local cluster; starts it and ends it, unless it is up already (needs root)
+	@hack/bench-gateway.sh
 
 .PHONY: bench-scale
 bench-scale: build $(CLUSTER) ## Measure what a pause and a resume cost among 100, 1,000 and 5,000 sandboxes (BENCH_FLAGS=--help lists more)

@@ -126,7 +126,9 @@ func (p *Proxy) Ready() error {
 }
 
 // Seen is a sandbox as it was seen last, which may be a moment ago, without its template; nil where none of the name was.
-func (p *Proxy) Seen(namespace, name string) *v1alpha1.Sandbox { return p.cluster.known(namespace, name) }
+func (p *Proxy) Seen(namespace, name string) *v1alpha1.Sandbox {
+	return p.cluster.known(namespace, name)
+}
 
 // Before leads requests for ports of sandboxes into these, and leaves all others to the next handler.
 func (p *Proxy) Before(next http.Handler) http.Handler {
