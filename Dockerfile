@@ -3,6 +3,7 @@
 #   docker build --target sandbox-apiserver -t sandbox-apiserver .
 #   docker build --target image-committer -t image-committer .
 #   docker build --target execd -t execd .
+#   docker build --target lifecycle-gateway -t lifecycle-gateway .
 
 FROM --platform=$BUILDPLATFORM golang:1.26 AS build
 ARG TARGETOS TARGETARCH VERSION=unversioned
@@ -13,7 +14,7 @@ COPY generated/go.mod generated/go.sum generated/
 RUN go mod download
 COPY . .
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false \
-    -ldflags "-s -w -X main.version=$VERSION" -o /out/ ./cmd/sandbox-apiserver ./cmd/image-committer ./cmd/execd
+    -ldflags "-s -w -X main.version=$VERSION" -o /out/ ./cmd/sandbox-apiserver ./cmd/image-committer ./cmd/execd ./cmd/lifecycle-gateway
 RUN mkdir -p /root-fs/etc /root-fs/tmp && chmod 1777 /root-fs/tmp \
  && printf 'root:x:0:\nnonroot:x:65532:\n' >/root-fs/etc/group \
  && printf 'root:x:0:0:root:/:/\nnonroot:x:65532:65532:nonroot:/:/\n' >/root-fs/etc/passwd
@@ -31,6 +32,12 @@ COPY --from=build /root-fs /
 COPY --from=build /out/execd /
 USER 65532:65532
 ENTRYPOINT ["/execd"]
+
+FROM scratch AS lifecycle-gateway
+COPY --from=build /root-fs /
+COPY --from=build /out/lifecycle-gateway /
+USER 65532:65532
+ENTRYPOINT ["/lifecycle-gateway"]
 
 FROM scratch AS sandbox-apiserver
 COPY --from=build /root-fs /

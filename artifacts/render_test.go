@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -37,6 +38,7 @@ func TestManifestsCanBeReadWithoutAClusterOrImages(t *testing.T) {
 		env               []string
 	}{
 		{"to read", "registry.example.com/sandbox/sandbox-apiserver:", "as an example", []string{"REGISTRY="}},
+		{"with the gateway", "registry.example.com/sandbox/sandbox-apiserver:", "as an example", []string{"REGISTRY=", "GATEWAY=true"}},
 		{"before the images are pushed", "127.0.0.1:1/team/sandbox-apiserver:v9", "named by their tags", []string{"REGISTRY=127.0.0.1:1/team", "TAG=v9"}},
 	} {
 		command := exec.CommandContext(t.Context(), "bash", "../hack/deploy.sh", "render")
@@ -51,6 +53,11 @@ func TestManifestsCanBeReadWithoutAClusterOrImages(t *testing.T) {
 		for _, want := range []string{test.image, strings.Replace(test.image, "sandbox-apiserver", "image-committer", 1), "--snapshot-registry=registry.example.com/sandboxes"} {
 			if !strings.Contains(string(manifests), want) {
 				t.Errorf("%s: nothing of %s in\n%s", test.name, want, manifests)
+			}
+		}
+		for _, of := range []string{"artifacts/gateway", strings.Replace(test.image, "sandbox-apiserver", "lifecycle-gateway", 1), "--execd-image=" + strings.Replace(test.image, "sandbox-apiserver", "execd", 1)} {
+			if gateway := slices.Contains(test.env, "GATEWAY=true"); strings.Contains(string(manifests), of) != gateway {
+				t.Errorf("%s: the gateway is asked for: %t, and of %s there is\n%s", test.name, gateway, of, manifests)
 			}
 		}
 		if !strings.Contains(told.String(), test.says) {

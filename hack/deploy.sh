@@ -31,12 +31,18 @@ for a cluster of your own:
   CONTAINERD_SOCKET           socket of containerd on the nodes (default /run/containerd/containerd.sock)
   CONTAINERD_ROOT             root directory of containerd on the nodes (default /var/lib/containerd)
   ANY_KUBERNETES              "true": install on a Kubernetes that is older than what is supported, too
-  EXTRA_ARGS                  further flags of the server, separated by spaces'
+  EXTRA_ARGS                  further flags of the server, separated by spaces
+  GATEWAY                     "true": OpenSandbox'\''s Lifecycle API over HTTP, too (local cluster: always). Wants a key first, in the
+                              Secret lifecycle-gateway-keys: artifacts/examples/lifecycle-tenant.yaml
+  GATEWAY_ARGS                further flags of the gateway, separated by spaces'
 
 namespace=sandbox-system
 apiservice=v1alpha1.lifecycle.opensandbox.io
 cluster=${CLUSTER_DIR:-.cluster}
 registry=${REGISTRY:-}
+gateway=${GATEWAY:-}
+# Whose key and namespace a local cluster gets, to try the Lifecycle API with.
+tenant=demo
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "deploy: $*"; exit 1; }
@@ -59,9 +65,10 @@ choose_cluster() {
     source "${cluster}/cluster.env"
     containerd_socket=${CONTAINERD_ADDRESS#unix://}
     containerd_root=${CONTAINERD_ROOT}
+    gateway=true
 }
 
-# Sets server_image and committer_image for manifests to read: by digest where the registry has them, else by tag, which it
+# Sets the images' references for manifests to read: by digest where the registry has them, else by tag, which it
 # says.
 name_images() {
     local tag=${TAG:-$(hack/version.sh)}
@@ -73,30 +80,31 @@ name_images() {
     else
         say "deploy: the images are named by their tags, for their digests are not to be had (above is why). Once \`make push REGISTRY=${registry}\` has put them there, render again: policies and rollbacks want digests."
     fi
-    server_image=${registry}/sandbox-apiserver:${tag}
-    committer_image=${registry}/image-committer:${tag}
+    references=$(printf "${registry}/%s:${tag}\n" "${programs[@]}")
 }
 
-# Builds the images and imports them into the local cluster, or looks them up in the registry. Sets server_image,
-# server_digest and committer_image.
+programs=(sandbox-apiserver image-committer lifecycle-gateway execd)
+
+# The reference of a program's image, with its digest where that is known.
+image() { grep "/$1:" <<<"${references}"; }
+
+# Builds the images and imports them into the local cluster, or looks them up in the registry. Sets references, one a line.
 find_images() {
-    local references
     if [[ -n ${registry} ]]; then
         local flags=(-registry "${registry}" -tag "${TAG:-$(hack/version.sh)}")
         [[ ${REGISTRY_INSECURE:-} != true ]] || flags+=(-insecure)
-        references=$(go run ./hack/images resolve "${flags[@]}") || return
-        server_image=$(grep '/sandbox-apiserver:' <<<"${references}")
-        committer_image=$(grep '/image-committer:' <<<"${references}")
+        references=$(go run ./hack/images resolve "${flags[@]}")
         return
     fi
     references=$(go run ./hack/images build -platforms "linux/$(go env GOARCH)" -version "$(hack/version.sh)")
-    "${cluster}/bin/cluster" load --dir "${cluster}" \
-        --image-archive bin/images/sandbox-apiserver.tar --image-archive bin/images/image-committer.tar >&2
-    server_image=$(grep '/sandbox-apiserver:' <<<"${references}")
-    committer_image=$(grep '/image-committer:' <<<"${references}")
+    local program archives=()
+    for program in "${programs[@]}"; do
+        archives+=(--image-archive "bin/images/${program}.tar")
+    done
+    "${cluster}/bin/cluster" load --dir "${cluster}" "${archives[@]}" >&2
 }
 
-# Lines of a patch that adds flags to the server.
+# Lines of a patch that adds flags to the first container.
 flag_patch() {
     local flag
     for flag in "$@"; do
@@ -109,14 +117,22 @@ read_patch() {
     printf '    - {op: add, path: /rules/-, value: {apiGroups: [""], resources: [%s], resourceNames: [%s], verbs: [get]}}\n' "$1" "$2"
 }
 
+# Lines of a patch that names the image of the first container. A local image keeps its tag from build to build: its digest is
+# what makes the Pod's template differ.
+image_patch() {
+    [[ -z ${registry} ]] || printf '    - {op: replace, path: /spec/template/spec/containers/0/image, value: "%s"}\n' "$1"
+    [[ $1 != *@* ]] || printf '    - {op: add, path: /spec/template/metadata/annotations, value: {lifecycle.opensandbox.io/image-digest: "%s"}}\n' "${1##*@}"
+}
+
 # Writes a kustomization over the base or the local overlay.
 write_kustomization() {
-    local base=artifacts/base flags=() reads="" pull=""
+    local base=artifacts/base flags=() gateway_flags=() reads="" pull=""
     if [[ -z ${registry} ]]; then
         base=artifacts/overlays/local
         flags+=("--containerd-socket-path=${containerd_socket}" "--containerd-root=${containerd_root}")
     else
-        flags+=("--image-committer-image=${committer_image}")
+        flags+=("--image-committer-image=$(image image-committer)")
+        gateway_flags+=("--execd-image=$(image execd)")
         [[ -z ${CONTAINERD_SOCKET:-} ]] || flags+=("--containerd-socket-path=${CONTAINERD_SOCKET}")
         [[ -z ${CONTAINERD_ROOT:-} ]] || flags+=("--containerd-root=${CONTAINERD_ROOT}")
         [[ -z ${IMAGE_PULL_SECRET:-} ]] || pull="    - {op: add, path: /imagePullSecrets, value: [{name: ${IMAGE_PULL_SECRET}}]}"
@@ -135,6 +151,8 @@ write_kustomization() {
     local extra
     read -r -a extra <<<"${EXTRA_ARGS:-}"
     flags+=("${extra[@]}")
+    read -r -a extra <<<"${GATEWAY_ARGS:-}"
+    gateway_flags+=("${extra[@]}")
 
     mkdir -p "${out}"
     {
@@ -143,13 +161,18 @@ write_kustomization() {
         echo "kind: Kustomization"
         echo "resources:"
         echo "- $(realpath --relative-to="${out}" "${base}")"
+        [[ ${gateway} != true || -z ${registry} ]] || echo "- $(realpath --relative-to="${out}" artifacts/gateway)"
         echo "patches:"
         echo "- target: {kind: StatefulSet, name: sandbox-apiserver}"
         echo "  patch: |"
-        [[ -z ${registry} ]] || echo "    - {op: replace, path: /spec/template/spec/containers/0/image, value: \"${server_image}\"}"
-        # A local image keeps its tag from build to build: its digest is what makes the Pod's template differ.
-        [[ ${server_image} != *@* ]] || echo "    - {op: add, path: /spec/template/metadata/annotations, value: {lifecycle.opensandbox.io/image-digest: \"${server_image##*@}\"}}"
+        image_patch "$(image sandbox-apiserver)"
         flag_patch "${flags[@]}"
+        if [[ ${gateway} == true ]]; then
+            echo "- target: {kind: Deployment, name: lifecycle-gateway}"
+            echo "  patch: |"
+            image_patch "$(image lifecycle-gateway)"
+            flag_patch "${gateway_flags[@]}"
+        fi
         if [[ -n ${reads} ]]; then
             echo "- target: {kind: Role, name: sandbox-apiserver, namespace: ${namespace}}"
             echo "  patch: |"
@@ -175,19 +198,47 @@ check_kubernetes() {
     die "this cluster is Kubernetes ${version}, and the server supports ${oldest} and later (docs/install.md#kubernetes). Upgrade the cluster; ANY_KUBERNETES=true installs nevertheless"
 }
 
+# Ends where the gateway would not start: nothing is installed yet.
+check_keys() {
+    [[ ${gateway} == true && -n ${registry} && ${GATEWAY_ARGS:-} != *--keys-secret=* && ${GATEWAY_ARGS:-} != *--open-as=* ]] || return 0
+    [[ -n $("${kubectl[@]}" --namespace "${namespace}" get secret lifecycle-gateway-keys --ignore-not-found --output=name) ]] ||
+        die "GATEWAY=true: there is no Secret lifecycle-gateway-keys in ${namespace}, and without a key in it the gateway does not start. Make a tenant and its key first: artifacts/examples/lifecycle-tenant.yaml says how"
+}
+
+# A tenant of the local cluster, as artifacts/examples/lifecycle-tenant.yaml has one: its key is in cluster.env, and in the cluster its
+# SHA-256 alone.
+make_tenant() {
+    local key=${LIFECYCLE_API_KEY:-} entry
+    [[ -n ${key} ]] || key=$(head -c 24 /dev/urandom | base64 | tr '+/' '-_')
+    entry=$(printf '{"sha256": "%s", "user": "%s", "namespace": "%s"}' "$(printf %s "${key}" | sha256sum | cut -d ' ' -f 1)" "${tenant}" "${tenant}")
+    "${kubectl[@]}" apply -f artifacts/base/namespace.yaml >/dev/null
+    sed "s/team-a/${tenant}/g; s|'{\"sha256.*|'${entry}'|" artifacts/examples/lifecycle-tenant.yaml |
+        "${kubectl[@]}" apply -f - | { grep -v -e ' unchanged$' || true; } >&2
+    [[ -z ${LIFECYCLE_API_KEY:-} ]] || return 0
+    chmod 600 "${cluster}/cluster.env"
+    printf "%s='%s'\n" LIFECYCLE_URL "http://${BRIDGE_IP}:30080" LIFECYCLE_API_KEY "${key}" LIFECYCLE_NAMESPACE "${tenant}" >>"${cluster}/cluster.env"
+}
+
 apply() {
     choose_cluster
     check_kubernetes
+    check_keys
     find_images
     write_kustomization
+    [[ -n ${registry} ]] || make_tenant
     "${kubectl[@]}" apply -k "${out}" | { grep -v ' unchanged$' || true; } >&2
     if ! "${kubectl[@]}" --namespace "${namespace}" rollout status statefulset/sandbox-apiserver --timeout=5m >&2 ||
         ! "${kubectl[@]}" wait --for=condition=Available "apiservice/${apiservice}" --timeout=3m >&2 ||
         ! answers; then
-        diagnose
+        diagnose statefulset/sandbox-apiserver
         die "the server did not come up; what is known is above"
     fi
-    say "The Sandbox API is served."
+    if [[ ${gateway} == true ]] &&
+        ! "${kubectl[@]}" --namespace "${namespace}" rollout status deployment/lifecycle-gateway --timeout=3m >&2; then
+        diagnose deployment/lifecycle-gateway
+        die "the gateway did not come up; what is known is above"
+    fi
+    say "The Sandbox API is served$([[ ${gateway} != true ]] || echo ", and OpenSandbox's Lifecycle API over HTTP")."
     [[ ${HINTS:-true} == true ]] || return 0
     say ""
     say "Try:"
@@ -196,6 +247,7 @@ apply() {
     say "  ${shown} api-resources --api-group=lifecycle.opensandbox.io"
     if [[ -z ${registry} ]]; then
         say "  kubectl apply -f artifacts/examples/sandbox.yaml        (or all of it: make demo)"
+        say "  source ${cluster}/cluster.env; curl -H \"OPEN-SANDBOX-API-KEY: \${LIFECYCLE_API_KEY}\" \${LIFECYCLE_URL}/v1/sandboxes"
     elif [[ -z ${SNAPSHOT_REGISTRY:-} ]]; then
         say "No SNAPSHOT_REGISTRY was given: sandboxes run, and a pause fails with RegistryNotConfigured."
     fi
@@ -221,10 +273,10 @@ diagnose() {
     "${kubectl[@]}" --namespace "${namespace}" get pods -o wide >&2
     say "--- events of ${namespace}"
     "${kubectl[@]}" --namespace "${namespace}" get events --sort-by=.lastTimestamp 2>&1 | tail -n 15 >&2
-    say "--- log of the server"
-    "${kubectl[@]}" --namespace "${namespace}" logs statefulset/sandbox-apiserver --tail=30 >&2
+    say "--- log of $1"
+    "${kubectl[@]}" --namespace "${namespace}" logs "$1" --tail=30 >&2
     say "--- log of its previous run"
-    "${kubectl[@]}" --namespace "${namespace}" logs statefulset/sandbox-apiserver --tail=30 --previous >&2
+    "${kubectl[@]}" --namespace "${namespace}" logs "$1" --tail=30 --previous >&2
     say "--- APIService"
     "${kubectl[@]}" get apiservice "${apiservice}" -o 'jsonpath={range .status.conditions[*]}{.type}={.status} {.reason}: {.message}{"\n"}{end}' >&2
     set -o errexit
@@ -241,7 +293,12 @@ delete() {
     fi
     # First what is asked of the server by others, so that no eviction waits for one that ends.
     "${kubectl[@]}" delete --ignore-not-found validatingwebhookconfiguration sandbox-apiserver-evictions >&2
-    # The base has every object that an overlay may have changed.
+    # Both have every object that an overlay may have changed.
+    "${kubectl[@]}" delete --ignore-not-found -k artifacts/gateway >&2
+    if [[ -z ${registry} ]]; then
+        sed "s/team-a/${tenant}/g" artifacts/examples/lifecycle-tenant.yaml | "${kubectl[@]}" delete --ignore-not-found -f - >&2
+        sed -i '/^LIFECYCLE_/d' "${cluster}/cluster.env"
+    fi
     "${kubectl[@]}" delete --ignore-not-found -k artifacts/base >&2
 }
 

@@ -40,6 +40,7 @@ var programs = []program{
 	{name: "image-committer", title: "Commits a container's root filesystem to an image", user: "0:0"},
 	// Copies itself to an emptyDir, which any user may write to.
 	{name: "execd", title: "Runs commands and moves files in a sandbox, for OpenSandbox's SDKs", user: "65532:65532"},
+	{name: "lifecycle-gateway", title: "OpenSandbox's Lifecycle API over HTTP", user: "65532:65532"},
 }
 
 type program struct {
