@@ -163,6 +163,49 @@ after=$(kubectl exec demo -- sh -c 'cat /work/latest /etc/passwd /work/data.sha2
 proved "what was written is there, to the byte"
 kubectl exec demo -- test ! -e /bin/vi || fail "the deleted file is back as well"
 proved "what was deleted stays deleted"
+
+# cluster.env has the gateway's address and a key since the server was deployed.
+# shellcheck source=/dev/null
+source "${cluster}/cluster.env"
+export LIFECYCLE_URL LIFECYCLE_API_KEY
+key=${cluster}/lifecycle.curl
+(umask 077 && printf 'header = "OPEN-SANDBOX-API-KEY: %s"\n' "${LIFECYCLE_API_KEY}" >"${key}")
+
+# Node.js that the SDK runs on, with npm.
+node_is_there() { command -v npm >/dev/null && node -e 'process.exit(process.versions.node.split(".")[0] >= 20 ? 0 : 1)' 2>/dev/null; }
+
+if node_is_there && rm -rf "${cluster}/sdk" && cp -r test/e2e/sdk "${cluster}/sdk" && npm ci --prefix "${cluster}/sdk" --silent --no-audit --no-fund; then
+    step "The same with OpenSandbox's own SDK, as npm has it"
+    show node demo.mjs
+    node "${cluster}/sdk/demo.mjs"
+else
+    step "The same with curl (OpenSandbox's SDK wants Node.js 20 and npm, which are not here)"
+    # Asks the Lifecycle API; -d and the like come behind the path.
+    ask() { run curl --config "${key}" --fail-with-body --silent --show-error "$@"; }
+    # Waits until the answer to a path has a text in it.
+    await() {
+        local deadline=$((SECONDS + 120)) answer
+        until answer=$(curl --config "${key}" --silent "$1") && [[ ${answer} == *"$2"* ]]; do
+            ((SECONDS < deadline)) || fail "$1 says ${answer}, nothing of $2"
+            sleep 0.2
+        done
+    }
+    created=$(ask -X POST "${LIFECYCLE_URL}/v1/sandboxes" -H 'Content-Type: application/json' -d '{"image": {"uri": "docker.io/library/busybox:local"},
+  "entrypoint": ["tail", "-f", "/dev/null"], "resourceLimits": {"cpu": "100m", "memory": "64Mi"}, "timeout": 3600}' | tee /dev/stderr)
+    id=$(sed -n 's/.*"id": *"\([^"]*\)".*/\1/p' <<<"${created}")
+    await "${LIFECYCLE_URL}/v1/sandboxes/${id}" '"Running"'
+    await "${LIFECYCLE_URL}/v1/sandboxes/${id}/proxy/44772/files/info?path=/etc/passwd" '"size"'
+    ask -X POST "${LIFECYCLE_URL}/v1/sandboxes/${id}/proxy/44772/command" -H 'Content-Type: application/json' -d '{"command": "echo kept > /root/note"}'
+    ask -X POST "${LIFECYCLE_URL}/v1/sandboxes/${id}/pause"
+    await "${LIFECYCLE_URL}/v1/sandboxes/${id}" '"Paused"'
+    run kubectl get sbx --namespace "${LIFECYCLE_NAMESPACE}"
+    ask -X POST "${LIFECYCLE_URL}/v1/sandboxes/${id}/resume"
+    await "${LIFECYCLE_URL}/v1/sandboxes/${id}/proxy/44772/files/info?path=/root/note" '"size"'
+    read -r note < <(curl --config "${key}" --silent "${LIFECYCLE_URL}/v1/sandboxes/${id}/proxy/44772/files/download?path=/root/note")
+    [[ ${note} == kept ]] || fail "the file has ${note}"
+    proved "the file that was written before the pause is there"
+    ask -X DELETE "${LIFECYCLE_URL}/v1/sandboxes/${id}"
+fi
 end_step
 
 printf '\n%sHow long each step took%s\n%s' "${bold}" "${plain}" "${times}"
@@ -173,5 +216,10 @@ The cluster and the sandbox are yours now:
   kubectl exec -it demo -- sh
   kubectl create --raw ${sandbox}/pause -f /dev/null >/dev/null
   kubectl get sbx,sbxsnap --watch
+
+And OpenSandbox's Lifecycle API, with the key of a tenant whose sandboxes are in the namespace ${LIFECYCLE_NAMESPACE}:
+  source ${cluster}/cluster.env
+  curl -H "OPEN-SANDBOX-API-KEY: \$LIFECYCLE_API_KEY" \$LIFECYCLE_URL/v1/sandboxes
+  OPEN_SANDBOX_DOMAIN=\${LIFECYCLE_URL#http://} OPEN_SANDBOX_API_KEY=\$LIFECYCLE_API_KEY node your-program.mjs    # with npm's @alibaba-group/opensandbox
 End it: make cluster-down
 EOF
