@@ -269,6 +269,12 @@ func (o *observed) attemptFailedFor(next *nextStatus, why metav1.Condition, agai
 	if lasting[why.Reason] {
 		until = "; it will fail as well until that is changed"
 	}
+	if o.wants(v1alpha1.DesiredStatePaused) && (reset != nil || o.hasInMind() != nil) {
+		// For the next attempt: what it saves is not all that was there when somebody asked for it.
+		next.set(v1alpha1.ConditionPaused, false, v1alpha1.ReasonFilesLost, "files were lost after the pause was asked for. Pod %s is to go, so what is left is to be saved, and attempt %d failed: %s: %s; the next one follows in %s%s",
+			next.PodName, next.SnapshotAttempts, why.Reason, why.Message, again.Round(time.Second), until)
+		return o.write(next, cmp.Or(reset, &note{warning: true, reason: v1alpha1.EventPauseRetry, message: fmt.Sprintf("%s: %s", why.Reason, why.Message)}))
+	}
 	if o.moves() {
 		next.set(v1alpha1.ConditionPaused, false, why.Reason, "Pod %s is to go (%s), and attempt %d to save its files failed: %s; it runs on as long as it may, the next attempt follows in %s%s. With spec.evictionPolicy None it goes unsaved",
 			next.PodName, whyMoves(next.Move), next.SnapshotAttempts, why.Message, again.Round(time.Second), until)
