@@ -70,6 +70,8 @@ type aggregating struct {
 	withoutOurs bool
 	// logs are what Pods have written, by namespace and name.
 	logs map[string]string
+	// lost is the next answer that does not arrive.
+	lost *lostAnswer
 	// asked are the requests that were let through, as "verb resource/subresource namespace/name by user".
 	asked []string
 }
@@ -187,6 +189,19 @@ func (h *aggregating) writes(namespace, pod, text string) {
 	h.logs[namespace+"/"+pod] = text
 }
 
+// lostAnswer is of a request of our group, by its method and how its path ends.
+type lostAnswer struct {
+	method, suffix string
+	reaches        bool
+}
+
+// loseAnswer has the next such request end without an answer, having reached our server or not.
+func (h *aggregating) loseAnswer(method, suffix string, reaches bool) {
+	h.mutex.Lock()
+	defer h.mutex.Unlock()
+	h.lost = &lostAnswer{method, suffix, reaches}
+}
+
 // requests are those that were let through since the last call, of our group's as well.
 func (h *aggregating) requests() []string {
 	h.mutex.Lock()
@@ -203,7 +218,13 @@ func (h *aggregating) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	h.mutex.Lock()
-	away := h.withoutOurs
+	away, lost := h.withoutOurs, h.lost
+	if lost != nil && (req.Method != lost.method || !strings.HasSuffix(req.URL.Path, lost.suffix)) {
+		lost = nil
+	}
+	if lost != nil {
+		h.lost = nil
+	}
 	if info, err := h.resolver.NewRequestInfo(req); err == nil {
 		h.asked = append(h.asked, asked(info, req.Header.Get(authenticationv1.ImpersonateUserHeader)))
 	}
@@ -212,6 +233,12 @@ func (h *aggregating) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		// What the aggregator says: no Status.
 		http.Error(w, "service unavailable", http.StatusServiceUnavailable)
 		return
+	}
+	if lost != nil {
+		if lost.reaches {
+			h.sandbox.ServeHTTP(httptest.NewRecorder(), req)
+		}
+		panic(http.ErrAbortHandler)
 	}
 	h.sandbox.ServeHTTP(w, req)
 }

@@ -59,6 +59,15 @@ func newGateway(t *testing.T, changes ...func(*httpgateway.Config)) *gatewayFixt
 	g := &gatewayFixture{fixture: f, host: newAggregating(t, shared), key: "the key of " + f.namespace}
 	g.setKeys(map[string]string{"tenant": keyOf(g.key, tenants+f.namespace, f.namespace)})
 
+	return g.replica(changes...)
+}
+
+// replica is another gateway, for the same kube-apiserver.
+func (g *gatewayFixture) replica(changes ...func(*httpgateway.Config)) *gatewayFixture {
+	f, t := g.fixture, g.T
+	t.Helper()
+	inner := *g
+	g = &inner
 	config, err := httpgateway.NewOptions().ConfigFor(g.host.as(gateway))
 	f.must(err)
 	config.MetricsListen, config.ShutdownDelay, config.ShutdownGrace = "", 0, time.Second

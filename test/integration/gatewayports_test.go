@@ -94,7 +94,13 @@ func TestPortsOverHTTP(t *testing.T) {
 	g.eventually(func() error { return g.says(ping, 503, "Paused") })
 	g.mustWait(ping, "Paused")
 
-	// A route token, which needs no key, and is for one port until it expires.
+	// A route token, which needs no key, and is for one port until it expires. What signs it is made after the start.
+	g.eventually(func() error {
+		if got := g.asks(http.MethodGet, fmt.Sprintf("/v1/sandboxes/demo/endpoints/8080?expires=%d", time.Now().Add(time.Hour).Unix()), ""); got.code != 200 {
+			return fmt.Errorf("%d %s", got.code, got.body)
+		}
+		return nil
+	})
 	signed := g.path(g.endpoint(fmt.Sprintf("/v1/sandboxes/demo/endpoints/8080?expires=%d", time.Now().Add(time.Hour).Unix())))
 	g.is(g.call(http.MethodGet, signed+"/x", "", ""), 503, "KUBERNETES::POD_IP_NOT_AVAILABLE", "Paused")
 	g.is(g.call(http.MethodGet, strings.Replace(signed, "/8080/", "/8081/", 1), "", ""), 401, "INVALID_API_KEY", "token")
