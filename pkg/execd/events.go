@@ -17,6 +17,7 @@ limitations under the License.
 package execd
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"strings"
@@ -134,6 +135,7 @@ const maxLine = 64 << 10
 // lines cuts output as the reference does: a line without its end is an event, whether it ends by a newline, a carriage
 // return (a progress bar) or both; an empty one is an event that says "\n".
 type lines struct {
+	limit    int // of bytes in an event; 0 is maxLine
 	begun    []byte
 	carriage bool // the last one ended by a carriage return
 }
@@ -171,8 +173,8 @@ func (l *lines) begin(text []byte, emit func([]byte)) {
 		l.carriage = false
 	}
 	l.begun = append(l.begun, text...)
-	for len(l.begun) > maxLine {
-		cut := wholeRunes(l.begun[:maxLine])
+	for limit := cmp.Or(l.limit, maxLine); len(l.begun) > limit; {
+		cut := wholeRunes(l.begun[:limit])
 		emit(l.begun[:cut])
 		l.begun = append(l.begun[:0], l.begun[cut:]...)
 	}

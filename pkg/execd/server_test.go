@@ -22,6 +22,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -223,4 +224,16 @@ func TestMetrics(t *testing.T) {
 	if now.Memory <= 0 || now.MemUsed <= 0 || now.MemUsed > now.Memory || time.Since(time.UnixMilli(now.Measured)) > time.Minute {
 		t.Errorf("got %+v", now)
 	}
+}
+
+// ask has a request that may be none answered.
+func ask(d *daemon, target, bytes string) (status int, body string, ok bool) {
+	u, err := url.ParseRequestURI(target)
+	if err != nil {
+		return 0, "", false
+	}
+	r := &http.Request{Method: http.MethodGet, URL: u, Header: http.Header{"Range": {bytes}}, Body: http.NoBody, RemoteAddr: "10.0.0.1:1"}
+	w := httptest.NewRecorder()
+	d.ServeHTTP(w, r)
+	return w.Code, w.Body.String(), true
 }
