@@ -180,7 +180,7 @@ func (p *Proxy) forCaller(w http.ResponseWriter, r *http.Request, route route) e
 	if err != nil {
 		return err
 	}
-	return p.into(w, r, route, sandbox)
+	return p.into(w, r, route, sandbox) //nolint:contextcheck // what is not the request's is the Pod's life
 }
 
 // reachable is a sandbox whose ports a caller may open. One that there is not looks like one that it may not.
@@ -233,7 +233,7 @@ func (p *Proxy) serveToken(w http.ResponseWriter, r *http.Request, route route, 
 	if sandbox == nil || sandbox.UID != granted.uid {
 		return answer.Errorf(http.StatusNotFound, answer.CodeSandboxNotFound, "sandbox %q, which the route token is for, is gone", route.id)
 	}
-	return p.into(w, r, route, sandbox)
+	return p.into(w, r, route, sandbox) //nolint:contextcheck // what is not the request's is the Pod's life
 }
 
 // into leads a request into the Pod of a sandbox that it may enter.
