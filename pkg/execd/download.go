@@ -21,7 +21,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"mime"
 	"net/http"
 	"os"
@@ -141,84 +140,4 @@ func positive(r *http.Request, name string, otherwise int64) (int64, error) {
 		return 0, problem(http.StatusBadRequest, codeInvalidBody, "%s %q is not a number from 1 on", name, text)
 	}
 	return min(n, 1<<60), nil
-}
-
-// replacement is what is to be replaced in a file, and by what.
-type replacement struct {
-	Old string `json:"old"`
-	New string `json:"new"`
-}
-
-// maxReplaced is how large a file may be whose content is replaced: it is read whole.
-const maxReplaced = 128 << 20
-
-// replaceContents is POST /files/replace {path: {old, new}}; with verbose=true it tells how often.
-func replaceContents(w http.ResponseWriter, r *http.Request) error {
-	var request map[string]replacement
-	if err := readJSON(w, r, &request, false); err != nil {
-		return err
-	}
-	for given, item := range request {
-		path, err := absolute(given)
-		if err != nil {
-			return err
-		}
-		if item.Old == "" {
-			return problem(http.StatusBadRequest, codeInvalidBody, "%s: old is empty", given)
-		}
-		info, err := os.Stat(path)
-		if err != nil {
-			return err
-		}
-		if !info.Mode().IsRegular() {
-			return problem(http.StatusBadRequest, codeInvalidFile, "%s is no regular file", given)
-		}
-		if info.Size() > maxReplaced {
-			return problem(http.StatusRequestEntityTooLarge, codeInvalidFile, "%s has %d MiB; contents are replaced up to %d MiB, use sed in a command", given, info.Size()>>20, maxReplaced>>20)
-		}
-	}
-	type result struct {
-		Count int `json:"replacedCount"`
-	}
-	results := map[string]result{}
-	for given, item := range request {
-		path, _ := absolute(given)
-		count, err := replace(path, item)
-		if err != nil {
-			return err
-		}
-		results[given] = result{count}
-	}
-	if r.URL.Query().Get("verbose") == "true" {
-		return writeJSON(w, results)
-	}
-	return nil
-}
-
-// replace writes in place, so that owner, mode and links stay. A file without the old text is not written to.
-func replace(path string, item replacement) (int, error) {
-	file, err := os.OpenFile(path, os.O_RDWR, 0)
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
-		// Nothing may have to be written.
-		if content, failed := os.ReadFile(path); failed == nil && !strings.Contains(string(content), item.Old) {
-			return 0, nil
-		}
-	}
-	if err != nil {
-		return 0, err
-	}
-	content, err := io.ReadAll(io.LimitReader(file, maxReplaced))
-	if err != nil {
-		return 0, errors.Join(err, file.Close())
-	}
-	count := strings.Count(string(content), item.Old)
-	if count == 0 {
-		return 0, file.Close()
-	}
-	replaced := strings.ReplaceAll(string(content), item.Old, item.New)
-	_, err = file.WriteAt([]byte(replaced), 0)
-	if err == nil {
-		err = file.Truncate(int64(len(replaced)))
-	}
-	return count, errors.Join(err, file.Close())
 }
