@@ -88,6 +88,9 @@ func slimSandbox(object any) (any, error) {
 		return object, nil
 	}
 	slim := &v1alpha1.Sandbox{ObjectMeta: slimMeta(full.ObjectMeta)}
+	if value, ok := full.Annotations[v1alpha1.AnnotationSecureAccess]; ok {
+		slim.Annotations = map[string]string{v1alpha1.AnnotationSecureAccess: value}
+	}
 	slim.Spec.DesiredState = full.Spec.DesiredState
 	slim.Status = v1alpha1.SandboxStatus{Phase: full.Status.Phase, PodName: full.Status.PodName, PodUID: full.Status.PodUID, Conditions: full.Status.Conditions}
 	return slim, nil

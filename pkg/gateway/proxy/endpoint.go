@@ -19,6 +19,7 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"strings"
@@ -26,6 +27,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/answer"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/httpapi"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/identity"
@@ -59,7 +61,8 @@ func (e Endpoints) GetSandboxEndpoint(ctx context.Context, params httpapi.GetSan
 	}
 	port := uint16(params.Port) // from 1 to 65535, by the document
 	endpoint := &httpapi.Endpoint{Endpoint: address(inbound.From(ctx), p.public, sandbox.Name, port)}
-	if !signed {
+	secure := sandbox.Annotations[v1alpha1.AnnotationSecureAccess] == "true"
+	if !signed && !secure {
 		return endpoint, nil
 	}
 	key, err := p.key.get()
@@ -73,8 +76,14 @@ func (e Endpoints) GetSandboxEndpoint(ctx context.Context, params httpapi.GetSan
 	if rights == 0 {
 		return nil, notFound(sandbox.Name, caller.Namespace, verbGet)
 	}
-	token := grant{namespace: sandbox.Namespace, sandbox: sandbox.Name, uid: sandbox.UID, port: port, verbs: rights, expires: expires}.sign(key)
-	endpoint.Endpoint += "/" + pathTokenMark + token
+	granted := grant{namespace: sandbox.Namespace, sandbox: sandbox.Name, uid: sandbox.UID, port: port, verbs: rights, expires: expires}
+	if signed {
+		endpoint.Endpoint += "/" + pathTokenMark + granted.sign(key)
+		return endpoint, nil
+	}
+	// Clients keep it for as long as they have the sandbox, and it is for that sandbox alone.
+	granted.expires = math.MaxInt64
+	endpoint.Headers = httpapi.NewOptEndpointHeaders(httpapi.EndpointHeaders{HeaderSecureAccess: granted.sign(key)})
 	return endpoint, nil
 }
 

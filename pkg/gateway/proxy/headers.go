@@ -27,7 +27,7 @@ import (
 
 // callersOwn are headers that are between a client and the gateway. What runs in a sandbox could call the gateway with
 // them as its owner, so they are never handed on, whichever of them this caller has shown.
-var callersOwn = []string{identity.HeaderKey, identity.HeaderNamespace, HeaderRouteToken, "Authorization", "Cookie"}
+var callersOwn = []string{identity.HeaderKey, identity.HeaderNamespace, HeaderRouteToken, HeaderSecureAccess, "Authorization", "Cookie"}
 
 // originWide are headers of an answer that a browser applies to all that the gateway serves: to other people's sandboxes
 // below the same name. A cookie would not come back anyway.

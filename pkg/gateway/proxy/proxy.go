@@ -18,6 +18,7 @@ limitations under the License.
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -150,7 +151,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	token, shown := strings.CutPrefix(route.token, pathTokenMark)
 	if !shown {
-		token = r.Header.Get(HeaderRouteToken)
+		token = cmp.Or(r.Header.Get(HeaderRouteToken), r.Header.Get(HeaderSecureAccess))
 		shown = token != ""
 	}
 	if !shown {
@@ -179,6 +180,10 @@ func (p *Proxy) forCaller(w http.ResponseWriter, r *http.Request, route route) e
 	sandbox, err := p.reachable(r.Context(), identity.From(r.Context()), route.id, verbOf(r.Method))
 	if err != nil {
 		return err
+	}
+	if sandbox.Annotations[v1alpha1.AnnotationSecureAccess] == "true" {
+		return answer.Errorf(http.StatusUnauthorized, answer.CodeInvalidKey,
+			"sandbox %q was made with secureAccess: send the header %s that its endpoint for port %d has", route.id, HeaderSecureAccess, route.port)
 	}
 	return p.into(w, r, route, sandbox) //nolint:contextcheck // what is not the request's is the Pod's life
 }

@@ -37,6 +37,9 @@ const (
 	pathTokenMark = "~route."
 	// HeaderRouteToken is the header that a token may be in instead.
 	HeaderRouteToken = "OpenSandbox-Route-Token"
+	// HeaderSecureAccess is the header that the reference's clients send it in, where the endpoint has told them to: of
+	// sandboxes that were made with secureAccess, whose ports open to nobody without one.
+	HeaderSecureAccess = "OpenSandbox-Secure-Access"
 
 	// tokenPurpose is signed with each token, so that the key can serve for nothing else.
 	tokenPurpose = "lifecycle-gateway route token 1\x00"
