@@ -115,7 +115,7 @@ func expires(at time.Time, action v1alpha1.SandboxExpireAction) func(*v1alpha1.S
 func (f *fixture) passed(at time.Time) {
 	f.Helper()
 	mark := fmt.Sprintf("mark-%d", rand.Uint32())
-	f.create(sandbox(mark, expires(latest(at, time.Now()).Add(time.Second), v1alpha1.ExpireActionDelete)))
+	f.create(sandbox(mark, expires(latest(at, time.Now()).Add(3*time.Second), v1alpha1.ExpireActionDelete)))
 	f.becomes(mark, "deleted", deleted)
 }
 
@@ -268,12 +268,12 @@ func TestARenewalMovesNothingElse(t *testing.T) {
 
 // TestLifetimesAndGitOps: whoever keeps a sandbox alive, and whoever applies what it is, are two.
 func TestLifetimesAndGitOps(t *testing.T) {
+	t.Parallel() // it waits
 	f := newFixture(t)
 	apply := func(manager, spec string) answer {
 		return f.patch(f.path("/demo")+"?fieldManager="+manager, asApply, `{"apiVersion":"lifecycle.opensandbox.io/v1alpha1","kind":"Sandbox","metadata":{"name":"demo"},"spec":{`+spec+`}}`)
 	}
 	const template = `"template":{"spec":{"containers":[{"name":"main","image":"busybox"}]}}`
-	soon := time.Now().Add(2 * time.Second).UTC().Format(time.RFC3339)
 	apply("gitops", template).object(f)
 	apply("keeper", `"expireTime":"2099-01-01T00:00:00.5Z","expireAction":"Pause"`).object(f)
 	version := f.get("demo").ResourceVersion
@@ -289,6 +289,7 @@ func TestLifetimesAndGitOps(t *testing.T) {
 		t.Errorf("it expires at %s, by %s", s.Spec.ExpireTime, s.Spec.ExpireAction)
 	}
 	// What it says no longer is taken away; what it says still has passed at some time, and is no obstacle.
+	soon := time.Now().Add(5 * time.Second).UTC().Format(time.RFC3339)
 	apply("keeper", `"expireTime":"`+soon+`"`).object(f)
 	if s := f.get("demo"); s.Spec.ExpireAction != v1alpha1.ExpireActionDelete {
 		t.Errorf("at its time it is to %s, want the default", s.Spec.ExpireAction)
@@ -332,30 +333,34 @@ func TestAThousandRenewalsInTheLastMoment(t *testing.T) {
 	f.expiring()
 	const rounds, each = 4, 300 // of which 250 are renewed in the last 100 ms
 	var renewed, late, before atomic.Int64
-	for round := range rounds {
-		name := func(i int) string { return fmt.Sprintf("r%d-%d", round, i) }
-		at := v1alpha1.ExpireAt(time.Now().Add(4 * time.Second)).Time
+	lead := 4 * time.Second
+	for round, tries := 0, 0; round < rounds; round, tries = round+1, tries+1 {
+		name := func(i int) string { return fmt.Sprintf("r%d-%d", tries, i) }
+		at := v1alpha1.ExpireAt(time.Now().Add(lead)).Time
+		var failed atomic.Value
 		inParallel(each, func(i int) {
 			action := v1alpha1.ExpireActionDelete
 			if i%2 == 1 {
 				action = v1alpha1.ExpireActionPause
 			}
 			s, err := f.sandboxes.Create(t.Context(), sandbox(name(i), expires(at, action)), metav1.CreateOptions{})
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			if action == v1alpha1.ExpireActionPause {
+			if err == nil && action == v1alpha1.ExpireActionPause {
 				s.Status.Phase, s.Status.PodName, s.Status.PodUID = v1alpha1.SandboxRunning, s.Name, "pod-uid"
-				if _, err := f.controller.Sandboxes(f.namespace).UpdateStatus(t.Context(), s, metav1.UpdateOptions{}); err != nil {
-					t.Error(err)
-				}
+				_, err = f.controller.Sandboxes(f.namespace).UpdateStatus(t.Context(), s, metav1.UpdateOptions{})
+			}
+			if err != nil {
+				failed.Store(err.Error())
 			}
 		})
-		if t.Failed() {
-			return
+		if left := time.Until(at); left < 300*time.Millisecond {
+			if lead *= 2; lead > deadline {
+				t.Fatalf("%d sandboxes are not made in time: %v", each, failed.Load())
+			}
+			round--
+			continue // this machine is busy
+		} else if why := failed.Load(); why != nil {
+			t.Fatal(why)
 		}
-		t.Logf("%d sandboxes were made %s before their time", each, time.Until(at))
 		answers := make([]string, each) // empty: renewed
 		inParallel(each, func(i int) {
 			begins := at.Add(-rand.N(100 * time.Millisecond))
@@ -394,7 +399,7 @@ func TestAThousandRenewalsInTheLastMoment(t *testing.T) {
 				continue
 			}
 			if s := f.get(name(i)); deleted(s) || s.Spec.DesiredState != v1alpha1.DesiredStateRunning || s.Spec.ExpireTime.Time.Before(at.Add(time.Minute)) {
-				t.Errorf("round %d: sandbox %s was renewed, and is to be deleted at %s, is wanted %s, expires at %s", round, s.Name, s.DeletionTimestamp, s.Spec.DesiredState, s.Spec.ExpireTime)
+				t.Errorf("sandbox %s was renewed, and is to be deleted at %s, is wanted %s, expires at %s", s.Name, s.DeletionTimestamp, s.Spec.DesiredState, s.Spec.ExpireTime)
 			}
 		}
 	}
@@ -415,8 +420,9 @@ func inParallel(n int, do func(i int)) {
 // TestExpiryPausesAsTheVerbDoes, whatever the sandbox is then, and not what was resumed after it: elsewhere what was brought
 // back after its time was taken for expired before it ran (cubeplexai/cubeplex#538).
 func TestExpiryPausesAsTheVerbDoes(t *testing.T) {
+	t.Parallel() // it waits
 	f := newFixture(t)
-	at := v1alpha1.ExpireAt(time.Now().Add(3 * time.Second)).Time
+	at := v1alpha1.ExpireAt(time.Now().Add(8 * time.Second)).Time
 	pause := expires(at, v1alpha1.ExpireActionPause)
 	for _, name := range []string{"running", "ended", "pending", "paused", "failed", "verb"} {
 		f.create(sandbox(name, pause))
@@ -482,7 +488,7 @@ func TestExpiryPausesAsTheVerbDoes(t *testing.T) {
 		}
 	}
 	f.asRunning("running")
-	f.patch(f.path("/running"), asMergePatch, `{"spec":{"expireTime":"`+time.Now().Add(time.Second).UTC().Format(time.RFC3339Nano)+`"}}`).object(f)
+	f.patch(f.path("/running"), asMergePatch, `{"spec":{"expireTime":"`+time.Now().Add(4*time.Second).UTC().Format(time.RFC3339Nano)+`"}}`).object(f)
 	f.becomes("running", "paused at its next time", func(s *v1alpha1.Sandbox) bool {
 		return s.Spec.DesiredState == v1alpha1.DesiredStatePaused && s.Status.Phase == v1alpha1.SandboxPausing && s.Status.SnapshotAttempts == 2
 	})
@@ -491,9 +497,10 @@ func TestExpiryPausesAsTheVerbDoes(t *testing.T) {
 // TestWhatExpiresWhileNobodyLeads goes when somebody does, and what was renewed meanwhile stays: elsewhere times were lost
 // with the process (e2b-dev/infra#3194), or taken from before the renewals (opensandbox-group/OpenSandbox#1200).
 func TestWhatExpiresWhileNobodyLeads(t *testing.T) {
+	t.Parallel() // it waits
 	f := newFixture(t)
 	_, stop := f.expiring()
-	at := time.Now().Add(2 * time.Second)
+	at := time.Now().Add(6 * time.Second)
 	f.create(sandbox("first", expires(at, v1alpha1.ExpireActionDelete)))
 	f.create(sandbox("renewed", expires(at, v1alpha1.ExpireActionDelete)))
 	f.create(sandbox("paused", expires(at, v1alpha1.ExpireActionDelete)))
@@ -528,9 +535,10 @@ func TestWhatExpiresWhileNobodyLeads(t *testing.T) {
 
 // TestAnotherOfTheNameHasATimeOfItsOwn: the time of a sandbox that is gone is nobody's.
 func TestAnotherOfTheNameHasATimeOfItsOwn(t *testing.T) {
+	t.Parallel() // it waits
 	f := newFixture(t)
 	f.expiring()
-	at := time.Now().Add(2 * time.Second)
+	at := time.Now().Add(6 * time.Second)
 	for _, name := range []string{"later", "never"} {
 		f.create(sandbox(name, expires(at, v1alpha1.ExpireActionDelete)))
 		f.must(f.sandboxes.Delete(t.Context(), name, metav1.DeleteOptions{}))
