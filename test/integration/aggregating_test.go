@@ -383,13 +383,6 @@ func (m *memory) put(t *testing.T, resource string, object runtime.Object) {
 	m.write(place{kinds[0].GroupVersion().WithResource(resource), stored.GetNamespace(), stored.GetName()}, stored)
 }
 
-// remove deletes an object as if somebody else had.
-func (m *memory) remove(resource, namespace, name string) {
-	m.lock.Lock()
-	defer m.lock.Unlock()
-	m.erase(place{apischema.GroupVersionResource{Version: "v1", Resource: resource}, namespace, name})
-}
-
 // named are the names of the objects of a resource in a namespace.
 func (m *memory) named(resource, namespace string) []string {
 	m.lock.Lock()

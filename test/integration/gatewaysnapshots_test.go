@@ -272,3 +272,15 @@ func TestASnapshotThatFailedIsDeleted(t *testing.T) {
 	g.letGo(s.ID)
 	g.is(g.asks(http.MethodGet, "/v1/snapshots/"+s.ID, ""), 404, "SNAPSHOT::NOT_FOUND")
 }
+
+// TestASnapshotOfExistingImagesOverHTTP: it is of no sandbox, and can be found and started from all the same.
+func TestASnapshotOfExistingImagesOverHTTP(t *testing.T) {
+	g := newGateway(t)
+	_, err := g.snapshots.Create(t.Context(), &v1alpha1.SandboxSnapshot{ObjectMeta: metav1.ObjectMeta{Name: "moved"}, Spec: v1alpha1.SandboxSnapshotSpec{
+		Source: &v1alpha1.SnapshotSource{Images: []v1alpha1.SnapshotSourceImage{{ContainerName: "sandbox", Image: "registry.example.com/a@sha256:" + strings.Repeat("a", 64)}}},
+	}}, metav1.CreateOptions{})
+	g.must(err)
+	if got := g.listed(""); len(got.Items) != 1 || got.Items[0].ID != "moved" || got.Items[0].SandboxID != "" || got.Items[0].Status.State != "Creating" {
+		t.Errorf("%+v", got)
+	}
+}

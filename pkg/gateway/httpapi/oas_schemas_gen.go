@@ -4179,7 +4179,8 @@ func (s *SandboxStatus) SetLastTransitionAt(val OptDateTime) {
 
 // Ref: #/components/schemas/Snapshot
 type Snapshot struct {
-	ID        string         `json:"id"`
+	ID string `json:"id"`
+	// The sandbox that it is of; empty where it was made of existing images, with kubectl.
 	SandboxId string         `json:"sandboxId"`
 	Name      OptString      `json:"name"`
 	Status    SnapshotStatus `json:"status"`

@@ -114,7 +114,7 @@ func warnings(snapshot *v1alpha1.SandboxSnapshot) string {
 		messages = append(messages, fmt.Sprintf("%s: %s", warning.Reason, warning.Message))
 	}
 	if left := len(all) - maxWarnings; left > 0 {
-		messages = append(messages, fmt.Sprintf("and %d more: kubectl get sandboxsnapshot %s -o yaml has them in status.warnings", left, snapshot.Name))
+		messages = append(messages, fmt.Sprintf("and %d more: kubectl get sbxsnap %s -o yaml has them in status.warnings", left, snapshot.Name))
 	}
 	return strings.Join(messages, "; ")
 }

@@ -136,7 +136,7 @@ func TestWhatASnapshotDoesNotHoldIsSaid(t *testing.T) {
 	if got := statusOf(with(1)).Message.Value; got != "1 image; MountNotKept: /data is an emptyDir" {
 		t.Errorf("one: %q", got)
 	}
-	if got := statusOf(with(32)).Message.Value; strings.Count(got, "MountNotKept") != maxWarnings || !strings.Contains(got, "and 29 more: kubectl get sandboxsnapshot snap") {
+	if got := statusOf(with(32)).Message.Value; strings.Count(got, "MountNotKept") != maxWarnings || !strings.Contains(got, "and 29 more: kubectl get sbxsnap snap") {
 		t.Errorf("many: %q", got)
 	}
 }
