@@ -320,13 +320,14 @@ type CreateSandboxRequest struct {
 	Metadata OptNilCreateSandboxRequestMetadata `json:"metadata"`
 	// What is the gateway's and not every server's, such as `poolRef`.
 	Extensions OptNilCreateSandboxRequestExtensions `json:"extensions"`
-	// Changes nothing, since every way into a sandbox asks for the key or a token.
+	// Every way into a sandbox asks for the key or a token. Of this one the key alone is not enough: the
+	// header that its endpoints have in `headers` has to be there.
 	SecureAccess OptNilBool             `json:"secureAccess"`
 	Platform     OptNilPlatformSpec     `json:"platform"`
 	Volumes      OptNilVolumeArray      `json:"volumes"`
 	Lifecycle    OptNilSandboxLifecycle `json:"lifecycle"`
-	// Not offered; 501.
-	NetworkPolicy OptNilNetworkPolicy `json:"networkPolicy"`
+	// Not offered; 501. Its fields are not looked at.
+	NetworkPolicy OptNilCreateSandboxRequestNetworkPolicy `json:"networkPolicy"`
 	// Not offered where it is enabled; 501.
 	CredentialProxy OptNilCredentialProxy `json:"credentialProxy"`
 }
@@ -402,7 +403,7 @@ func (s *CreateSandboxRequest) GetLifecycle() OptNilSandboxLifecycle {
 }
 
 // GetNetworkPolicy returns the value of NetworkPolicy.
-func (s *CreateSandboxRequest) GetNetworkPolicy() OptNilNetworkPolicy {
+func (s *CreateSandboxRequest) GetNetworkPolicy() OptNilCreateSandboxRequestNetworkPolicy {
 	return s.NetworkPolicy
 }
 
@@ -482,7 +483,7 @@ func (s *CreateSandboxRequest) SetLifecycle(val OptNilSandboxLifecycle) {
 }
 
 // SetNetworkPolicy sets the value of NetworkPolicy.
-func (s *CreateSandboxRequest) SetNetworkPolicy(val OptNilNetworkPolicy) {
+func (s *CreateSandboxRequest) SetNetworkPolicy(val OptNilCreateSandboxRequestNetworkPolicy) {
 	s.NetworkPolicy = val
 }
 
@@ -523,6 +524,18 @@ func (s *CreateSandboxRequestMetadata) init() CreateSandboxRequestMetadata {
 	m := *s
 	if m == nil {
 		m = map[string]string{}
+		*s = m
+	}
+	return m
+}
+
+// Not offered; 501. Its fields are not looked at.
+type CreateSandboxRequestNetworkPolicy map[string]jx.Raw
+
+func (s *CreateSandboxRequestNetworkPolicy) init() CreateSandboxRequestNetworkPolicy {
+	m := *s
+	if m == nil {
+		m = map[string]jx.Raw{}
 		*s = m
 	}
 	return m
@@ -1328,19 +1341,6 @@ func (s *MetricsEventEventType) UnmarshalText(data []byte) error {
 	}
 }
 
-// What a sandbox may reach. Its fields are not looked at.
-// Ref: #/components/schemas/NetworkPolicy
-type NetworkPolicy map[string]jx.Raw
-
-func (s *NetworkPolicy) init() NetworkPolicy {
-	m := *s
-	if m == nil {
-		m = map[string]jx.Raw{}
-		*s = m
-	}
-	return m
-}
-
 // NewNilString returns new NilString with value set to v.
 func NewNilString(v string) NilString {
 	return NilString{
@@ -1384,19 +1384,6 @@ func (o NilString) Or(d string) string {
 		return v
 	}
 	return d
-}
-
-// Not offered; 501. Its fields are not looked at.
-// Ref: #/components/schemas/OSSFSVolume
-type OSSFSVolume map[string]jx.Raw
-
-func (s *OSSFSVolume) init() OSSFSVolume {
-	m := *s
-	if m == nil {
-		m = map[string]jx.Raw{}
-		*s = m
-	}
-	return m
 }
 
 // NewOptAllocation returns new OptAllocation with value set to v.
@@ -2199,6 +2186,74 @@ func (o OptNilCreateSandboxRequestMetadata) Or(d CreateSandboxRequestMetadata) C
 	return d
 }
 
+// NewOptNilCreateSandboxRequestNetworkPolicy returns new OptNilCreateSandboxRequestNetworkPolicy with value set to v.
+func NewOptNilCreateSandboxRequestNetworkPolicy(v CreateSandboxRequestNetworkPolicy) OptNilCreateSandboxRequestNetworkPolicy {
+	return OptNilCreateSandboxRequestNetworkPolicy{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptNilCreateSandboxRequestNetworkPolicy is optional nullable CreateSandboxRequestNetworkPolicy.
+type OptNilCreateSandboxRequestNetworkPolicy struct {
+	Value CreateSandboxRequestNetworkPolicy
+	Set   bool
+	Null  bool
+}
+
+// IsSet returns true if OptNilCreateSandboxRequestNetworkPolicy was set.
+func (o OptNilCreateSandboxRequestNetworkPolicy) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptNilCreateSandboxRequestNetworkPolicy) Reset() {
+	var v CreateSandboxRequestNetworkPolicy
+	o.Value = v
+	o.Set = false
+	o.Null = false
+}
+
+// SetTo sets value to v.
+func (o *OptNilCreateSandboxRequestNetworkPolicy) SetTo(v CreateSandboxRequestNetworkPolicy) {
+	o.Set = true
+	o.Null = false
+	o.Value = v
+}
+
+// IsNull returns true if value is Null.
+func (o OptNilCreateSandboxRequestNetworkPolicy) IsNull() bool { return o.Null }
+
+// SetToNull sets value to null.
+func (o *OptNilCreateSandboxRequestNetworkPolicy) SetToNull() {
+	o.Set = true
+	o.Null = true
+	var v CreateSandboxRequestNetworkPolicy
+	o.Value = v
+}
+
+// IsEmpty returns true if the field was omitted from the payload (not Set and not Null).
+func (o OptNilCreateSandboxRequestNetworkPolicy) IsEmpty() bool {
+	return !o.Set && !o.Null
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptNilCreateSandboxRequestNetworkPolicy) Get() (v CreateSandboxRequestNetworkPolicy, ok bool) {
+	if o.Null {
+		return v, false
+	}
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptNilCreateSandboxRequestNetworkPolicy) Or(d CreateSandboxRequestNetworkPolicy) CreateSandboxRequestNetworkPolicy {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
 // NewOptNilCredentialProxy returns new OptNilCredentialProxy with value set to v.
 func NewOptNilCredentialProxy(v CredentialProxy) OptNilCredentialProxy {
 	return OptNilCredentialProxy{
@@ -2675,142 +2730,6 @@ func (o OptNilLifecycleHook) Or(d LifecycleHook) LifecycleHook {
 	return d
 }
 
-// NewOptNilNetworkPolicy returns new OptNilNetworkPolicy with value set to v.
-func NewOptNilNetworkPolicy(v NetworkPolicy) OptNilNetworkPolicy {
-	return OptNilNetworkPolicy{
-		Value: v,
-		Set:   true,
-	}
-}
-
-// OptNilNetworkPolicy is optional nullable NetworkPolicy.
-type OptNilNetworkPolicy struct {
-	Value NetworkPolicy
-	Set   bool
-	Null  bool
-}
-
-// IsSet returns true if OptNilNetworkPolicy was set.
-func (o OptNilNetworkPolicy) IsSet() bool { return o.Set }
-
-// Reset unsets value.
-func (o *OptNilNetworkPolicy) Reset() {
-	var v NetworkPolicy
-	o.Value = v
-	o.Set = false
-	o.Null = false
-}
-
-// SetTo sets value to v.
-func (o *OptNilNetworkPolicy) SetTo(v NetworkPolicy) {
-	o.Set = true
-	o.Null = false
-	o.Value = v
-}
-
-// IsNull returns true if value is Null.
-func (o OptNilNetworkPolicy) IsNull() bool { return o.Null }
-
-// SetToNull sets value to null.
-func (o *OptNilNetworkPolicy) SetToNull() {
-	o.Set = true
-	o.Null = true
-	var v NetworkPolicy
-	o.Value = v
-}
-
-// IsEmpty returns true if the field was omitted from the payload (not Set and not Null).
-func (o OptNilNetworkPolicy) IsEmpty() bool {
-	return !o.Set && !o.Null
-}
-
-// Get returns value and boolean that denotes whether value was set.
-func (o OptNilNetworkPolicy) Get() (v NetworkPolicy, ok bool) {
-	if o.Null {
-		return v, false
-	}
-	if !o.Set {
-		return v, false
-	}
-	return o.Value, true
-}
-
-// Or returns value if set, or given parameter if does not.
-func (o OptNilNetworkPolicy) Or(d NetworkPolicy) NetworkPolicy {
-	if v, ok := o.Get(); ok {
-		return v
-	}
-	return d
-}
-
-// NewOptNilOSSFSVolume returns new OptNilOSSFSVolume with value set to v.
-func NewOptNilOSSFSVolume(v OSSFSVolume) OptNilOSSFSVolume {
-	return OptNilOSSFSVolume{
-		Value: v,
-		Set:   true,
-	}
-}
-
-// OptNilOSSFSVolume is optional nullable OSSFSVolume.
-type OptNilOSSFSVolume struct {
-	Value OSSFSVolume
-	Set   bool
-	Null  bool
-}
-
-// IsSet returns true if OptNilOSSFSVolume was set.
-func (o OptNilOSSFSVolume) IsSet() bool { return o.Set }
-
-// Reset unsets value.
-func (o *OptNilOSSFSVolume) Reset() {
-	var v OSSFSVolume
-	o.Value = v
-	o.Set = false
-	o.Null = false
-}
-
-// SetTo sets value to v.
-func (o *OptNilOSSFSVolume) SetTo(v OSSFSVolume) {
-	o.Set = true
-	o.Null = false
-	o.Value = v
-}
-
-// IsNull returns true if value is Null.
-func (o OptNilOSSFSVolume) IsNull() bool { return o.Null }
-
-// SetToNull sets value to null.
-func (o *OptNilOSSFSVolume) SetToNull() {
-	o.Set = true
-	o.Null = true
-	var v OSSFSVolume
-	o.Value = v
-}
-
-// IsEmpty returns true if the field was omitted from the payload (not Set and not Null).
-func (o OptNilOSSFSVolume) IsEmpty() bool {
-	return !o.Set && !o.Null
-}
-
-// Get returns value and boolean that denotes whether value was set.
-func (o OptNilOSSFSVolume) Get() (v OSSFSVolume, ok bool) {
-	if o.Null {
-		return v, false
-	}
-	if !o.Set {
-		return v, false
-	}
-	return o.Value, true
-}
-
-// Or returns value if set, or given parameter if does not.
-func (o OptNilOSSFSVolume) Or(d OSSFSVolume) OSSFSVolume {
-	if v, ok := o.Get(); ok {
-		return v
-	}
-	return d
-}
-
 // NewOptNilPeriodicHookArray returns new OptNilPeriodicHookArray with value set to v.
 func NewOptNilPeriodicHookArray(v []PeriodicHook) OptNilPeriodicHookArray {
 	return OptNilPeriodicHookArray{
@@ -3281,6 +3200,74 @@ func (o OptNilVolumeArray) Get() (v []Volume, ok bool) {
 
 // Or returns value if set, or given parameter if does not.
 func (o OptNilVolumeArray) Or(d []Volume) []Volume {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
+// NewOptNilVolumeOssfs returns new OptNilVolumeOssfs with value set to v.
+func NewOptNilVolumeOssfs(v VolumeOssfs) OptNilVolumeOssfs {
+	return OptNilVolumeOssfs{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptNilVolumeOssfs is optional nullable VolumeOssfs.
+type OptNilVolumeOssfs struct {
+	Value VolumeOssfs
+	Set   bool
+	Null  bool
+}
+
+// IsSet returns true if OptNilVolumeOssfs was set.
+func (o OptNilVolumeOssfs) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptNilVolumeOssfs) Reset() {
+	var v VolumeOssfs
+	o.Value = v
+	o.Set = false
+	o.Null = false
+}
+
+// SetTo sets value to v.
+func (o *OptNilVolumeOssfs) SetTo(v VolumeOssfs) {
+	o.Set = true
+	o.Null = false
+	o.Value = v
+}
+
+// IsNull returns true if value is Null.
+func (o OptNilVolumeOssfs) IsNull() bool { return o.Null }
+
+// SetToNull sets value to null.
+func (o *OptNilVolumeOssfs) SetToNull() {
+	o.Set = true
+	o.Null = true
+	var v VolumeOssfs
+	o.Value = v
+}
+
+// IsEmpty returns true if the field was omitted from the payload (not Set and not Null).
+func (o OptNilVolumeOssfs) IsEmpty() bool {
+	return !o.Set && !o.Null
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptNilVolumeOssfs) Get() (v VolumeOssfs, ok bool) {
+	if o.Null {
+		return v, false
+	}
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptNilVolumeOssfs) Or(d VolumeOssfs) VolumeOssfs {
 	if v, ok := o.Get(); ok {
 		return v
 	}
@@ -4405,7 +4392,8 @@ type Volume struct {
 	SubPath   OptNilString      `json:"subPath"`
 	Host      OptNilHostVolume  `json:"host"`
 	Pvc       OptNilClaimVolume `json:"pvc"`
-	Ossfs     OptNilOSSFSVolume `json:"ossfs"`
+	// Not offered; 501. Its fields are not looked at.
+	Ossfs OptNilVolumeOssfs `json:"ossfs"`
 }
 
 // GetName returns the value of Name.
@@ -4439,7 +4427,7 @@ func (s *Volume) GetPvc() OptNilClaimVolume {
 }
 
 // GetOssfs returns the value of Ossfs.
-func (s *Volume) GetOssfs() OptNilOSSFSVolume {
+func (s *Volume) GetOssfs() OptNilVolumeOssfs {
 	return s.Ossfs
 }
 
@@ -4474,6 +4462,18 @@ func (s *Volume) SetPvc(val OptNilClaimVolume) {
 }
 
 // SetOssfs sets the value of Ossfs.
-func (s *Volume) SetOssfs(val OptNilOSSFSVolume) {
+func (s *Volume) SetOssfs(val OptNilVolumeOssfs) {
 	s.Ossfs = val
+}
+
+// Not offered; 501. Its fields are not looked at.
+type VolumeOssfs map[string]jx.Raw
+
+func (s *VolumeOssfs) init() VolumeOssfs {
+	m := *s
+	if m == nil {
+		m = map[string]jx.Raw{}
+		*s = m
+	}
+	return m
 }

@@ -71,7 +71,7 @@ func TestWhatIsRefused(t *testing.T) {
 		names  string // what the message names
 	}{
 		"nothing to refuse":             {with(""), 0, "", ""},
-		"nulls say nothing":             {with(`"timeout":null,"env":null,"metadata":null,"extensions":null,"volumes":null,"lifecycle":null,"platform":null,"secureAccess":null,"credentialProxy":null,"resourceRequests":null,"snapshotId":null,"templateId":null`), 0, "", ""},
+		"nulls say nothing":             {with(`"timeout":null,"env":null,"metadata":null,"extensions":null,"volumes":null,"lifecycle":null,"platform":null,"secureAccess":null,"networkPolicy":null,"credentialProxy":null,"resourceRequests":null,"snapshotId":null,"templateId":null`), 0, "", ""},
 		"nothing to start from":         {`{"entrypoint":["x"],"resourceLimits":{"cpu":"1"}}`, bad, "SANDBOX::INVALID_PARAMETER", "image"},
 		"two things to start from":      {with(`"snapshotId":"s"`), bad, "SANDBOX::INVALID_PARAMETER", "snapshotId"},
 		"a template":                    {`{"templateId":"t","entrypoint":["x"]}`, not, "SANDBOX::API_NOT_SUPPORTED", "templateId"},
@@ -134,6 +134,7 @@ func TestWhatIsRefused(t *testing.T) {
 		"a volume of two kinds":      {mounted(`{"name":"v","mountPath":"/v","host":{"path":"/srv/shared"},"pvc":{"claimName":"c"}}`), bad, "VOLUME::INVALID_BACKEND", "volumes[0]"},
 		"a volume of no kind":        {mounted(`{"name":"v","mountPath":"/v"}`), bad, "VOLUME::INVALID_BACKEND", "volumes[0]"},
 		"OSS":                        {mounted(`{"name":"v","mountPath":"/v","ossfs":{"bucket":"b"}}`), not, "SANDBOX::API_NOT_SUPPORTED", "ossfs"},
+		"no OSS is fine":             {mounted(`{"name":"v","mountPath":"/v","ossfs":null,"host":null,"pvc":{"claimName":"c","storage":null,"accessModes":null}}`), 0, "", ""},
 		"no name of a volume":        {mounted(`{"name":"V","mountPath":"/v","pvc":{"claimName":"c"}}`), bad, "VOLUME::INVALID_NAME", "volumes[0].name"},
 		"execd's volume":             {mounted(`{"name":"opensandbox-bin","mountPath":"/v","pvc":{"claimName":"c"}}`), bad, "VOLUME::INVALID_NAME", "volumes[0].name"},
 		"a relative mount":           {mounted(`{"name":"v","mountPath":"v","pvc":{"claimName":"c"}}`), bad, "VOLUME::INVALID_MOUNT_PATH", "volumes[0].mountPath"},

@@ -33,8 +33,8 @@ func creationOf(req *httpapi.CreateSandboxRequest) *creation {
 		Extensions:      req.Extensions.Or(nil),
 		SecureAccess:    req.SecureAccess.Or(false),
 		CredentialProxy: req.CredentialProxy.Or(httpapi.CredentialProxy{}).Enabled.Or(false),
-		NetworkPolicy:   req.NetworkPolicy.IsSet(),
 	}
+	_, c.NetworkPolicy = req.NetworkPolicy.Get()
 	if said, ok := req.Image.Get(); ok {
 		c.Image = &image{URI: said.URI}
 		if auth, ok := said.Auth.Get(); ok {
@@ -60,8 +60,9 @@ func creationOf(req *httpapi.CreateSandboxRequest) *creation {
 func volumeOf(said *httpapi.Volume) volume {
 	v := volume{
 		Name: said.Name, MountPath: said.MountPath, ReadOnly: said.ReadOnly.Or(false), SubPath: said.SubPath.Or(""),
-		HostPath: said.Host.Or(httpapi.HostVolume{}).Path, OSSFS: said.Ossfs.IsSet(),
+		HostPath: said.Host.Or(httpapi.HostVolume{}).Path,
 	}
+	_, v.OSSFS = said.Ossfs.Get()
 	if pvc, ok := said.Pvc.Get(); ok {
 		v.Claim = &claim{
 			Name: pvc.ClaimName, Create: pvc.CreateIfNotExists.Or(true), DeleteOnTermination: pvc.DeleteOnSandboxTermination.Or(false),
