@@ -56,7 +56,7 @@ const (
 	blind      = "no-sandboxes" // may do everything but get sandboxes
 	restricted = "no-snapshots" // may do everything but get snapshots
 	gateway    = "gateway"      // may act as others, and read what it needs for itself
-	tenants    = "tenant:"      // and a namespace: may do there what the role sandbox-editor allows, and what the cluster's own role edit does
+	tenants    = "tenant:"      // and a namespace: may do there what the role lifecycle-tenant allows
 )
 
 // shared is the server of all tests that do not need one of their own. They keep out of each
@@ -179,28 +179,30 @@ func authenticate(req *http.Request) (*authenticator.Response, bool, error) {
 
 func authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
 	allowed := false
+	var err error
 	if namespace, is := strings.CutPrefix(a.GetUser().GetName(), tenants); is {
-		rules, err := rolesOfUsers()
-		if err != nil {
-			return authorizer.DecisionNoOpinion, "", err
-		}
-		allowed = a.GetNamespace() == namespace && slices.ContainsFunc(slices.Concat(rules["sandbox-editor"], editRules), func(rule rbacv1.PolicyRule) bool { return allows(rule, a) })
+		allowed, err = allowedBy(rolesOfTenants, "ClusterRole/lifecycle-tenant", a)
+		allowed = allowed && a.GetNamespace() == namespace
 	}
 	switch a.GetUser().GetName() {
 	case gateway:
-		allowed = slices.ContainsFunc(gatewayRules, func(rule rbacv1.PolicyRule) bool { return allows(rule, a) })
+		// Whom it may act as each tenant's own role says; here it may act as anybody.
+		allowed, err = allowedBy(rolesOfGateway, "ClusterRole/lifecycle-gateway", a)
+		if !allowed && err == nil && a.GetNamespace() == keysNamespace {
+			allowed, err = allowedBy(rolesOfGateway, "Role/lifecycle-gateway", a)
+		}
+		allowed = allowed || a.GetVerb() == "impersonate"
 	case admin, user.APIServerUser:
 		allowed = true
 	case editor, viewer, pauser:
-		rules, err := rolesOfUsers()
-		if err != nil {
-			return authorizer.DecisionNoOpinion, "", err
-		}
-		allowed = slices.ContainsFunc(rules["sandbox-"+a.GetUser().GetName()], func(rule rbacv1.PolicyRule) bool { return allows(rule, a) })
+		allowed, err = allowedBy(rolesOfUsers, "ClusterRole/sandbox-"+a.GetUser().GetName(), a)
 	case blind:
 		allowed = a.GetResource() != "sandboxes" || a.GetVerb() != "get"
 	case restricted:
 		allowed = a.GetResource() != "sandboxsnapshots" || a.GetVerb() != "get"
+	}
+	if err != nil {
+		return authorizer.DecisionNoOpinion, "", err
 	}
 	if allowed {
 		return authorizer.DecisionAllow, "", nil
@@ -208,49 +210,49 @@ func authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision,
 	return authorizer.DecisionDeny, "no rule allows it", nil
 }
 
-// editRules are what the cluster's own role edit allows of what a gateway asks for.
-var editRules = []rbacv1.PolicyRule{
-	{APIGroups: []string{""}, Resources: []string{"pods", "pods/log", "events"}, Verbs: []string{"get", "list", "watch"}},
-	{APIGroups: []string{""}, Resources: []string{"pods/proxy"}, Verbs: []string{"get", "create", "update", "patch", "delete"}},
-	{APIGroups: []string{""}, Resources: []string{"secrets", "persistentvolumeclaims"}, Verbs: []string{"get", "list", "watch", "create", "update", "patch", "delete"}},
-}
+// What is installed: the roles for users, those of the gateway, and that of a key's user.
+var (
+	rolesOfUsers   = rolesIn("base", "rbac-users.yaml")
+	rolesOfGateway = rolesIn("gateway", "rbac.yaml")
+	rolesOfTenants = rolesIn("gateway", "rbac-tenants.yaml")
+)
 
-// gatewayRules are what the gateway may by itself.
-var gatewayRules = []rbacv1.PolicyRule{
-	{APIGroups: []string{""}, Resources: []string{"users", "groups"}, Verbs: []string{"impersonate"}},
-	{APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"tokenreviews"}, Verbs: []string{"create"}},
-	{APIGroups: []string{"authorization.k8s.io"}, Resources: []string{"subjectaccessreviews"}, Verbs: []string{"create"}},
-	{APIGroups: []string{""}, Resources: []string{"secrets", "pods"}, Verbs: []string{"get", "list", "watch"}},
-	{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"create"}}, // the key that route tokens are signed with
-	{APIGroups: []string{"lifecycle.opensandbox.io"}, Resources: []string{"sandboxes"}, Verbs: []string{"get", "list", "watch"}},
-}
-
-// rolesOfUsers are the rules of the roles that are installed for users.
-var rolesOfUsers = sync.OnceValues(func() (map[string][]rbacv1.PolicyRule, error) {
-	file, err := os.Open(filepath.Join("..", "..", "artifacts", "base", "rbac-users.yaml"))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = file.Close() }()
-	rules := map[string][]rbacv1.PolicyRule{}
-	for documents := yaml.NewYAMLOrJSONDecoder(file, 4096); ; {
-		var role rbacv1.ClusterRole
-		err := documents.Decode(&role)
-		if errors.Is(err, io.EOF) {
-			return rules, nil
-		}
+// rolesIn reads the rules of the roles in a file, by kind and name.
+func rolesIn(path ...string) func() (map[string][]rbacv1.PolicyRule, error) {
+	return sync.OnceValues(func() (map[string][]rbacv1.PolicyRule, error) {
+		file, err := os.Open(filepath.Join(append([]string{"..", "..", "artifacts"}, path...)...))
 		if err != nil {
 			return nil, err
 		}
-		rules[role.Name] = role.Rules
-	}
-})
+		defer func() { _ = file.Close() }()
+		rules := map[string][]rbacv1.PolicyRule{}
+		for documents := yaml.NewYAMLOrJSONDecoder(file, 4096); ; {
+			var role rbacv1.ClusterRole
+			err := documents.Decode(&role)
+			if errors.Is(err, io.EOF) {
+				return rules, nil
+			}
+			if err != nil {
+				return nil, err
+			}
+			rules[role.Kind+"/"+role.Name] = role.Rules
+		}
+	})
+}
 
-// allows is what RBAC makes of a rule without wildcards and names.
+func allowedBy(roles func() (map[string][]rbacv1.PolicyRule, error), role string, a authorizer.Attributes) (bool, error) {
+	rules, err := roles()
+	return slices.ContainsFunc(rules[role], func(rule rbacv1.PolicyRule) bool { return allows(rule, a) }), err
+}
+
+// allows is what RBAC makes of a rule without wildcards.
 func allows(rule rbacv1.PolicyRule, a authorizer.Attributes) bool {
 	resource := a.GetResource()
 	if a.GetSubresource() != "" {
 		resource += "/" + a.GetSubresource()
+	}
+	if len(rule.ResourceNames) > 0 && !slices.Contains(rule.ResourceNames, a.GetName()) {
+		return false
 	}
 	return slices.Contains(rule.Verbs, a.GetVerb()) && slices.Contains(rule.APIGroups, a.GetAPIGroup()) && slices.Contains(rule.Resources, resource)
 }
