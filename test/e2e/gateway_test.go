@@ -35,6 +35,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/contract"
 )
 
 const (
@@ -165,7 +167,8 @@ func (k *keyholder) try(ctx context.Context, method, path, body string) (answere
 	if k.key != "" {
 		request.Header.Set(keyHeader, k.key)
 	}
-	response, err := http.DefaultClient.Do(request)
+	// Every answer is checked against the document, too.
+	response, err := (&http.Client{Transport: contract.Transport(k.t, nil)}).Do(request)
 	if err != nil {
 		return answered{}, err
 	}
