@@ -17,6 +17,7 @@ limitations under the License.
 package gateway
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -355,5 +356,28 @@ func TestEveryRouteOfTheDocumentIsServed(t *testing.T) {
 	}
 	if routes < 60 {
 		t.Errorf("the document has %d routes", routes/2)
+	}
+}
+
+// TestABodyThatDoesNotComeIsNotWaitedFor: it is told, in the shape of every error.
+func TestABodyThatDoesNotComeIsNotWaitedFor(t *testing.T) {
+	s := newServer(t, http.NotFoundHandler(), func(c *Config) { c.RequestTimeout = 200 * time.Millisecond })
+	server := httptest.NewServer(s.Handler())
+	defer server.Close()
+	connection, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	fmt.Fprint(connection, "POST /v1/sandboxes HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{")
+	_ = connection.SetDeadline(time.Now().Add(30 * time.Second))
+	response, err := http.ReadResponse(bufio.NewReader(connection), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, _ := io.ReadAll(response.Body)
+	if response.StatusCode != http.StatusRequestTimeout || !strings.Contains(string(body), "GENERAL::REQUEST_TIMEOUT") {
+		t.Errorf("%s %s", response.Status, body)
 	}
 }

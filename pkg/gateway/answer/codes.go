@@ -54,5 +54,6 @@ const (
 	CodeMethodNotAllowed     = "GENERAL::METHOD_NOT_ALLOWED"
 	CodeBodyTooLarge         = "GENERAL::BODY_TOO_LARGE"
 	CodeUnsupportedMediaType = "GENERAL::UNSUPPORTED_MEDIA_TYPE"
+	CodeRequestTimeout       = "GENERAL::REQUEST_TIMEOUT"
 	CodeUnavailable          = "GENERAL::UNAVAILABLE"
 )

@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -101,6 +102,11 @@ func ofRequest(err *ogenerrors.DecodeRequestError) *Error {
 		return &Error{
 			Status: http.StatusRequestEntityTooLarge, Code: CodeBodyTooLarge, Cause: err,
 			Message: fmt.Sprintf("the request's body has more than %d bytes", tooLarge.Limit),
+		}
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return &Error{
+			Status: http.StatusRequestTimeout, Code: CodeRequestTimeout, Cause: err,
+			Message: "the request's body has not come in time; send it again",
 		}
 	case errors.Is(err, validate.ErrBodyRequired):
 		return bad("the request's body is empty: it has to be a JSON object")
