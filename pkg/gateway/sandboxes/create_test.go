@@ -28,10 +28,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authentication/user"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/opensandbox-io/sandbox-apiserver/apis/lifecycle/v1alpha1"
 	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/httpapi"
+	"github.com/opensandbox-io/sandbox-apiserver/pkg/gateway/identity"
 )
 
 func (s *scene) create(t *testing.T, body, key string) (*httpapi.CreateSandboxResponseHeaders, error) {
@@ -117,6 +119,12 @@ func TestIdempotencyKey(t *testing.T) {
 	}
 
 	// Who else uses the key uses another one.
+	alice := identity.From(s)
+	bob := *alice
+	bob.User = &user.DefaultInfo{Name: "bob"}
+	if a, b := identify(alice, "k", "f"), identify(&bob, "k", "f"); a.id == b.id {
+		t.Error("the key of another caller is the same sandbox")
+	}
 	for name, ids := range map[string][2]string{
 		"another user":      {derived("default", "alice", "k"), derived("default", "bob", "k")},
 		"another namespace": {derived("default", "alice", "k"), derived("prod", "alice", "k")},

@@ -50,8 +50,8 @@ func (c *creation) sandbox(identity identityOf, from *v1alpha1.SandboxSnapshot, 
 	}
 
 	container := injection.Container
-	switch {
-	case from == nil:
+	switch from {
+	case nil:
 		object.Spec.Template, err = c.templateOfImage(identity.secret)
 		object.Spec.Snapshot.Containers = []string{injection.Container}
 	default:

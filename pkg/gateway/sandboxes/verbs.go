@@ -117,7 +117,7 @@ func (h *Handler) PatchSandboxMetadata(ctx context.Context, req httpapi.Metadata
 		return nil, err
 	}
 	if patch == nil {
-		return h.GetSandbox(ctx, httpapi.GetSandboxParams{SandboxId: params.SandboxId})
+		return h.GetSandbox(ctx, httpapi.GetSandboxParams(params))
 	}
 	caller := identity.From(ctx)
 	sandbox, err := caller.Lifecycle.LifecycleV1alpha1().Sandboxes(caller.Namespace).Patch(ctx, params.SandboxId, types.MergePatchType, patch, metav1.PatchOptions{})
