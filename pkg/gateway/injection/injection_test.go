@@ -221,7 +221,7 @@ func expand(text string, variables map[string]string) string {
 }
 
 // A shell's own $$ and $(…) reach it. Kubernetes would make others of them.
-// https://github.com/kubernetes/kubernetes/issues/124083 and many like it.
+// https://github.com/kubernetes/kubernetes/issues/101137.
 func TestTextReachesTheContainerAsItIs(t *testing.T) {
 	for _, text := range []string{
 		"", "plain", "$", "$$", "$$$", "$$$$", "$(", "$(HOME)", "$$(HOME)", "$$$(HOME)", "echo $$", "echo $(date) $HOME ${HOME} $$(HOME)",
