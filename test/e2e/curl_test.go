@@ -138,6 +138,14 @@ func TestTheGuideWithCurl(t *testing.T) {
 	}
 	c.want(http.StatusOK, `-X POST "$URL/v1/sandboxes/`+id+`/proxy/44772/files/upload" -F 'metadata={"path": "/root/uploaded", "mode": 644};type=application/json' -F 'file=@'"$CONFIG"';filename=uploaded'`)
 
+	// What is told of it is read with the rights of the key's user.
+	if summary := c.want(http.StatusOK, `"$URL/v1/sandboxes/`+id+`/diagnostics/summary"`); !strings.Contains(summary, "Phase: Running") || !strings.Contains(summary, "Container sandbox: running") {
+		t.Errorf("the summary is\n%s", summary)
+	}
+	for _, one := range []string{"logs?scope=all", "events?scope=all", "logs?tail=5", "inspect"} {
+		c.want(http.StatusOK, `"$URL/v1/sandboxes/`+id+`/diagnostics/`+one+`"`)
+	}
+
 	// Pause, its status, resume: as the guide has them.
 	if body := c.want(http.StatusAccepted, `-X POST $URL/v1/sandboxes/`+id+`/pause -H "Content-Type: application/json"`); body != "" {
 		t.Errorf("pause is answered with %q, want nothing", body)
