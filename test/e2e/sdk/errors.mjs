@@ -50,7 +50,7 @@ await run(async () => {
   await step("a sandbox that never runs", async () => {
     let caught;
     try {
-      await Sandbox.create({ connectionConfig: connection(), image: "registry.invalid/no/image:1", resource, readyTimeoutSeconds: 3, metadata: { story: "never" } });
+      await Sandbox.create({ connectionConfig: connection(), image: "registry.invalid/no/image:1", ...small, readyTimeoutSeconds: 3, metadata: { story: "never" } });
     } catch (err) {
       caught = err;
     }
@@ -61,7 +61,7 @@ await run(async () => {
     check(`it is deleted: ${JSON.stringify(left.items)}`, left.items.every((item) => item.status.state === "Stopping"));
   });
 
-  const pending = await step("create one that is Pending", () => Sandbox.create({ connectionConfig, image: "registry.invalid/no/image:1", resource, skipHealthCheck: true }));
+  const pending = await step("create one that is Pending", () => Sandbox.create({ connectionConfig, image: "registry.invalid/no/image:1", ...small, skipHealthCheck: true }));
   await step("a pause of what has not run contradicts", async () => {
     const contradiction = await refused("pause", () => pending.pause(), 409, "KUBERNETES::INVALID_STATE");
     check(`it says the state: ${contradiction.message}`, contradiction.message.includes("Pending"));

@@ -7,6 +7,7 @@ import { Sandbox, SandboxManager } from "@alibaba-group/opensandbox";
 import { awaitState, check, connection, expect, image, refused, run, small, stdout, step, until } from "./steps.mjs";
 
 const cycles = Number(process.env.SDK_CYCLES ?? "1");
+const patience = 180; // the machine does other things as well
 const useServerProxy = process.env.SDK_PROXY === "true";
 const text = "written before the pause: äöü ✓\n";
 const bytes = Uint8Array.from({ length: 300_000 }, (_, i) => (i * 7919) % 251);
@@ -16,7 +17,7 @@ await run(async () => {
   const manager = SandboxManager.create({ connectionConfig });
 
   let sandbox = await step("create", () => Sandbox.create({
-    connectionConfig, image, ...small, timeoutSeconds: 900, env: { GREETING: "hello" }, metadata: { story: "sdk", proxy: String(useServerProxy) },
+    connectionConfig, image, ...small, readyTimeoutSeconds: patience, timeoutSeconds: 900, env: { GREETING: "hello" }, metadata: { story: "sdk", proxy: String(useServerProxy) },
   }));
   const id = sandbox.id;
   console.log(`id sandbox ${id}`);
@@ -92,7 +93,7 @@ await run(async () => {
       check("it is not healthy", !(await sandbox.isHealthy()));
     });
     // The one before is not closed: both have the same connection.
-    sandbox = await step(`cycle ${cycle}: resume`, () => sandbox.resume());
+    sandbox = await step(`cycle ${cycle}: resume`, () => sandbox.resume({ readyTimeoutSeconds: patience }));
     await step(`cycle ${cycle}: its files`, async () => {
       expect("what was written", await sandbox.files.readFile("/root/work/moved.txt"), text.replace("before the pause", "before any pause"));
       check("bytes", Buffer.from(await sandbox.files.readBytes("/root/work/deep/bytes")).equals(Buffer.from(bytes)));
@@ -120,7 +121,7 @@ await run(async () => {
     check(`it is listed (${JSON.stringify(listed.items)})`, listed.items.some((item) => item.id === snapshot.id && item.name === "story"));
   });
 
-  const copy = await step("create from the snapshot", () => Sandbox.create({ connectionConfig, snapshotId: snapshot.id, ...small, timeoutSeconds: null, metadata: { story: "copy" } }));
+  const copy = await step("create from the snapshot", () => Sandbox.create({ connectionConfig, snapshotId: snapshot.id, ...small, readyTimeoutSeconds: patience, timeoutSeconds: null, metadata: { story: "copy" } }));
   console.log(`id copy ${copy.id}`);
 
   await step("the copy's files, and that it is one of its own", async () => {
