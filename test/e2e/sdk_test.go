@@ -21,7 +21,6 @@ package e2e
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -231,5 +230,5 @@ func (p *program) end() {
 	if state := p.command.ProcessState; !state.Success() {
 		p.t.Fatalf("%s: %s\n%s", filepath.Base(p.command.Args[1]), state, said)
 	}
-	p.t.Log(fmt.Sprintf("%s\n%s", filepath.Base(p.command.Args[1]), said))
+	p.t.Logf("%s\n%s", filepath.Base(p.command.Args[1]), said)
 }
