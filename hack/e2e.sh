@@ -23,6 +23,7 @@ collect() {
     "${kubectl[@]}" --namespace sandbox-system describe pods >"${logs}/sandbox-system.txt" 2>&1
     "${kubectl[@]}" --namespace sandbox-system logs statefulset/sandbox-apiserver >"${logs}/server.log" 2>&1
     "${kubectl[@]}" --namespace sandbox-system logs statefulset/sandbox-apiserver --previous >"${logs}/server-previous.log" 2>&1
+    "${kubectl[@]}" --namespace sandbox-system logs --selector=app.kubernetes.io/name=lifecycle-gateway --prefix --tail=-1 >"${logs}/gateway.log" 2>&1
     echo "e2e: last lines of the server's log:" >&2
     tail -n 40 "${logs}/server.log" >&2
     echo "e2e: the server's log, objects and events are in ${logs}" >&2
@@ -43,7 +44,7 @@ ours=true
 trap finish EXIT
 
 "${cluster}" up --dir "${CLUSTER_DIR}"
-for overlay in base overlays/local overlays/high-availability; do
+for overlay in base gateway overlays/local overlays/high-availability; do
     "${CLUSTER_DIR}/bin/kubectl" kustomize "artifacts/${overlay}" >/dev/null
 done
 hack/deploy.sh apply
