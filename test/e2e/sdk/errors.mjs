@@ -56,6 +56,8 @@ await run(async () => {
     }
     check(`SandboxReadyTimeoutException: ${told(caught)}`, caught instanceof SandboxReadyTimeoutException && caught instanceof SandboxException);
     expect("its code", caught.error.code, "READY_TIMEOUT");
+    // It says why, and not only that it has waited: https://github.com/opensandbox-group/OpenSandbox/pull/311
+    check(`it says why: ${caught.message}`, caught.message.includes("Pending"));
     // The SDK takes back what it has made.
     const left = await manager.listSandboxInfos({ metadata: { story: "never" } });
     check(`it is deleted: ${JSON.stringify(left.items)}`, left.items.every((item) => item.status.state === "Stopping"));
